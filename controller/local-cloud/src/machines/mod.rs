@@ -1,0 +1,1 @@
+//! Real machines: QEMU, network namespaces, nftables, an image built once.
