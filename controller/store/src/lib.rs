@@ -1,1 +1,1 @@
-//! (skeleton)
+//! Versioned values, conditional writes, prefix watch, leases.

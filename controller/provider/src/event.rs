@@ -1,0 +1,62 @@
+//! What a run tells whoever watches it.
+
+use fleet_model::NodeName;
+
+/// What is done to a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verb {
+    /// It is not there yet.
+    Create,
+    /// It is there and differs.
+    Change,
+    /// It is there and should not be.
+    Destroy,
+}
+
+/// One provider action on one resource, as shown to people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// What is done.
+    pub verb: Verb,
+    /// Kind of resource in words: `network domain`, `vlan`, `server`, `disk`, `nat rule`, `firewall rule`, …
+    pub kind: &'static str,
+    /// Its name.
+    pub name: String,
+    /// Data centre.
+    pub location: String,
+    /// Why, or what about it changes.
+    pub detail: String,
+}
+
+/// Progress of a run.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A step began, waits (busy, polled, retried; why is in the text), ended.
+    Step(Step, StepState),
+    /// The node's server is started and has these addresses; everything it depends on is settled.
+    Provisioned(NodeName, Addresses),
+}
+
+/// How far a step is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StepState {
+    /// The call is about to be sent.
+    Started,
+    /// Not done yet, and why.
+    Waiting(String),
+    /// Settled.
+    Done,
+    /// Failed for good, and why: cause and next step in one line.
+    Failed(String),
+}
+
+/// Addresses the cloud gave a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Addresses {
+    /// Public IPv4 address, if the plan asks for one.
+    pub public_ipv4: Option<std::net::Ipv4Addr>,
+    /// Private IPv4 address.
+    pub private_ipv4: Option<std::net::Ipv4Addr>,
+    /// Private IPv6 address.
+    pub ipv6: Option<std::net::Ipv6Addr>,
+}
