@@ -4,6 +4,7 @@
 //! independent steps in parallel. It knows the CloudControl API only through the small trait in `cloud`, and
 //! knows nothing of agents or sessions.
 
+pub mod bootstrap;
 pub mod event;
 pub mod provider;
 pub mod vault;

@@ -1,0 +1,292 @@
+//! Carries a seed to a new server and runs cloud-init there.
+
+use std::{net::SocketAddr, time::Duration};
+
+use fleet_model::{NodeName, Secret};
+use sha2::{Digest, Sha256};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::ssh::{Ssh, SshError};
+
+/// Pause between looks at a server that does not listen yet: short, since a look costs one SYN.
+const LOOK_AGAIN: Duration = Duration::from_millis(700);
+/// A server that is still being customised may refuse its password for a moment after sshd is up.
+const PASSWORD_GRACE: Duration = Duration::from_secs(45);
+/// Longest the seed and cloud-init may take once logged in.
+const FIRST_BOOT: Duration = Duration::from_secs(15 * 60);
+/// Lines of output remembered for the case that cloud-init fails.
+const TAIL: usize = 12;
+
+/// Where a new server is reached.
+#[derive(Debug)]
+pub struct SshTarget {
+    /// The node's name, for cloud-init's instance id and host name.
+    pub node: NodeName,
+    /// Addresses, tried in turn until one answers.
+    pub addresses: Vec<SocketAddr>,
+    /// `root`.
+    pub user: String,
+    /// Initial password.
+    pub password: Secret,
+    /// Longest wait for SSH to answer.
+    pub boot_deadline: Duration,
+}
+
+/// How far a first boot is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BootStage {
+    /// Waiting for SSH; why the last look failed.
+    Reaching(String),
+    /// Logged in.
+    Connected,
+    /// The seed is on the node; cloud-init is starting.
+    SeedWritten,
+    /// One line of cloud-init's own output.
+    Line(String),
+    /// The script has read its seed.
+    SeedRead,
+    /// The agent is in place, digest checked.
+    AgentUnpacked,
+    /// The agent's unit is running.
+    AgentStarted,
+}
+
+/// Why a first boot did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum BootstrapError {
+    /// SSH never answered.
+    #[error(
+        "SSH did not answer on {address} within {} s (last: {last}); look at its console, then run `fleetctl up` again",
+        after.as_secs()
+    )]
+    NeverBooted {
+        /// Last address tried.
+        address: SocketAddr,
+        /// How long was waited.
+        after: Duration,
+        /// Last error.
+        last: String,
+    },
+    /// There is no address to reach it by.
+    #[error(
+        "the server has no address this host can reach; give the node `internet:` or pass `fleetctl user-data` to it by hand"
+    )]
+    NoAddress,
+    /// SSH answered and said no.
+    #[error(
+        "{0} refused the initial root password; it was changed behind our back: delete the server and run `fleetctl up` again"
+    )]
+    PasswordRefused(SocketAddr),
+    /// The connection broke while the seed was pushed or cloud-init ran.
+    #[error("the SSH connection broke during first boot: {0}; run `fleetctl up` again")]
+    Broken(String),
+    /// cloud-init or our script failed; the line is the node's.
+    #[error("first boot failed on the node: {0}")]
+    Failed(String),
+    /// It did not end.
+    #[error("first boot did not end within {} s; see /var/log/cloud-init-output.log on the node", .0.as_secs())]
+    TooLong(Duration),
+    /// The run was told to stop.
+    #[error("stopped before the first boot was done; run `fleetctl up` again")]
+    Stopped,
+}
+
+/// Reaches a new server, writes the seed, runs cloud-init, reports each stage.
+///
+/// # Errors
+/// [`BootstrapError`]. The server stays as it is: pushing again is safe, with a new token in the seed.
+///
+/// # Cancel safety
+/// Dropping the future, or `stop`, closes the connection; cloud-init may go on on the node, and the next
+/// push starts it over.
+pub async fn push(
+    target: &SshTarget,
+    document: &[u8],
+    events: &mpsc::Sender<BootStage>,
+    stop: &CancellationToken,
+) -> Result<(), BootstrapError> {
+    tokio::select! {
+        // Both sides only wait or speak SSH; see above for what a drop leaves behind.
+        () = stop.cancelled() => Err(BootstrapError::Stopped),
+        done = drive(target, document, events) => done,
+    }
+}
+
+async fn drive(
+    target: &SshTarget,
+    document: &[u8],
+    events: &mpsc::Sender<BootStage>,
+) -> Result<(), BootstrapError> {
+    let ssh = reach(target, events).await?;
+    tell(events, BootStage::Connected);
+    let done = match timeout(FIRST_BOOT, seed_and_run(&ssh, target, document, events)).await {
+        Ok(done) => done,
+        Err(_) => Err(BootstrapError::TooLong(FIRST_BOOT)),
+    };
+    ssh.close().await;
+    done
+}
+
+/// Progress is for watching: when nobody keeps up, work goes on and the stage is dropped.
+fn tell(events: &mpsc::Sender<BootStage>, stage: BootStage) {
+    let _ = events.try_send(stage);
+}
+
+async fn reach(target: &SshTarget, events: &mpsc::Sender<BootStage>) -> Result<Ssh, BootstrapError> {
+    let started = Instant::now();
+    let mut refused_since = None;
+    let mut last = (*target.addresses.first().ok_or(BootstrapError::NoAddress)?, String::new());
+    loop {
+        for &address in &target.addresses {
+            match Ssh::login(address, &target.user, &target.password).await {
+                Ok(ssh) => return Ok(ssh),
+                Err(SshError::Password(address)) => {
+                    let since = *refused_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() > PASSWORD_GRACE {
+                        return Err(BootstrapError::PasswordRefused(address));
+                    }
+                    last = (address, "initial password not accepted yet".to_owned());
+                }
+                Err(error) => last = (address, chain(&error)),
+            }
+        }
+        if started.elapsed() > target.boot_deadline {
+            let (address, last) = last;
+            return Err(BootstrapError::NeverBooted { address, after: target.boot_deadline, last });
+        }
+        tell(events, BootStage::Reaching(last.1.clone()));
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
+async fn seed_and_run(
+    ssh: &Ssh,
+    target: &SshTarget,
+    document: &[u8],
+    events: &mpsc::Sender<BootStage>,
+) -> Result<(), BootstrapError> {
+    let broken = |error: SshError| BootstrapError::Broken(chain(&error));
+    let mut said = Vec::new();
+    let exit = ssh.run(&write_seed(target, document), document, |line| said.push(line.to_owned())).await;
+    if exit.map_err(broken)?.status != Some(0) {
+        return Err(BootstrapError::Failed(format!("write the seed: {}", said.join("; "))));
+    }
+    tell(events, BootStage::SeedWritten);
+    let mut tail = Vec::new();
+    let mut failure = None;
+    let exit = ssh
+        .run(RUN_CLOUD_INIT, &[], |line| {
+            if let Some(word) = line.strip_prefix("fleet-first-boot: ") {
+                match word.split_once(' ').unwrap_or((word, "")) {
+                    ("seed-read", _) => tell(events, BootStage::SeedRead),
+                    ("agent-unpacked", _) => tell(events, BootStage::AgentUnpacked),
+                    ("agent-started", _) => tell(events, BootStage::AgentStarted),
+                    ("failed", why) => failure = Some(why.to_owned()),
+                    _ => {}
+                }
+            } else if !line.trim().is_empty() {
+                if tail.len() == TAIL {
+                    tail.remove(0);
+                }
+                tail.push(line.to_owned());
+                tell(events, BootStage::Line(line.to_owned()));
+            }
+        })
+        .await
+        .map_err(broken)?;
+    match (failure, exit.status) {
+        (Some(line), _) => Err(BootstrapError::Failed(line)),
+        (None, Some(0)) => Ok(()),
+        (None, Some(status)) => {
+            let line = tail.iter().rev().find(|line| looks_like_failure(line)).or(tail.last());
+            let line = line.map_or("it said nothing", String::as_str);
+            Err(BootstrapError::Failed(format!("cloud-init ended with status {status}: {line}")))
+        }
+        (None, None) => Err(BootstrapError::Broken("the server closed it".to_owned())),
+    }
+}
+
+/// cloud-init prints its outcome last; the line that says why comes before.
+fn looks_like_failure(line: &str) -> bool {
+    ["error", "fail", "Traceback", "No space left"].iter().any(|word| line.contains(word))
+}
+
+/// Shell that writes the NoCloud seed; the document is its standard input. The instance id changes with the
+/// document, so that a new seed counts as a new instance and cloud-init runs it.
+fn write_seed(target: &SshTarget, document: &[u8]) -> String {
+    let digest = Sha256::digest(document);
+    let instance = u64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes"));
+    let node = &target.node;
+    format!(
+        "set -e; umask 077; d=/var/lib/cloud/seed/nocloud; mkdir -p $d /etc/cloud/cloud.cfg.d; cat >$d/user-data; \
+         printf 'instance-id: fleet-{node}-{instance:016x}\\nlocal-hostname: {node}\\n' >$d/meta-data; \
+         printf 'network: {{config: disabled}}\\n' >/etc/cloud/cloud.cfg.d/99-fleet-network.cfg"
+    )
+}
+
+/// Runs every stage of cloud-init now, without a reboot; installs it first where the image lacks it. Network
+/// configuration stays the image's. The seed goes away afterwards, so that a reboot finds cloud-init idle.
+const RUN_CLOUD_INIT: &str = "exec 2>&1; \
+    if ! command -v cloud-init >/dev/null; then \
+        DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 update && \
+        DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 install cloud-init || exit 1; \
+    fi; \
+    cloud-init init --local && cloud-init init && cloud-init modules --mode=config && \
+    cloud-init modules --mode=final; status=$?; \
+    rm -rf /var/lib/cloud/seed/nocloud; exit $status";
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target() -> SshTarget {
+        SshTarget {
+            node: "db-1".parse().unwrap(),
+            addresses: vec!["127.0.0.1:9".parse().unwrap()],
+            user: "root".to_owned(),
+            password: Secret::new("pw"),
+            boot_deadline: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn a_new_document_is_a_new_instance() {
+        assert_ne!(write_seed(&target(), b"one"), write_seed(&target(), b"two"));
+        assert_eq!(write_seed(&target(), b"one"), write_seed(&target(), b"one"));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_never_boots_is_named_with_its_last_error() {
+        let (events, _watch) = mpsc::channel(1);
+        let error = push(&target(), b"", &events, &CancellationToken::new()).await.unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, BootstrapError::NeverBooted { .. }), "{text}");
+        assert!(text.contains("127.0.0.1:9") && text.contains("refused"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn stop_ends_the_wait() {
+        let (events, _watch) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let mut target = target();
+        target.boot_deadline = Duration::from_secs(3600);
+        assert!(matches!(push(&target, b"", &events, &stop).await, Err(BootstrapError::Stopped)));
+    }
+}
