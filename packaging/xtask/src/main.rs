@@ -1,2 +1,52 @@
-//! (skeleton)
-fn main() {}
+//! Set-up, builds, tests and benchmarks of this repository: `cargo xtask help`.
+//!
+//! Standard library only, so that it starts within seconds on a machine that has built nothing yet.
+
+mod bench;
+mod build;
+mod paths;
+mod run;
+mod setup;
+mod test;
+mod up;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  up [ARGS]   set up this machine, build, and bring up the reference fleet on the local cloud;
+              ARGS go to `fleetctl up` (for example: --set diskPerNode=20)
+  test        set up this machine, build, and run every check and test, the end-to-end fleet included
+  build       build every program in release form, the static agent included
+  bench       measure what the design budgets, print each figure beside its budget
+  setup       only install what building and running need (Debian packages)
+  help        this text
+
+FLEET_TARGET_DIR    where builds go; default: ~/.cache/fleet/target, outside the checkout
+";
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let command = args.next().unwrap_or_else(|| "help".to_owned());
+    let rest: Vec<String> = args.collect();
+    let done = match (command.as_str(), rest.as_slice()) {
+        ("up", rest) => up::up(rest),
+        ("test", []) => test::test(),
+        ("build", []) => setup::setup().and_then(|()| build::build()).map(|_| ()),
+        ("bench", []) => bench::bench(),
+        ("setup", []) => setup::setup(),
+        ("help" | "--help" | "-h", _) => {
+            eprint!("{HELP}");
+            Ok(())
+        }
+        _ => Err(format!("`{command} {}` is not a command of xtask\n\n{HELP}", rest.join(" "))),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("xtask: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}

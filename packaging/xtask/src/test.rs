@@ -1,0 +1,25 @@
+//! Every check and test.
+
+use crate::{
+    build, paths,
+    run::{Done, cargo, run},
+    setup,
+};
+
+/// Formatting, lints, unit to end-to-end tests, in the order in which they fail fastest.
+pub fn test() -> Done {
+    setup::setup()?;
+    run("format", cargo().args(["fmt", "--all", "--check"]))?;
+    run(
+        "lints",
+        cargo().args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]),
+    )?;
+    build::build()?;
+    run(
+        "tests",
+        cargo()
+            .args(["test", "--workspace", "--locked", "--no-fail-fast"])
+            // Whole-program tests drive these files, not debug builds of them.
+            .env("FLEET_DIST", paths::dist()),
+    )
+}
