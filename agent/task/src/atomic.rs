@@ -1,0 +1,194 @@
+//! Writing a file so that there is always either the old one or the new one.
+//!
+//! Write beside it, fsync, rename over it, fsync the folder. Mode and owner of an existing file are kept.
+//! A full disk gives one clear reason and leaves nothing half-written.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
+    path::{Path, PathBuf},
+};
+
+/// Why a file was not written. The old one, if any, is untouched.
+#[derive(Debug, thiserror::Error)]
+pub enum AtomicError {
+    /// The file system is full.
+    #[error("no space left to write {}; it was left as it was", path.display())]
+    NoSpace {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The path is a symbolic link, or not a plain file: replacing it would not do what was meant.
+    #[error("{} is {what}, not a plain file", path.display())]
+    NotPlain {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// Anything else.
+    #[error("write {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl AtomicError {
+    /// What a person can do about it.
+    pub fn next_step(&self) -> String {
+        match self {
+            Self::NoSpace { path } => {
+                format!("free some space on the file system of {} (see `df`)", path.display())
+            }
+            Self::NotPlain { path, .. } => {
+                format!("replace {} by a plain file, or move it away", path.display())
+            }
+            Self::Io { path, .. } => format!("look at {} and its folder on the node", path.display()),
+        }
+    }
+
+    fn from_io(path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace { path },
+            _ => Self::Io { path, source },
+        }
+    }
+}
+
+/// Writes `contents` to `path`; a file that does not exist yet gets `new_mode`.
+///
+/// # Errors
+/// [`AtomicError`]; whatever it is, the old file is whole and nothing is left beside it.
+pub fn write(path: &Path, contents: &[u8], new_mode: u32) -> Result<(), AtomicError> {
+    let old = match fs::symlink_metadata(path) {
+        Ok(meta) if meta.file_type().is_file() => Some(meta),
+        Ok(meta) => {
+            let what = if meta.file_type().is_symlink() { "a symbolic link" } else { "something else" };
+            return Err(AtomicError::NotPlain { path: path.to_owned(), what });
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(AtomicError::from_io(path, error)),
+    };
+    let beside = beside(path)?;
+    // Left over from a crash; only we use that name.
+    let _ = fs::remove_file(&beside);
+    let written = fill(&beside, contents, old.as_ref(), new_mode)
+        .and_then(|()| fs::rename(&beside, path))
+        .and_then(|()| sync_folder(path));
+    written.map_err(|error| {
+        let _ = fs::remove_file(&beside);
+        AtomicError::from_io(path, error)
+    })
+}
+
+/// Removes `path` for good: also after a power cut. Gone already is fine.
+///
+/// # Errors
+/// [`AtomicError::Io`].
+pub fn remove(path: &Path) -> Result<(), AtomicError> {
+    match fs::remove_file(path) {
+        Ok(()) => sync_folder(path).map_err(|error| AtomicError::from_io(path, error)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(AtomicError::from_io(path, error)),
+    }
+}
+
+fn beside(path: &Path) -> Result<PathBuf, AtomicError> {
+    let name = path.file_name().ok_or_else(|| AtomicError::Io {
+        path: path.to_owned(),
+        source: io::Error::from(io::ErrorKind::InvalidInput),
+    })?;
+    let mut beside = std::ffi::OsString::from(".");
+    beside.push(name);
+    beside.push(".fleet-new");
+    Ok(path.with_file_name(beside))
+}
+
+fn fill(beside: &Path, contents: &[u8], old: Option<&fs::Metadata>, new_mode: u32) -> io::Result<()> {
+    // Exclusive creation does not follow links, so nobody can have us write elsewhere.
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(beside)?;
+    file.write_all(contents)?;
+    let mode = old.map_or(new_mode, |meta| meta.mode() & 0o7777);
+    if let Some(meta) = old {
+        let made = file.metadata()?;
+        if (made.uid(), made.gid()) != (meta.uid(), meta.gid()) {
+            fchown(&file, Some(meta.uid()), Some(meta.gid()))?;
+        }
+    }
+    // After fchown, which clears set-id bits.
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    file.sync_all()
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(folder)
+            .expect("list")
+            .map(|entry| entry.expect("entry").file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn replaces_and_keeps_the_mode() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("hosts");
+        write(&path, b"one", 0o640).expect("create");
+        assert_eq!(fs::metadata(&path).expect("meta").mode() & 0o7777, 0o640);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o604)).expect("chmod");
+        write(&path, b"two", 0o640).expect("replace");
+        assert_eq!(fs::read(&path).expect("read"), b"two");
+        assert_eq!(fs::metadata(&path).expect("meta").mode() & 0o7777, 0o604);
+        assert_eq!(names(folder.path()), ["hosts"]);
+    }
+
+    #[test]
+    fn refuses_a_link_and_leaves_its_target_alone() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (target, link) = (folder.path().join("target"), folder.path().join("link"));
+        fs::write(&target, "kept").expect("target");
+        std::os::unix::fs::symlink(&target, &link).expect("link");
+        let error = write(&link, b"new", 0o644).expect_err("a link");
+        assert!(matches!(error, AtomicError::NotPlain { .. }), "{error}");
+        assert_eq!(fs::read_to_string(&target).expect("read"), "kept");
+    }
+
+    #[test]
+    fn a_leftover_of_a_crash_is_no_obstacle() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("key");
+        fs::write(beside(&path).expect("beside"), "half").expect("leftover");
+        write(&path, b"whole", 0o600).expect("write");
+        assert_eq!(names(folder.path()), ["key"]);
+        assert_eq!(fs::read(&path).expect("read"), b"whole");
+    }
+
+    #[test]
+    fn a_missing_folder_names_the_file() {
+        let error = write(Path::new("/nonexistent/folder/file"), b"", 0o600).expect_err("no folder");
+        assert!(error.to_string().contains("/nonexistent/folder/file"), "{error}");
+    }
+
+    #[test]
+    fn a_full_disk_has_its_own_reason() {
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        let error = AtomicError::from_io(Path::new("/etc/hosts"), full);
+        assert_eq!(error.to_string(), "no space left to write /etc/hosts; it was left as it was");
+        assert!(error.next_step().contains("df"));
+    }
+}

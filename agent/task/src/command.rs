@@ -1,0 +1,268 @@
+//! Running programs on the node: arguments as a list, a clean environment, a deadline, bounded output.
+
+use std::{fmt, io, process::Stdio, time::Duration};
+
+use async_trait::async_trait;
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// Most bytes kept of each of a program's outputs; the rest is read and dropped.
+const MAX_OUTPUT: usize = 1024 * 1024;
+/// Longest piece of standard error quoted in a message.
+const QUOTED: usize = 400;
+/// Where programs are looked for; the environment is otherwise empty but for the language.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A program and its arguments; never a shell line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// Name, looked for in the usual folders.
+    pub program: String,
+    /// Arguments, one each.
+    pub args: Vec<String>,
+    /// How long it may take.
+    pub deadline: Duration,
+}
+
+impl Command {
+    /// A command with a deadline of a minute.
+    pub fn new<A: Into<String>>(program: impl Into<String>, args: impl IntoIterator<Item = A>) -> Self {
+        Self {
+            program: program.into(),
+            args: args.into_iter().map(Into::into).collect(),
+            deadline: Duration::from_secs(60),
+        }
+    }
+
+    /// The same with another deadline.
+    #[must_use]
+    pub fn within(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.program)?;
+        self.args.iter().try_for_each(|arg| write!(f, " {arg}"))
+    }
+}
+
+/// What a program that ended said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Output {
+    /// Exit status; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// Standard output, at most 1 MiB.
+    pub stdout: Vec<u8>,
+    /// Standard error, at most 1 MiB.
+    pub stderr: Vec<u8>,
+}
+
+impl Output {
+    /// Success with this on standard output.
+    pub fn ok(stdout: impl Into<Vec<u8>>) -> Self {
+        Self { code: Some(0), stdout: stdout.into(), stderr: Vec::new() }
+    }
+}
+
+/// Why a program did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// It could not be started.
+    #[error("start `{program}`")]
+    Start {
+        /// The program.
+        program: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Reading what it said failed.
+    #[error("read the output of `{program}`")]
+    Read {
+        /// The program.
+        program: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It took too long and was killed.
+    #[error("`{command}` was still running after {} s and was ended", deadline.as_secs())]
+    Deadline {
+        /// The whole command.
+        command: String,
+        /// What it was given.
+        deadline: Duration,
+    },
+    /// It ended with another status than 0.
+    #[error("`{command}` ended with {status}: {said}")]
+    Failed {
+        /// The whole command.
+        command: String,
+        /// `status 5`, or that a signal ended it.
+        status: String,
+        /// The end of its standard error.
+        said: String,
+    },
+    /// Programs are not run for this node: its root folder is not the host's.
+    #[error("`{program}` is not run: this agent works below another root folder than /")]
+    Elsewhere {
+        /// The program.
+        program: String,
+    },
+}
+
+impl CommandError {
+    /// What a person can do about it.
+    pub fn next_step(&self) -> String {
+        match self {
+            Self::Start { program, .. } => {
+                format!("install the package that brings `{program}` (`apt-file search bin/{program}`)")
+            }
+            Self::Elsewhere { .. } => "run the agent with --root / on a node".into(),
+            Self::Read { program, .. } => format!("run `{program}` on the node by hand"),
+            Self::Deadline { command, .. } | Self::Failed { command, .. } => {
+                format!("run `{command}` on the node by hand and look at what it says")
+            }
+        }
+    }
+}
+
+/// Runs programs.
+#[async_trait]
+pub trait Runner: Send + Sync + fmt::Debug {
+    /// Runs `command` to its end.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the program.
+    async fn output(&self, command: &Command) -> Result<Output, CommandError>;
+}
+
+/// Runs real programs on this host.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemRunner;
+
+#[async_trait]
+impl Runner for SystemRunner {
+    async fn output(&self, command: &Command) -> Result<Output, CommandError> {
+        let mut child = tokio::process::Command::new(&command.program)
+            .args(&command.args)
+            .env_clear()
+            .env("PATH", PATH)
+            .env("LC_ALL", "C")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|source| CommandError::Start { program: command.program.clone(), source })?;
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let all = async { tokio::try_join!(bounded(stdout), bounded(stderr), child.wait()) };
+        match tokio::time::timeout(command.deadline, all).await {
+            Ok(Ok((stdout, stderr, status))) => Ok(Output { code: status.code(), stdout, stderr }),
+            Ok(Err(source)) => Err(CommandError::Read { program: command.program.clone(), source }),
+            Err(_) => {
+                // Best effort: the child is killed again when dropped.
+                let _ = child.start_kill();
+                Err(CommandError::Deadline { command: command.to_string(), deadline: command.deadline })
+            }
+        }
+    }
+}
+
+/// Refuses to run anything: the runner of an agent whose root folder is not the host's, so that a rehearsal
+/// in a folder can never reach the host's disks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoRunner;
+
+#[async_trait]
+impl Runner for NoRunner {
+    async fn output(&self, command: &Command) -> Result<Output, CommandError> {
+        Err(CommandError::Elsewhere { program: command.program.clone() })
+    }
+}
+
+/// Success, or the failure as an error that quotes what the program said.
+pub(crate) fn succeeded(command: &Command, output: Output) -> Result<Output, CommandError> {
+    if output.code == Some(0) {
+        return Ok(output);
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let said = said.join("; ");
+    let from = said.char_indices().rev().nth(QUOTED).map_or(0, |(at, _)| at);
+    Err(CommandError::Failed {
+        command: command.to_string(),
+        status: output.code.map_or_else(|| "a signal".into(), |code| format!("status {code}")),
+        said: said[from..].to_owned(),
+    })
+}
+
+async fn bounded(stream: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
+    let mut kept = Vec::new();
+    let Some(mut stream) = stream else { return Ok(kept) };
+    let mut piece = [0; 4096];
+    loop {
+        let n = stream.read(&mut piece).await?;
+        if n == 0 {
+            return Ok(kept);
+        }
+        let room = MAX_OUTPUT - kept.len();
+        kept.extend_from_slice(&piece[..n.min(room)]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    async fn sh(script: &str, deadline: Duration) -> Result<Output, CommandError> {
+        let command = Command::new("sh", ["-c", script]).within(deadline);
+        let output = SystemRunner.output(&command).await?;
+        succeeded(&command, output)
+    }
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn the_environment_is_clean() {
+        let output = SystemRunner.output(&Command::new("env", [""; 0])).await.expect("env");
+        let text = String::from_utf8(output.stdout).expect("text");
+        let seen: BTreeMap<&str, &str> = text.lines().filter_map(|line| line.split_once('=')).collect();
+        assert_eq!(seen, BTreeMap::from([("PATH", PATH), ("LC_ALL", "C")]));
+    }
+
+    #[tokio::test]
+    async fn a_failure_quotes_what_was_said() {
+        let error = sh("echo one >&2; echo two >&2; exit 5", LONG).await.expect_err("status 5");
+        assert!(error.to_string().ends_with("ended with status 5: one; two"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_deadline_ends_it() {
+        let error = sh("sleep 600", Duration::from_millis(50)).await.expect_err("too long");
+        assert!(matches!(error, CommandError::Deadline { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn output_is_bounded() {
+        let output = sh("head -c 3000000 /dev/zero", LONG).await.expect("zeros");
+        assert_eq!(output.stdout.len(), MAX_OUTPUT);
+    }
+
+    #[tokio::test]
+    async fn a_missing_program_names_itself() {
+        let error =
+            SystemRunner.output(&Command::new("no-such-program", [""; 0])).await.expect_err("missing");
+        assert_eq!(error.to_string(), "start `no-such-program`");
+        assert!(error.next_step().contains("install"));
+    }
+
+    #[tokio::test]
+    async fn elsewhere_nothing_runs() {
+        let error = NoRunner.output(&Command::new("true", [""; 0])).await.expect_err("refused");
+        assert!(matches!(error, CommandError::Elsewhere { .. }));
+    }
+}
