@@ -1,0 +1,45 @@
+use serde_json::Value;
+
+use crate::{Resource, liberal};
+
+/// One page of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page<T> {
+    /// What is on it.
+    pub items: Vec<T>,
+    /// Its number, from 1; 0 if the service did not say.
+    pub number: u32,
+    /// How many items there are on all pages, if the service said.
+    pub total: Option<u32>,
+    /// How many items fit a page, if the service said.
+    pub size: Option<u32>,
+}
+
+impl<T: Resource> Page<T> {
+    /// Reads a page; the items are in the member named after the resource.
+    ///
+    /// # Errors
+    /// No such list, or an item in it cannot be understood.
+    pub fn decode(value: Value) -> Result<Self, serde_json::Error> {
+        use serde::de::Error as _;
+        let Value::Object(mut members) = value else {
+            return Err(serde_json::Error::custom("a list is an object"));
+        };
+        let number = |name: &str| {
+            let text = match members.get(name)? {
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            text.parse::<u32>().ok()
+        };
+        let (page, total, size) = (number("pageNumber"), number("totalCount"), number("pageSize"));
+        // An empty list may leave the member out, as XML does, but then the paging must be there: any other
+        // object is not a list at all.
+        let items = match members.remove(T::ITEM) {
+            Some(items) => liberal::decode(items)?,
+            None if page.is_some() || total.is_some() => Vec::new(),
+            None => return Err(serde_json::Error::custom(format!("missing field `{}`", T::ITEM))),
+        };
+        Ok(Self { items, number: page.unwrap_or(0), total, size })
+    }
+}
