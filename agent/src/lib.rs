@@ -1,1 +1,130 @@
-//! (skeleton)
+//! The agent on each node: it dials home over mutual TLS, does its node's work, and reports.
+//!
+//! Start with [`run`]. Two loops share one thread: the *worker* owns the desired state and runs the task
+//! engine, the *link* owns identity and session. They meet in two channels, so that a controller that is
+//! away never stops the node's work, and work that takes long never stops the session.
+//!
+//! What it deliberately does not do: it opens no port, decides nothing for another node, and calls no
+//! name-service function (a static binary would load the node's shared objects and crash): names are
+//! resolved by hickory.
+
+mod backoff;
+mod desired;
+mod dial;
+mod facts;
+mod health;
+pub mod identity;
+mod link;
+mod offset;
+mod places;
+mod session;
+mod settings;
+pub mod tasks;
+mod worker;
+
+use std::sync::Arc;
+
+use fleet_task::{Journal, Node};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+pub use health::{Inputs as HealthInputs, assess};
+pub use places::Places;
+pub use settings::Settings;
+
+/// This agent's version, as it reports it.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Requests to look again that wait for the worker; more than this is a controller that floods.
+const RECHECKS: usize = 16;
+
+/// Why an agent could not start, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// Its folder could not be made.
+    #[error("make the agent's folder {}", path.display())]
+    Folder {
+        /// The folder.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another agent works for this node.
+    #[error("another agent is running for this root folder ({} is locked)", path.display())]
+    Running {
+        /// The lock.
+        path: std::path::PathBuf,
+    },
+    /// The journal could not be opened.
+    #[error(transparent)]
+    Journal(#[from] fleet_task::JournalError),
+    /// A part of the agent ended abnormally.
+    #[error("the agent's {part} ended abnormally")]
+    Broken {
+        /// `link` or `worker`.
+        part: &'static str,
+    },
+}
+
+/// Runs the agent until `stop` is cancelled; then ends within two seconds.
+///
+/// # Errors
+/// [`AgentError`] when it cannot start. A controller that cannot be reached is no error: the agent goes on
+/// working from the desired state it holds.
+pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), AgentError> {
+    let places = Places::below(&settings.root);
+    let _lock = places.claim()?;
+    let journal = Arc::new(Journal::open(places.journal())?);
+    let node = Node::new(&settings.root, settings.runner(), journal);
+    let (offers, offered) = watch::channel(None);
+    let (asked, rechecks) = mpsc::channel(RECHECKS);
+    let inbox = worker::Inbox { offers: offered, rechecks };
+    let orders = link::Orders { offers, rechecks: asked };
+    let (board, observed) = watch::channel(worker::Board::default());
+
+    // One part ending means the agent ends: the guard stops the other.
+    let stop = stop.child_token();
+    let guard = stop.clone().drop_guard();
+    let mut parts = JoinSet::new();
+    let worker = worker::Worker::new(&settings, &places, node, board, stop.clone());
+    parts.spawn(async move {
+        worker.run(inbox).await;
+        "worker"
+    });
+    let link = link::Link::new(settings, places, orders, observed, stop.clone());
+    parts.spawn(async move {
+        link.run().await;
+        "link"
+    });
+    let first = parts.join_next().await;
+    let asked_to_stop = stop.is_cancelled();
+    drop(guard);
+    while parts.join_next().await.is_some() {}
+    match first {
+        Some(Ok(_)) if asked_to_stop => Ok(()),
+        Some(Ok(part)) => Err(AgentError::Broken { part }),
+        Some(Err(_)) | None => Err(AgentError::Broken { part: "link or worker" }),
+    }
+}
+
+/// Does the node's work once, from the desired state it holds, without a controller. Whether all of it
+/// converged, and what came of each task.
+///
+/// # Errors
+/// [`AgentError`] when it cannot start.
+pub async fn once(
+    settings: &Settings,
+    stop: &CancellationToken,
+) -> Result<Vec<fleet_task::Report>, AgentError> {
+    let places = Places::below(&settings.root);
+    let _lock = places.claim()?;
+    let journal = Arc::new(Journal::open(places.journal())?);
+    let node = Node::new(&settings.root, settings.runner(), journal);
+    let (board, _) = watch::channel(worker::Board::default());
+    let mut worker = worker::Worker::new(settings, &places, node, board, stop.clone());
+    Ok(worker.converge(true).await)
+}

@@ -1,2 +1,147 @@
-//! (skeleton)
-fn main() {}
+//! The program `fleet-agent`: reads its flags, starts logging, runs.
+
+mod flags;
+mod notify;
+
+use std::{
+    env,
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+    time::Duration,
+};
+
+use fleet_agent::{AgentError, Settings};
+use fleet_task::Outcome;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::flags::{Action, Flags};
+
+/// Exit status for a mistake on the command line.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let flags = match Flags::parse(env::args().skip(1)) {
+        Ok(flags) => flags,
+        Err(error) => return say(&mut io::stderr(), &format!("error: {error}\n{}", flags::HELP), USAGE),
+    };
+    match flags.action {
+        Action::Help => return say(&mut io::stdout(), flags::HELP, 0),
+        Action::Version => {
+            return say(&mut io::stdout(), &format!("fleet-agent {}", fleet_agent::VERSION), 0);
+        }
+        Action::Run | Action::Once => (),
+    }
+    if let Err(error) = log() {
+        return say(&mut io::stderr(), &format!("error: FLEET_LOG: {error}"), USAGE);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(run(flags)),
+        Err(error) => return say(&mut io::stderr(), &format!("error: start the runtime: {error}"), 1),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            let mut text = format!("error: {error}");
+            let mut cause = std::error::Error::source(&error);
+            while let Some(error) = cause {
+                text = format!("{text}: {error}");
+                cause = error.source();
+            }
+            say(&mut io::stderr(), &text, 1)
+        }
+    }
+}
+
+async fn run(flags: Flags) -> Result<ExitCode, AgentError> {
+    let stop = CancellationToken::new();
+    // Ends with the process.
+    tokio::spawn(stop_on_signal(stop.clone()));
+    let mut settings = Settings::new(flags.root);
+    if let Some(recheck) = flags.recheck {
+        settings.recheck = recheck;
+    }
+    if flags.action == Action::Once {
+        return Ok(report(&fleet_agent::once(&settings, &stop).await?));
+    }
+    tracing::info!(version = fleet_agent::VERSION, root = %settings.root.display(), "fleet-agent starts");
+    // Ready means at work, not enrolled: a controller that is away must not make systemd restart us.
+    tell_systemd("READY=1");
+    tokio::spawn(watchdog());
+    fleet_agent::run(settings, stop).await?;
+    tell_systemd("STOPPING=1");
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn stop_on_signal(stop: CancellationToken) {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+        tracing::error!("signals cannot be received; only SIGKILL ends this agent");
+        return;
+    };
+    tokio::select! {
+        _ = terminate.recv() => (),
+        _ = interrupt.recv() => (),
+    }
+    tracing::info!("stopping");
+    stop.cancel();
+}
+
+/// On the same single thread as everything else: when that hangs, systemd hears nothing and restarts us.
+async fn watchdog() {
+    let Some(every) = notify::watchdog() else { return };
+    loop {
+        tell_systemd("WATCHDOG=1");
+        tokio::time::sleep(every.max(Duration::from_secs(1))).await;
+    }
+}
+
+fn tell_systemd(state: &str) {
+    if let Err(error) = notify::notify(state) {
+        tracing::warn!(%error, state, "systemd does not listen");
+    }
+}
+
+fn report(reports: &[fleet_task::Report]) -> ExitCode {
+    let mut text = String::new();
+    for report in reports {
+        let line = match &report.outcome {
+            Outcome::Unchanged => "unchanged".to_owned(),
+            Outcome::Changed(what) => format!("changed: {}", what.join(", ")),
+            Outcome::Failed(why) => format!("failed: {why}"),
+            Outcome::Waiting(what) => format!("waiting for {what}"),
+            Outcome::Running => "cut off".to_owned(),
+        };
+        text.push_str(&format!("{}: {line}\n", report.task));
+        for warning in &report.warnings {
+            text.push_str(&format!("{}: note: {warning}\n", report.task));
+        }
+    }
+    let converged = reports.iter().all(fleet_task::Report::is_converged);
+    say(&mut io::stdout(), text.trim_end(), u8::from(!converged))
+}
+
+/// Log lines to standard error, where journald picks them up; level by `FLEET_LOG`.
+fn log() -> Result<(), String> {
+    let targets: Targets = match env::var("FLEET_LOG") {
+        Ok(text) => text.parse().map_err(|error| format!("{error}"))?,
+        Err(_) => Targets::new().with_default(tracing::Level::INFO),
+    };
+    // journald writes the time itself.
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false);
+    let lines = lines.with_ansi(io::stderr().is_terminal());
+    let lines = match env::var_os("JOURNAL_STREAM") {
+        Some(_) => lines.without_time().with_filter(targets).boxed(),
+        None => lines.with_filter(targets).boxed(),
+    };
+    tracing_subscriber::registry().with(lines).init();
+    Ok(())
+}
+
+fn say(to: &mut dyn Write, text: &str, code: u8) -> ExitCode {
+    // Nobody left to tell.
+    let _ = writeln!(to, "{text}");
+    ExitCode::from(code)
+}

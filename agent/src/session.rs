@@ -1,0 +1,210 @@
+//! One session: the stream to a controller from its opening to its end.
+
+use std::time::Duration;
+
+use fleet_proto::{
+    PROTOCOL,
+    refusal::Refusal,
+    v1::{self, agents_client::AgentsClient, from_agent, to_agent},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Status, Streaming, transport::Channel};
+
+use crate::{backoff::about, facts::notable, link::Shared, offset::ControllerTime};
+
+/// How long the controller may take to open the stream and to say welcome.
+const OPENING: Duration = Duration::from_secs(15);
+/// How long a message may wait for a controller that does not read.
+const STALLED: Duration = Duration::from_secs(20);
+/// Messages on their way up.
+const OUTBOUND: usize = 16;
+/// Answers on their way from the worker to the stream.
+const ANSWERS: usize = 16;
+/// Least time between two heartbeats or two sets of facts, whatever the controller asks for.
+const LEAST_PACE: Duration = Duration::from_secs(1);
+
+/// How a session ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The controller said why.
+    Refused(Refusal),
+    /// It broke before the controller had said welcome.
+    NeverOpened(String),
+    /// It broke after that.
+    Lost(String),
+    /// There is a new certificate: dial again with it.
+    Renewed,
+}
+
+/// What an agent says of itself first.
+pub(crate) fn hello(shared: &Shared) -> v1::Hello {
+    v1::Hello {
+        agent_version: crate::VERSION.into(),
+        protocol_min: PROTOCOL.0,
+        protocol_max: PROTOCOL.1,
+        boot_nonce: shared.nonce.clone(),
+        machine: shared.machine(),
+        node_time_ms: shared.clock.now().as_millis(),
+        generation: shared.board.borrow().generation.0,
+    }
+}
+
+/// A stream after the controller has said welcome.
+pub(crate) struct Session {
+    up: mpsc::Sender<v1::FromAgent>,
+    down: Streaming<v1::ToAgent>,
+    pub(crate) client: AgentsClient<Channel>,
+    welcome: v1::Welcome,
+    answers: (mpsc::Sender<v1::Answer>, mpsc::Receiver<v1::Answer>),
+}
+
+impl Session {
+    /// Opens the stream: hello up, welcome down.
+    pub(crate) async fn open(channel: Channel, shared: &mut Shared) -> Result<Self, End> {
+        let (up, outbound) = mpsc::channel(OUTBOUND);
+        let asked = Instant::now();
+        say(&up, from_agent::Message::Hello(hello(shared))).await?;
+        let mut client = AgentsClient::new(channel);
+        let opening = async {
+            let mut down = client.session(Request::new(ReceiverStream::new(outbound))).await?.into_inner();
+            let first = down.message().await?;
+            Ok::<_, Status>((down, first))
+        };
+        let never = |why: &str| End::NeverOpened(why.to_owned());
+        let (down, first) = timeout(OPENING, opening)
+            .await
+            .map_err(|_| never("no welcome in time"))?
+            .map_err(|status| ended(&status, End::NeverOpened))?;
+        let Some(v1::ToAgent { message: Some(to_agent::Message::Welcome(welcome)) }) = first else {
+            return Err(never("the first message was no welcome"));
+        };
+        shared.controller = Some(ControllerTime::heard(welcome.controller_time_ms, asked));
+        Ok(Self { up, down, client, welcome, answers: mpsc::channel(ANSWERS) })
+    }
+
+    /// Serves the stream until it ends.
+    pub(crate) async fn serve(mut self, shared: &mut Shared) -> End {
+        let pace = |ms: u32| Duration::from_millis(ms.into()).max(LEAST_PACE);
+        let (heartbeat, facts) = (pace(self.welcome.heartbeat_ms), pace(self.welcome.facts_ms));
+        let mut board = shared.board.clone();
+        board.mark_changed();
+        let mut next_beat = Instant::now() + about(heartbeat, &mut rand::rng());
+        let mut next_facts = Instant::now();
+        let mut told = shared.facts();
+        loop {
+            // Every arm waits on a stream, channel or timer and loses nothing when dropped.
+            let result = tokio::select! {
+                message = self.down.message() => match message {
+                    Ok(Some(message)) => self.hear(message, shared).await,
+                    Ok(None) => Err(End::Lost("the controller closed the session".into())),
+                    Err(status) => Err(ended(&status, End::Lost)),
+                },
+                () = sleep_until(next_beat) => {
+                    next_beat = Instant::now() + about(heartbeat, &mut rand::rng());
+                    let beat = v1::Heartbeat { node_time_ms: shared.clock.now().as_millis() };
+                    say(&self.up, from_agent::Message::Heartbeat(beat)).await
+                }
+                () = sleep_until(next_facts) => {
+                    next_facts = Instant::now() + about(facts, &mut rand::rng());
+                    told = shared.facts();
+                    self.tell(&told, shared).await
+                }
+                Ok(()) = board.changed() => {
+                    board.borrow_and_update();
+                    let fresh = shared.facts();
+                    let news = notable(&fresh) != notable(&told);
+                    told = fresh;
+                    if news { self.tell(&told, shared).await } else { self.report(&told, shared).await }
+                }
+                Some(answer) = self.answers.1.recv() => say(&self.up, from_agent::Message::Answer(answer)).await,
+                () = sleep_until(shared.renew_at()) => {
+                    if shared.renew(&mut self.client).await { Err(End::Renewed) } else { Ok(()) }
+                }
+            };
+            if let Err(end) = result {
+                return end;
+            }
+        }
+    }
+
+    async fn tell(&self, facts: &v1::Facts, shared: &Shared) -> Result<(), End> {
+        say(&self.up, from_agent::Message::Facts(facts.clone())).await?;
+        self.report(facts, shared).await
+    }
+
+    async fn report(&self, facts: &v1::Facts, shared: &Shared) -> Result<(), End> {
+        say(&self.up, from_agent::Message::Observed(shared.observed(facts))).await
+    }
+
+    async fn hear(&mut self, message: v1::ToAgent, shared: &Shared) -> Result<(), End> {
+        match message.message {
+            Some(to_agent::Message::Desired(desired)) => {
+                shared.orders.offers.send_replace(Some(desired.into()));
+                Ok(())
+            }
+            Some(to_agent::Message::Command(command)) => self.obey(command, shared).await,
+            // A second welcome changes nothing; a message of a newer protocol is not for us.
+            Some(to_agent::Message::Welcome(_)) | None => Ok(()),
+        }
+    }
+
+    async fn obey(&mut self, command: v1::Command, shared: &Shared) -> Result<(), End> {
+        let answer = |error: &str| v1::Answer { id: command.id, error: error.into() };
+        let now = match command.what {
+            Some(v1::command::What::Noop(_)) => Some(answer("")),
+            Some(v1::command::What::Recheck(_)) => {
+                let (done, wait) = oneshot::channel();
+                match shared.orders.rechecks.try_send(done) {
+                    Ok(()) => {
+                        let (answers, answer) = (self.answers.0.clone(), answer(""));
+                        // Ends with the worker's reply, or when the worker ends; the session need not wait.
+                        tokio::spawn(async move {
+                            if wait.await.is_ok() {
+                                let _ = answers.send(answer).await;
+                            }
+                        });
+                        None
+                    }
+                    Err(_) => Some(answer("too many requests to look again; wait for those under way")),
+                }
+            }
+            None => Some(answer("this agent does not know that command; update the agent")),
+        };
+        match now {
+            Some(answer) => say(&self.up, from_agent::Message::Answer(answer)).await,
+            None => Ok(()),
+        }
+    }
+}
+
+async fn say(up: &mpsc::Sender<v1::FromAgent>, message: from_agent::Message) -> Result<(), End> {
+    match up.send_timeout(v1::FromAgent { message: Some(message) }, STALLED).await {
+        Ok(()) => Ok(()),
+        Err(_) => Err(End::Lost("the controller does not read what the agent sends".into())),
+    }
+}
+
+/// How a stream that failed with this status ended.
+fn ended(status: &Status, otherwise: fn(String) -> End) -> End {
+    match Refusal::from_status(status) {
+        Some(refusal) => End::Refused(refusal),
+        None => otherwise(explain(status)),
+    }
+}
+
+fn explain(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        cause = error.source();
+    }
+    text
+}
