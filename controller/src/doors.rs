@@ -1,0 +1,105 @@
+//! What is behind each listener, by the path of the call.
+
+use std::sync::Arc;
+
+use fleet_proto::{
+    refusal::{Refusal, RefusalKind},
+    v1::{agents_server::AgentsServer, enrolment_server::EnrolmentServer},
+};
+use futures::{FutureExt, future::BoxFuture};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tonic::{Status, body::Body, codegen::Service};
+
+use crate::{
+    enrol::{revoke::Revoked, service::EnrolmentService},
+    session::service::AgentsService,
+    tls::{listen::Door, peer::Peer},
+};
+
+/// Largest message from an agent: facts of a node with hundreds of disks fit many times.
+const FROM_AGENTS: usize = 256 * 1024;
+/// Largest enrolment request: a token, a CSR, a greeting.
+const FROM_STRANGERS: usize = 16 * 1024;
+
+/// Behind the enrolment listener.
+#[derive(Clone)]
+pub struct EnrolDoor {
+    enrolment: EnrolmentServer<EnrolmentService>,
+}
+
+impl EnrolDoor {
+    /// Serves enrolment and nothing else.
+    pub fn new(service: EnrolmentService) -> Self {
+        Self { enrolment: EnrolmentServer::new(service).max_decoding_message_size(FROM_STRANGERS) }
+    }
+}
+
+impl Door for EnrolDoor {
+    fn call(&self, _: Option<&Arc<Peer>>, request: Request<Incoming>) -> BoxFuture<'static, Response<Body>> {
+        if !request.uri().path().starts_with("/fleet.v1.Enrolment/") {
+            return refuse(Status::unimplemented("this listener serves enrolment only"));
+        }
+        answered(self.enrolment.clone().call(request))
+    }
+}
+
+/// Behind the session listener.
+#[derive(Clone)]
+pub struct SessionDoor {
+    agents: AgentsServer<AgentsService>,
+    revoked: Revoked,
+}
+
+impl SessionDoor {
+    /// Serves agents and operators; which is which, the handlers decide from the certificate.
+    pub fn new(agents: AgentsService, revoked: Revoked) -> Self {
+        Self { agents: AgentsServer::new(agents).max_decoding_message_size(FROM_AGENTS), revoked }
+    }
+}
+
+impl Door for SessionDoor {
+    fn call(
+        &self,
+        peer: Option<&Arc<Peer>>,
+        mut request: Request<Incoming>,
+    ) -> BoxFuture<'static, Response<Body>> {
+        let Some(peer) = peer else { return refuse(Status::unauthenticated("a certificate is needed here")) };
+        // Looked at before every call: a connection outlives the handshake that let it in.
+        if self.revoked.contains(&peer.serial) {
+            return refuse(
+                Refusal::new(
+                    RefusalKind::RefusalRevoked,
+                    "this certificate was withdrawn",
+                    "run `fleetctl up`: it enrols the node anew if it is part of the plan",
+                )
+                .into(),
+            );
+        }
+        request.extensions_mut().insert(peer.clone());
+        let path = request.uri().path();
+        if path.starts_with("/fleet.v1.Agents/") {
+            answered(self.agents.clone().call(request))
+        } else {
+            refuse(Status::unimplemented("no such service"))
+        }
+    }
+}
+
+fn answered<E>(
+    call: impl Future<Output = Result<Response<Body>, E>> + Send + 'static,
+) -> BoxFuture<'static, Response<Body>>
+where
+    E: std::fmt::Display + Send,
+{
+    call.map(|outcome| match outcome {
+        Ok(response) => response,
+        // The services' error type has no values; this arm only satisfies the types.
+        Err(error) => Status::internal(error.to_string()).into_http(),
+    })
+    .boxed()
+}
+
+fn refuse(status: Status) -> BoxFuture<'static, Response<Body>> {
+    std::future::ready(status.into_http()).boxed()
+}

@@ -1,0 +1,100 @@
+//! Certificates that were withdrawn: a set looked at in every handshake and before every call.
+//!
+//! A set of our own rather than CRLs, which are verified in full in each handshake and cost as much as the
+//! handshake itself from some thousands of entries on.
+
+use std::{collections::HashSet, sync::Arc};
+
+use arc_swap::ArcSwap;
+use fleet_model::{NodeName, Timestamp};
+use fleet_store::Expected;
+
+use super::ca::Serial;
+use crate::records::{Issued, RecordError, Records, RevokedRecord, keys};
+
+/// The serial numbers that are not to be let in.
+#[derive(Clone, Debug, Default)]
+pub struct Revoked(Arc<ArcSwap<HashSet<Serial>>>);
+
+impl Revoked {
+    /// Reads the set from the store, forgetting certificates that have run out by themselves.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the store fails.
+    pub async fn load(records: &Records, now: Timestamp) -> Result<Self, RecordError> {
+        let mut serials = HashSet::new();
+        for (serial, record) in records.list::<RevokedRecord>(&keys::revocations()).await? {
+            if record.not_after <= now {
+                records.delete(&keys::revoked(&serial)).await?;
+            } else if let Some(serial) = Serial::from_hex(&serial) {
+                serials.insert(serial);
+            }
+        }
+        Ok(Self(Arc::new(ArcSwap::from_pointee(serials))))
+    }
+
+    /// Whether this certificate was withdrawn.
+    pub fn contains(&self, serial: &Serial) -> bool {
+        self.0.load().contains(serial)
+    }
+
+    /// Withdraws certificates of `node`: durably, then at once. Live connections are the caller's to cut.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the store fails; then those not stored yet are still good.
+    pub async fn revoke(
+        &self,
+        records: &Records,
+        node: &NodeName,
+        certificates: &[Issued],
+        now: Timestamp,
+    ) -> Result<Vec<Serial>, RecordError> {
+        let mut withdrawn = Vec::new();
+        for issued in certificates.iter().filter(|issued| issued.not_after > now) {
+            let Some(serial) = Serial::from_hex(&issued.serial) else { continue };
+            let record = RevokedRecord { node: node.clone(), not_after: issued.not_after };
+            records.put(&keys::revoked(&issued.serial), &record, Expected::Any).await?;
+            withdrawn.push(serial);
+        }
+        if !withdrawn.is_empty() {
+            self.0.rcu(|held| {
+                let mut grown = HashSet::clone(held);
+                grown.extend(withdrawn.iter().copied());
+                grown
+            });
+        }
+        Ok(withdrawn)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use fleet_model::SystemClock;
+    use fleet_store::MemoryStore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn revocations_hold_until_the_certificate_runs_out() {
+        let records = Records::new(Arc::new(MemoryStore::new(Arc::new(SystemClock))));
+        let now = Timestamp::from_millis(1000);
+        let issued = |serial: u8, secs| Issued {
+            serial: format!("{serial:032x}"),
+            not_after: now.after(Duration::from_secs(secs)),
+        };
+        let certificates = [issued(1, 10), issued(2, 20), issued(3, 0)];
+        let node = "web-1".parse().expect("a name");
+        let revoked = Revoked::default();
+        let serials = revoked.revoke(&records, &node, &certificates, now).await.expect("revokes");
+        assert_eq!(serials.len(), 2, "what ran out needs no entry");
+        assert!(serials.iter().all(|serial| revoked.contains(serial)));
+
+        let later = now.after(Duration::from_secs(15));
+        let loaded = Revoked::load(&records, later).await.expect("loads");
+        assert!(!loaded.contains(&serials[0]), "ran out meanwhile");
+        assert!(loaded.contains(&serials[1]));
+        assert_eq!(records.store().list(&keys::revocations()).await.expect("lists").len(), 1);
+    }
+}

@@ -1,0 +1,433 @@
+//! Enrolment as performed: the policy decides, conditional writes make one winner, the authority signs.
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use fleet_model::{Clock, NodeName, Timestamp};
+use fleet_proto::{
+    refusal::{Refusal, RefusalKind},
+    v1::{self, enrolment_server},
+};
+use fleet_store::Expected;
+use rustls_pki_types::CertificateDer;
+use tokio::sync::Semaphore;
+use tonic::{Request, Response, Status};
+
+use super::{
+    ca::{Ca, CaError, Leaf, NODE_LIFE, RequestedKey, Serial, renew_at},
+    policy::{self, Decision},
+    revoke::Revoked,
+    token::TokenHash,
+};
+use crate::{
+    first_boot::reports::FirstBoots,
+    records::{EnrolmentRecord, Held, Issued, RecordError, Records, TokenRecord, keys},
+    session::{registry::Registry, service::busy, stream::Desk},
+    tls::peer::Connections,
+};
+
+/// Enrolments under way at once; beyond it agents are asked to come back.
+const UNDER_WAY: usize = 512;
+/// How often a decision is made anew because somebody else was faster.
+const ATTEMPTS: usize = 8;
+/// A lost answer is replayed with the same certificate while it has this much life left.
+const REPLAY_LEFT: Duration = Duration::from_secs(NODE_LIFE.as_secs() / 2);
+/// A session being cut is told why; its connection is severed this much later, told or not.
+const CUT_GRACE: Duration = Duration::from_millis(250);
+/// Longest failing line taken from a first boot, in bytes; as the protocol says.
+const FAILURE: usize = 2048;
+
+/// Everything about who is who.
+#[derive(Debug)]
+pub struct Enrolment {
+    records: Records,
+    ca: Arc<Ca>,
+    revoked: Revoked,
+    connections: Connections,
+    desk: Arc<Desk>,
+    clock: Arc<dyn Clock>,
+    session_addresses: ArcSwap<Vec<String>>,
+}
+
+/// Why a certificate was not given.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrolError {
+    /// The policy said no.
+    #[error("refused: {}", .0.message)]
+    Refused(Refusal),
+    /// The store failed.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The authority failed.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// Others were faster again and again.
+    #[error("too many enrolments of one node at once")]
+    Contended,
+}
+
+impl From<EnrolError> for Status {
+    fn from(error: EnrolError) -> Self {
+        match error {
+            EnrolError::Refused(refusal) => refusal.into(),
+            EnrolError::Contended => busy(),
+            EnrolError::Ca(CaError::Request(why)) => Refusal::new(
+                RefusalKind::RefusalBadRequest,
+                format!("the certificate request cannot be used: {why}"),
+                "use an agent of this controller's version",
+            )
+            .into(),
+            EnrolError::Record(error) => internal(&error),
+            EnrolError::Ca(error) => internal(&error),
+        }
+    }
+}
+
+/// Logged where it is handled; the caller hears only that it was not their fault.
+fn internal(error: &dyn std::error::Error) -> Status {
+    tracing::error!(error = %crate::chain(error), "enrolment failed");
+    Status::internal("the controller could not complete this; its log says why")
+}
+
+impl Enrolment {
+    /// Over these records and this authority.
+    pub fn new(
+        records: Records,
+        ca: Arc<Ca>,
+        revoked: Revoked,
+        connections: Connections,
+        desk: Arc<Desk>,
+    ) -> Self {
+        let clock = desk.clock.clone();
+        let session_addresses = ArcSwap::default();
+        Self { records, ca, revoked, connections, desk, clock, session_addresses }
+    }
+
+    /// What nodes are told to dial from now on.
+    pub fn set_session_addresses(&self, addresses: Vec<String>) {
+        self.session_addresses.store(Arc::new(addresses));
+    }
+
+    /// Trades a token and a request for a certificate; without a token, returns an expired identity to the
+    /// holder of its known key.
+    ///
+    /// # Errors
+    /// [`EnrolError`], most often a typed refusal.
+    pub async fn enrol(&self, request: &v1::EnrolRequest) -> Result<v1::Credentials, EnrolError> {
+        let key = RequestedKey::from_csr(&request.csr)?;
+        let ask = policy::Request { key: key.hash(), hello: request.hello.as_ref() };
+        let machine = request.hello.as_ref().map(|hello| hello.machine.as_str()).unwrap_or_default();
+        for _ in 0..ATTEMPTS {
+            let outcome = if request.token.is_empty() {
+                self.returning(&key, &ask).await
+            } else {
+                self.with_token(&request.token, &key, &ask, machine).await
+            };
+            match outcome {
+                // Somebody was faster: look again and decide anew.
+                Err(EnrolError::Record(error)) if error.is_conflict() => {}
+                outcome => return outcome,
+            }
+        }
+        Err(EnrolError::Contended)
+    }
+
+    async fn with_token(
+        &self,
+        text: &str,
+        key: &RequestedKey,
+        ask: &policy::Request<'_>,
+        machine: &str,
+    ) -> Result<v1::Credentials, EnrolError> {
+        let now = self.clock.now();
+        let hash = TokenHash::of(text);
+        let token = match &hash {
+            Some(hash) => self.records.get::<TokenRecord>(&keys::token(hash.as_str())).await?,
+            None => None,
+        };
+        let enrolment = match &token {
+            Some(token) => self.records.get(&keys::enrolment(&token.value.node)).await?,
+            None => None,
+        };
+        let known = enrolment.as_ref().map(|held: &Held<EnrolmentRecord>| &held.value);
+        match policy::with_token(token.as_ref().map(|held| &held.value), known, ask, now) {
+            Decision::Refuse(refusal) => return Err(EnrolError::Refused(refusal)),
+            Decision::Replay => {}
+            Decision::Grant => {
+                let (Some(hash), Some(held)) = (&hash, &token) else { return Err(EnrolError::Contended) };
+                let used = TokenRecord { used_by: Some(key.hash().to_owned()), ..held.value.clone() };
+                let expected = Expected::Version(held.version);
+                self.records.put(&keys::token(hash.as_str()), &used, expected).await?;
+            }
+        }
+        let Some(token) = token else { return Err(EnrolError::Contended) };
+        self.enter(&token.value.node, key, machine, enrolment, now).await
+    }
+
+    async fn returning(
+        &self,
+        key: &RequestedKey,
+        ask: &policy::Request<'_>,
+    ) -> Result<v1::Credentials, EnrolError> {
+        let now = self.clock.now();
+        let node = self.records.get::<NodeName>(&keys::known_key(key.hash())).await?.map(|held| held.value);
+        let enrolment = match &node {
+            Some(node) => self.records.get::<EnrolmentRecord>(&keys::enrolment(node)).await?,
+            None => None,
+        };
+        let known = node.as_ref().zip(enrolment.as_ref().map(|held| &held.value));
+        if let Decision::Refuse(refusal) = policy::returning(known, ask, now) {
+            return Err(EnrolError::Refused(refusal));
+        }
+        let Some((node, held)) = node.zip(enrolment) else { return Err(EnrolError::Contended) };
+        let mut record = held.value;
+        record.returns += 1;
+        let leaf = self.issue(&node, key, &mut record, now)?;
+        self.records.put(&keys::enrolment(&node), &record, Expected::Version(held.version)).await?;
+        tracing::info!(%node, returns = record.returns, "node returned with an expired certificate");
+        Ok(self.credentials(&node, &leaf, now))
+    }
+
+    /// Makes `key` the node's identity, withdrawing what an earlier key held.
+    async fn enter(
+        &self,
+        node: &NodeName,
+        key: &RequestedKey,
+        machine: &str,
+        held: Option<Held<EnrolmentRecord>>,
+        now: Timestamp,
+    ) -> Result<v1::Credentials, EnrolError> {
+        let expected = held.as_ref().map_or(Expected::Absent, |held| Expected::Version(held.version));
+        let mut replaced = Vec::new();
+        let mut record = match held.map(|held| held.value) {
+            Some(record) if record.key == key.hash() => {
+                if let Some(leaf) = replayed(&record, now) {
+                    return Ok(self.credentials(node, &leaf, now));
+                }
+                record
+            }
+            other => {
+                replaced = other.map(|other| other.certificates).unwrap_or_default();
+                EnrolmentRecord {
+                    key: key.hash().to_owned(),
+                    machine: machine.to_owned(),
+                    since: now,
+                    certificates: Vec::new(),
+                    leaf: String::new(),
+                    returns: 0,
+                    retired: false,
+                }
+            }
+        };
+        let leaf = self.issue(node, key, &mut record, now)?;
+        self.records.put(&keys::enrolment(node), &record, expected).await?;
+        self.records.put(&keys::known_key(key.hash()), node, Expected::Any).await?;
+        if !replaced.is_empty() {
+            self.withdraw(node, &replaced, "another machine enrolled under this name").await?;
+        }
+        tracing::info!(%node, serial = %leaf.serial, "enrolled");
+        self.desk.registry.touch();
+        Ok(self.credentials(node, &leaf, now))
+    }
+
+    /// The next certificate for a node that has one.
+    ///
+    /// # Errors
+    /// [`EnrolError`], a typed refusal if the node was removed or its certificate is not the node's any more.
+    pub async fn renew(
+        &self,
+        node: &NodeName,
+        serial: &Serial,
+        csr: &[u8],
+    ) -> Result<v1::Credentials, EnrolError> {
+        let key = RequestedKey::from_csr(csr)?;
+        for _ in 0..ATTEMPTS {
+            let now = self.clock.now();
+            let held = self.records.get::<EnrolmentRecord>(&keys::enrolment(node)).await?;
+            let Some(held) = held.filter(|held| current(&held.value, serial)) else {
+                return Err(EnrolError::Refused(Refusal::new(
+                    RefusalKind::RefusalRevoked,
+                    format!("this certificate is not one of node `{node}` any more"),
+                    "run `fleetctl up`: it enrols the node anew",
+                )));
+            };
+            let mut record = held.value;
+            let renamed = record.key != key.hash();
+            record.key = key.hash().to_owned();
+            record.returns = 0;
+            let leaf = self.issue(node, &key, &mut record, now)?;
+            let expected = Expected::Version(held.version);
+            match self.records.put(&keys::enrolment(node), &record, expected).await {
+                Err(error) if error.is_conflict() => continue,
+                other => other?,
+            };
+            if renamed {
+                self.records.put(&keys::known_key(key.hash()), node, Expected::Any).await?;
+            }
+            tracing::info!(%node, serial = %leaf.serial, "renewed");
+            return Ok(self.credentials(node, &leaf, now));
+        }
+        Err(EnrolError::Contended)
+    }
+
+    /// Whether the node has an identity.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the store fails.
+    pub async fn is_enrolled(&self, node: &NodeName) -> Result<bool, RecordError> {
+        let held = self.records.get::<EnrolmentRecord>(&keys::enrolment(node)).await?;
+        Ok(held.is_some_and(|held| !held.value.retired))
+    }
+
+    /// Withdraws everything a node could come back with, and forgets who it was.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the store fails; calling again finishes what was begun.
+    pub async fn remove(&self, node: &NodeName, why: &str) -> Result<(), RecordError> {
+        let held = self.records.get::<EnrolmentRecord>(&keys::enrolment(node)).await?;
+        if let Some(held) = held {
+            self.withdraw(node, &held.value.certificates, why).await?;
+            self.records.delete(&keys::known_key(&held.value.key)).await?;
+        }
+        self.records.delete(&keys::enrolment(node)).await
+    }
+
+    /// Marks a node as removed for good: its tokens and its key are refused as such.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the store fails; calling again finishes what was begun.
+    pub async fn retire(&self, node: &NodeName) -> Result<(), RecordError> {
+        let Some(held) = self.records.get::<EnrolmentRecord>(&keys::enrolment(node)).await? else {
+            return Ok(());
+        };
+        let record = EnrolmentRecord { retired: true, ..held.value };
+        self.records.put(&keys::enrolment(node), &record, Expected::Version(held.version)).await?;
+        self.withdraw(node, &record.certificates, "the node was removed for good").await
+    }
+
+    /// Withdraws certificates and ends what is open under them.
+    async fn withdraw(&self, node: &NodeName, certificates: &[Issued], why: &str) -> Result<(), RecordError> {
+        let serials = self.revoked.revoke(&self.records, node, certificates, self.clock.now()).await?;
+        if serials.is_empty() {
+            return Ok(());
+        }
+        tracing::info!(%node, certificates = serials.len(), why, "certificates withdrawn");
+        end_sessions(&self.desk.registry, node, &serials, why);
+        // From here on every call is refused; the pause only lets the reason reach the agent.
+        tokio::time::sleep(CUT_GRACE).await;
+        self.connections.cut(|peer| serials.contains(&peer.serial));
+        Ok(())
+    }
+
+    fn issue(
+        &self,
+        node: &NodeName,
+        key: &RequestedKey,
+        record: &mut EnrolmentRecord,
+        now: Timestamp,
+    ) -> Result<Leaf, EnrolError> {
+        let leaf = self.ca.issue_node(node, key, now)?;
+        record.certificates.retain(|issued| issued.not_after > now);
+        record.certificates.push(Issued { serial: leaf.serial.to_string(), not_after: leaf.not_after });
+        record.leaf = STANDARD.encode(&leaf.der);
+        Ok(leaf)
+    }
+
+    fn credentials(&self, node: &NodeName, leaf: &Leaf, now: Timestamp) -> v1::Credentials {
+        v1::Credentials {
+            certificate_chain: vec![leaf.der.to_vec()],
+            trust_bundle: self.ca.bundle().iter().map(|certificate| certificate.to_vec()).collect(),
+            not_after_ms: leaf.not_after.as_millis(),
+            renew_at_ms: renew_at(now, leaf.not_after, &mut rand::rng()).as_millis(),
+            controller_time_ms: now.as_millis(),
+            session_addresses: Vec::clone(&self.session_addresses.load()),
+            node: node.to_string(),
+        }
+    }
+}
+
+/// The certificate already given for this key, if it is worth giving again.
+fn replayed(record: &EnrolmentRecord, now: Timestamp) -> Option<Leaf> {
+    let newest = record.certificates.last()?;
+    (newest.not_after.since(now) > REPLAY_LEFT).then_some(())?;
+    Some(Leaf {
+        der: CertificateDer::from(STANDARD.decode(&record.leaf).ok()?),
+        serial: Serial::from_hex(&newest.serial)?,
+        not_after: newest.not_after,
+    })
+}
+
+fn current(record: &EnrolmentRecord, serial: &Serial) -> bool {
+    let serial = serial.to_string();
+    !record.retired && record.certificates.iter().any(|issued| issued.serial == serial)
+}
+
+fn end_sessions(registry: &Registry, node: &NodeName, serials: &[Serial], why: &str) {
+    for live in registry.lives() {
+        if live.node == *node && serials.contains(&live.peer.serial) {
+            live.end(
+                Refusal::new(
+                    RefusalKind::RefusalRevoked,
+                    format!("the certificate of node `{node}` was withdrawn: {why}"),
+                    "run `fleetctl up`: it enrols the node anew if it is part of the plan",
+                )
+                .into(),
+            );
+        }
+    }
+}
+
+/// The `Enrolment` service: the only one that answers callers without a certificate.
+#[derive(Debug)]
+pub struct EnrolmentService {
+    enrolment: Arc<Enrolment>,
+    first_boots: Arc<FirstBoots>,
+    under_way: Semaphore,
+}
+
+impl EnrolmentService {
+    /// Serves enrolments and the reports that come before them.
+    pub fn new(enrolment: Arc<Enrolment>, first_boots: Arc<FirstBoots>) -> Self {
+        Self { enrolment, first_boots, under_way: Semaphore::new(UNDER_WAY) }
+    }
+}
+
+#[tonic::async_trait]
+impl enrolment_server::Enrolment for EnrolmentService {
+    async fn enrol(&self, request: Request<v1::EnrolRequest>) -> Result<Response<v1::Credentials>, Status> {
+        let _place = self.under_way.try_acquire().map_err(|_| busy())?;
+        let outcome = self.enrolment.enrol(request.get_ref()).await;
+        if let Err(EnrolError::Refused(refusal)) = &outcome {
+            tracing::info!(
+                kind = refusal.kind().as_str_name(),
+                message = refusal.message,
+                "enrolment refused"
+            );
+        }
+        Ok(Response::new(outcome?))
+    }
+
+    async fn report(&self, request: Request<v1::FirstBootReport>) -> Result<Response<v1::ReportAck>, Status> {
+        let _place = self.under_way.try_acquire().map_err(|_| busy())?;
+        let report = request.into_inner();
+        let now = self.enrolment.clock.now();
+        let token = match TokenHash::of(&report.token) {
+            Some(hash) => self.enrolment.records.get::<TokenRecord>(&keys::token(hash.as_str())).await,
+            None => Ok(None),
+        };
+        let token = token.map_err(|error| internal(&error))?.map(|held| held.value);
+        let Some(token) = token.filter(|token| token.expires > now) else {
+            return Err(Refusal::new(
+                RefusalKind::RefusalUnknown,
+                "no such enrolment token, or it ran out",
+                "run `fleetctl up` again for a fresh token",
+            )
+            .into());
+        };
+        let mut failure = report.failure.clone();
+        failure.truncate(failure.floor_char_boundary(FAILURE));
+        self.first_boots.reported(&token.node, report.stage(), failure, report.node_time_ms, now);
+        Ok(Response::new(v1::ReportAck { controller_time_ms: now.as_millis() }))
+    }
+}

@@ -1,0 +1,3 @@
+//! A new server's way home: SSH, seed, first boot, enrolment.
+
+pub mod reports;

@@ -1,0 +1,370 @@
+//! What the controller remembers, typed: one record per key, one writer per record.
+//!
+//! ```text
+//! fleet/record              FleetRecord      the fleet and its plan; written by Apply and Down
+//! fleet/run                 RunRecord        the last run; written by the driver
+//! ca/authority              (enrol::ca)      certificate and sealed key
+//! token/<sha256>            TokenRecord      enrolment tokens, hashed
+//! enrolment/<node>          EnrolmentRecord  which key and machine the node is; written by enrolment
+//! key/<sha256>              the node a known key belongs to
+//! desired/<node>            v1::Desired      written by the controller alone
+//! addresses/<node>          Addresses        written from the cloud API alone
+//! observed/<node>           ObservedRecord   written from the agent's reports alone
+//! password/<node>           sealed
+//! revoked/<serial>          RevokedRecord
+//! ```
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use fleet_model::{NodeName, Timestamp};
+use fleet_proto::v1;
+use fleet_provider::event::Addresses;
+use fleet_store::{Expected, Key, KeyError, Store, StoreError, Versioned};
+use prost::Message;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// Why a record could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The store failed, or a condition did not hold.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What is stored cannot be understood: written by a newer controller, or damaged.
+    #[error("record `{key}` cannot be understood; was it written by a newer controller?")]
+    Damaged {
+        /// The record.
+        key: Key,
+        /// What is wrong with it.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A name that cannot be part of a key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+impl RecordError {
+    /// Whether somebody else changed the record meanwhile: read again and decide anew.
+    pub const fn is_conflict(&self) -> bool {
+        matches!(self, Self::Store(StoreError::Conflict { .. }))
+    }
+}
+
+/// The fleet as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FleetRecord {
+    /// Mark of this fleet on its cloud resources, drawn once.
+    pub id: String,
+    /// When the controller first ran.
+    pub created: Timestamp,
+    /// Desired state; `None` before the first `up` and after `down`.
+    pub plan: Option<PlanRecord>,
+}
+
+/// A plan as the operator gave it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanRecord {
+    /// Where the text came from; for messages.
+    pub file: String,
+    /// The text.
+    pub text: String,
+    /// `--set name=value`.
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// The last run of `Apply` or `Down`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// Counts runs of this fleet.
+    pub number: u64,
+    /// What it was for.
+    pub kind: RunKind,
+    /// When it began.
+    pub started: Timestamp,
+    /// How it ended; `None` while it is under way, and for ever if the controller was killed.
+    pub end: Option<RunEnd>,
+}
+
+/// What a run is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunKind {
+    /// `fleetctl up`.
+    Apply,
+    /// `fleetctl down`.
+    Down,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunEnd {
+    /// When.
+    pub at: Timestamp,
+    /// Whether everything was as planned.
+    pub ok: bool,
+    /// One line each, cause and next step.
+    pub problems: Vec<String>,
+}
+
+/// A token, known by its hash.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRecord {
+    /// The one node it is for.
+    pub node: NodeName,
+    /// When it stops being of use.
+    pub expires: Timestamp,
+    /// Hash of the public key that used it, once one has.
+    pub used_by: Option<String>,
+}
+
+/// Who a node is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrolmentRecord {
+    /// SHA-256 of its public key, hex.
+    pub key: String,
+    /// Of the machine that enrolled: see `Hello.machine`.
+    pub machine: String,
+    /// When it first enrolled with this key.
+    pub since: Timestamp,
+    /// Certificates that may still be in use, oldest first.
+    pub certificates: Vec<Issued>,
+    /// The newest certificate, DER in base64: replayed when its answer was lost.
+    pub leaf: String,
+    /// How often it came back with an expired certificate since the last ordinary renewal.
+    #[serde(default)]
+    pub returns: u32,
+    /// Set when the node was removed for good.
+    #[serde(default)]
+    pub retired: bool,
+}
+
+/// A certificate that was given out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Issued {
+    /// Serial number, hex.
+    pub serial: String,
+    /// When it runs out.
+    pub not_after: Timestamp,
+}
+
+/// A certificate that was withdrawn.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokedRecord {
+    /// Whose it was.
+    pub node: NodeName,
+    /// After this it needs no entry any more.
+    pub not_after: Timestamp,
+}
+
+/// What was last seen of a node, kept so that a restarted controller knows it.
+#[derive(Clone, PartialEq, Message)]
+pub struct ObservedRecord {
+    /// The agent's version.
+    #[prost(string, tag = "1")]
+    pub agent_version: String,
+    /// When it was last heard of.
+    #[prost(int64, tag = "2")]
+    pub last_seen_ms: i64,
+    /// Task results and health.
+    #[prost(message, optional, tag = "3")]
+    pub observed: Option<v1::Observed>,
+    /// Facts.
+    #[prost(message, optional, tag = "4")]
+    pub facts: Option<v1::Facts>,
+}
+
+/// A value and the version it was read at.
+#[derive(Clone, Debug)]
+pub struct Held<T> {
+    /// The value.
+    pub value: T,
+    /// For the conditional write that follows.
+    pub version: u64,
+}
+
+/// The records over one store.
+#[derive(Clone, Debug)]
+pub struct Records {
+    store: Arc<dyn Store>,
+}
+
+impl Records {
+    /// Over this store.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self { store }
+    }
+
+    /// The store underneath.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The record at `key`.
+    ///
+    /// # Errors
+    /// [`RecordError`] if it cannot be read or understood.
+    pub async fn get<T: DeserializeOwned>(&self, key: &Key) -> Result<Option<Held<T>>, RecordError> {
+        match self.store.get(key).await? {
+            Some(entry) => Ok(Some(Held { value: parse(key, &entry)?, version: entry.version })),
+            None => Ok(None),
+        }
+    }
+
+    /// Writes a record if `expected` holds.
+    ///
+    /// # Errors
+    /// [`RecordError`] if it cannot be written; see [`RecordError::is_conflict`].
+    pub async fn put<T: Serialize>(
+        &self,
+        key: &Key,
+        value: &T,
+        expected: Expected,
+    ) -> Result<u64, RecordError> {
+        let bytes = serde_json::to_vec(value)
+            .map_err(|source| RecordError::Damaged { key: key.clone(), source: source.into() })?;
+        Ok(self.store.put(key, Bytes::from(bytes), expected).await?)
+    }
+
+    /// Writes a protobuf record, whatever was there.
+    ///
+    /// # Errors
+    /// [`RecordError`] if it cannot be written.
+    pub async fn put_message(&self, key: &Key, value: &impl Message) -> Result<u64, RecordError> {
+        Ok(self.store.put(key, Bytes::from(value.encode_to_vec()), Expected::Any).await?)
+    }
+
+    /// Deletes a record, whatever it holds.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the store fails.
+    pub async fn delete(&self, key: &Key) -> Result<(), RecordError> {
+        Ok(self.store.delete(key, Expected::Any).await?)
+    }
+
+    /// Every record below `prefix`, by the last segment of its key.
+    ///
+    /// # Errors
+    /// [`RecordError`] if one cannot be read or understood.
+    pub async fn list<T: DeserializeOwned>(&self, prefix: &Key) -> Result<Vec<(String, T)>, RecordError> {
+        let entries = self.store.list(prefix).await?;
+        entries.into_iter().map(|(key, entry)| Ok((key.last().to_owned(), parse(&key, &entry)?))).collect()
+    }
+
+    /// Every protobuf record of a node below `prefix`.
+    ///
+    /// # Errors
+    /// [`RecordError`] if one cannot be read or understood.
+    pub async fn list_messages<T: Message + Default>(
+        &self,
+        prefix: &Key,
+    ) -> Result<Vec<(NodeName, T)>, RecordError> {
+        let entries = self.store.list(prefix).await?;
+        let damaged = |key: &Key, source: Box<dyn std::error::Error + Send + Sync>| RecordError::Damaged {
+            key: key.clone(),
+            source,
+        };
+        entries
+            .into_iter()
+            .map(|(key, entry)| {
+                let node = key.last().parse().map_err(|error| damaged(&key, Box::new(error)))?;
+                let value = T::decode(entry.value).map_err(|error| damaged(&key, Box::new(error)))?;
+                Ok((node, value))
+            })
+            .collect()
+    }
+
+    /// Addresses the cloud gave each node.
+    ///
+    /// # Errors
+    /// [`RecordError`] if they cannot be read.
+    pub async fn addresses(&self) -> Result<BTreeMap<NodeName, Addresses>, RecordError> {
+        let mut found = BTreeMap::new();
+        for (node, addresses) in self.list(&keys::addresses()).await? {
+            if let Ok(node) = node.parse() {
+                found.insert(node, addresses);
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn parse<T: DeserializeOwned>(key: &Key, entry: &Versioned) -> Result<T, RecordError> {
+    serde_json::from_slice(&entry.value)
+        .map_err(|source| RecordError::Damaged { key: key.clone(), source: source.into() })
+}
+
+/// Where each record lies.
+pub mod keys {
+    use fleet_model::NodeName;
+    use fleet_store::Key;
+
+    fn fixed(path: &str) -> Key {
+        Key::new(path).expect("our own keys are paths")
+    }
+
+    fn of(prefix: &str, name: &str) -> Key {
+        // Node names are DNS labels, hashes and serials are hex: all of them are key segments.
+        fixed(prefix).join(name).expect("names, hashes and serials are key segments")
+    }
+
+    macro_rules! single {
+        ($($(#[$doc:meta])* $name:ident = $path:literal;)*) => {
+            $($(#[$doc])* pub fn $name() -> Key { fixed($path) })*
+        };
+    }
+
+    single! {
+        /// The fleet.
+        fleet = "fleet/record";
+        /// The last run.
+        run = "fleet/run";
+        /// The certificate authority.
+        authority = "ca/authority";
+        /// Above all tokens.
+        tokens = "token";
+        /// Above all enrolments.
+        enrolments = "enrolment";
+        /// Above all desired states.
+        desireds = "desired";
+        /// Above all addresses.
+        addresses = "addresses";
+        /// Above all observations.
+        observeds = "observed";
+        /// Above all withdrawn certificates.
+        revocations = "revoked";
+    }
+
+    /// A token by the hex of its hash.
+    pub fn token(hash: &str) -> Key {
+        of("token", hash)
+    }
+    /// A node's enrolment.
+    pub fn enrolment(node: &NodeName) -> Key {
+        of("enrolment", node.as_str())
+    }
+    /// The node a key belongs to, by the hex of the key's hash.
+    pub fn known_key(hash: &str) -> Key {
+        of("key", hash)
+    }
+    /// A node's desired state.
+    pub fn desired(node: &NodeName) -> Key {
+        of("desired", node.as_str())
+    }
+    /// A node's addresses.
+    pub fn node_addresses(node: &NodeName) -> Key {
+        of("addresses", node.as_str())
+    }
+    /// What was last seen of a node.
+    pub fn observed(node: &NodeName) -> Key {
+        of("observed", node.as_str())
+    }
+    /// A node's sealed initial password.
+    pub fn password(node: &NodeName) -> Key {
+        of("password", node.as_str())
+    }
+    /// A withdrawn certificate by the hex of its serial number.
+    pub fn revoked(serial: &str) -> Key {
+        of("revoked", serial)
+    }
+}

@@ -1,0 +1,459 @@
+//! A whole controller: opens the state, serves both listeners, keeps house, stops in order.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use fleet_model::{Clock, NodeName, Timestamp};
+use fleet_proto::{
+    refusal::{Refusal, RefusalKind},
+    tls::{IdentitySlot, TlsError},
+    v1,
+};
+use fleet_store::{EmbeddedStore, Store, StoreError};
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    doors::{EnrolDoor, SessionDoor},
+    enrol::{
+        ca::{Ca, CaError, SERVER_LIFE, pem},
+        revoke::Revoked,
+        service::{Enrolment, EnrolmentService},
+        token::{self, Token, TokenError},
+    },
+    first_boot::reports::FirstBoots,
+    home::{ControllerFile, Home, HomeError, OperatorFile},
+    records::{ObservedRecord, RecordError, Records, keys},
+    sealing::{Sealing, SealingError},
+    session::{dispatch::Dispatch, registry::Registry, service::AgentsService, stream::Desk},
+    settings::Settings,
+    tls::{
+        self,
+        listen::{HANDSHAKES, Listen, raise_open_files},
+        peer::Connections,
+        verifier::{Verifier, VerifierError},
+    },
+};
+
+/// Enrolment connections open at once: each lives for seconds.
+const ENROL_OPEN: usize = 4096;
+/// Longest life of an enrolment connection.
+const ENROL_AGE: Duration = Duration::from_secs(120);
+/// How often the house is kept: silence noticed, certificates that ran out cut off.
+const KEEP: Duration = Duration::from_secs(1);
+/// How often observations are written behind, and how many at once.
+const WRITE_BEHIND: Duration = Duration::from_secs(2);
+const WRITE_BEHIND_NODES: usize = 512;
+/// How long stopping may take once everything was told to.
+const STOP: Duration = Duration::from_secs(8);
+/// Name of the operator whose identity lies in the controller's folder.
+const OPERATOR: &str = "local";
+
+/// Why a controller did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// The folder is taken or unusable.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What is stored cannot be used.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The sealing key cannot be used.
+    #[error(transparent)]
+    Sealing(#[from] SealingError),
+    /// The certificate authority cannot be used.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// Our own identity cannot be used.
+    #[error(transparent)]
+    Identity(#[from] TlsError),
+    /// TLS cannot be set up.
+    #[error("set up TLS")]
+    Tls(#[source] rustls::Error),
+    /// Client certificates cannot be verified.
+    #[error(transparent)]
+    Verifier(#[from] VerifierError),
+    /// There is nothing to listen on.
+    #[error("listeners: {0}")]
+    Listeners(&'static str),
+    /// A socket does not know its own address.
+    #[error("address of a listener")]
+    Address(#[source] std::io::Error),
+}
+
+/// Sockets to serve, bound by the caller.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For agents and operators, mutual TLS. The first one is announced to operators on this host.
+    pub session: Vec<TcpListener>,
+    /// For enrolment, no client certificate.
+    pub enrol: Vec<TcpListener>,
+}
+
+/// What a controller that serves says of itself.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// Where sessions are served.
+    pub session: Vec<SocketAddr>,
+    /// Where enrolment is served.
+    pub enrol: Vec<SocketAddr>,
+    /// What agents are told to dial for sessions.
+    pub session_addresses: Vec<String>,
+    /// What agents are told to dial for enrolment.
+    pub enrol_addresses: Vec<String>,
+}
+
+/// Runs a controller until `stop`; `ready` is called once it serves.
+///
+/// # Errors
+/// [`ControllerError`] if it cannot start.
+pub async fn run(
+    settings: Settings,
+    listeners: Listeners,
+    clock: Arc<dyn Clock>,
+    stop: CancellationToken,
+    ready: impl FnOnce(Ready) + Send,
+) -> Result<(), ControllerError> {
+    Controller::open(settings, clock).await?.serve(listeners, stop, ready).await
+}
+
+/// A controller whose state is open and locked, not serving yet.
+///
+/// Also the door for tools that prepare state before a controller runs, such as a load generator: open,
+/// [`issue_token`](Self::issue_token) or [`ca`](Self::ca), drop.
+#[derive(Debug)]
+pub struct Controller {
+    settings: Settings,
+    home: Home,
+    records: Records,
+    ca: Arc<Ca>,
+    revoked: Revoked,
+    connections: Connections,
+    desk: Arc<Desk>,
+    enrolment: Arc<Enrolment>,
+    first_boots: Arc<FirstBoots>,
+}
+
+impl Controller {
+    /// Opens the state in the settings' folder; on first use makes authority and operator identity.
+    ///
+    /// # Errors
+    /// [`ControllerError`], above all if another controller has it open.
+    pub async fn open(settings: Settings, clock: Arc<dyn Clock>) -> Result<Self, ControllerError> {
+        let home = Home::open(&settings.dir)?;
+        let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(&home.path("store.db"), clock.clone())?);
+        let records = Records::new(store);
+        let sealing = Sealing::open(&settings.dir)?;
+        let ca = Arc::new(Ca::open(&settings.fleet, &records, &sealing, clock.now()).await?);
+        refresh_operator(&home, &ca, clock.now())?;
+        let revoked = Revoked::load(&records, clock.now()).await?;
+        let connections = Connections::default();
+        let registry = remembered(&records).await?;
+        let desk = Arc::new(Desk { registry, dispatch: Dispatch::default(), clock });
+        let enrolment = Arc::new(Enrolment::new(
+            records.clone(),
+            ca.clone(),
+            revoked.clone(),
+            connections.clone(),
+            desk.clone(),
+        ));
+        let first_boots = Arc::default();
+        Ok(Self { settings, home, records, ca, revoked, connections, desk, enrolment, first_boots })
+    }
+
+    /// The fleet's authority, for issuing certificates in bulk: [`Ca::issue_node`].
+    pub fn ca(&self) -> &Arc<Ca> {
+        &self.ca
+    }
+
+    /// Who is who; for enrolling, retiring and removing nodes.
+    pub fn enrolment(&self) -> &Arc<Enrolment> {
+        &self.enrolment
+    }
+
+    /// Who is there.
+    pub fn desk(&self) -> &Arc<Desk> {
+        &self.desk
+    }
+
+    /// A single-use token for `node`, good for the settings' token life.
+    ///
+    /// # Errors
+    /// [`TokenError`] if it cannot be drawn or stored.
+    pub async fn issue_token(&self, node: &NodeName) -> Result<Token, TokenError> {
+        token::issue(&self.records, node, self.desk.clock.now(), self.settings.timing.token).await
+    }
+
+    /// Serves until `stop`; `ready` is called once it does.
+    ///
+    /// # Errors
+    /// [`ControllerError`] if it cannot start serving.
+    pub async fn serve(
+        self,
+        listeners: Listeners,
+        stop: CancellationToken,
+        ready: impl FnOnce(Ready) + Send,
+    ) -> Result<(), ControllerError> {
+        raise_open_files();
+        let ready_with = addresses(&self.settings, &listeners)?;
+        self.enrolment.set_session_addresses(ready_with.session_addresses.clone());
+        let identity = Arc::new(server_identity(&self.ca, self.desk.clock.now())?);
+        let tasks = TaskTracker::new();
+        self.listen(listeners, &identity, &tasks, &stop)?;
+        tasks.spawn(keep_house(self.desk.clone(), self.connections.clone(), stop.clone()));
+        tasks.spawn(write_behind(self.desk.clone(), self.records.clone(), stop.clone()));
+        tasks.spawn(renew_identity(identity, self.ca.clone(), self.desk.clock.clone(), stop.clone()));
+
+        self.home.announce(&ControllerFile {
+            pid: std::process::id(),
+            session: ready_with.session[0],
+            enrol_port: ready_with.enrol[0].port(),
+        })?;
+        let Ready { session, enrol, .. } = &ready_with;
+        tracing::info!(fleet = %self.settings.fleet, ?session, ?enrol, "serving");
+        ready(ready_with);
+
+        stop.cancelled().await;
+        self.drain(&tasks).await;
+        Ok(())
+    }
+
+    fn listen(
+        &self,
+        listeners: Listeners,
+        identity: &Arc<IdentitySlot>,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Result<(), ControllerError> {
+        let fleet = &self.settings.fleet;
+        let verifier = Arc::new(Verifier::new(fleet.clone(), &self.ca.bundle(), self.revoked.clone())?);
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+        let acceptor = |verifier| -> Result<TlsAcceptor, ControllerError> {
+            let config = tls::server(identity.clone(), verifier, self.desk.clock.clone())
+                .map_err(ControllerError::Tls)?;
+            Ok(TlsAcceptor::from(Arc::new(config)))
+        };
+        let max_sessions = usize::try_from(self.settings.max_sessions).unwrap_or(usize::MAX);
+        let agents =
+            AgentsService::new(self.desk.clone(), self.enrolment.clone(), self.settings.max_sessions);
+        let session = Listen {
+            fleet: fleet.clone(),
+            acceptor: acceptor(Some(verifier))?,
+            door: SessionDoor::new(agents, self.revoked.clone()),
+            handshakes: handshakes.clone(),
+            // More connections than sessions: operators, renewals, sessions that are being replaced.
+            open: Arc::new(Semaphore::new(max_sessions.saturating_mul(2).min(Semaphore::MAX_PERMITS))),
+            max_age: None,
+            connections: self.connections.clone(),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        };
+        let service = EnrolmentService::new(self.enrolment.clone(), self.first_boots.clone());
+        let enrol = Listen {
+            fleet: fleet.clone(),
+            acceptor: acceptor(None)?,
+            door: EnrolDoor::new(service),
+            handshakes,
+            open: Arc::new(Semaphore::new(ENROL_OPEN)),
+            max_age: Some(ENROL_AGE),
+            connections: self.connections.clone(),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        };
+        for listener in listeners.session {
+            tasks.spawn(session.clone().run(listener));
+        }
+        for listener in listeners.enrol {
+            tasks.spawn(enrol.clone().run(listener));
+        }
+        Ok(())
+    }
+
+    async fn drain(&self, tasks: &TaskTracker) {
+        tracing::info!("stopping");
+        let mut refusal =
+            Refusal::new(RefusalKind::RefusalBusy, "the controller is stopping", "come back later");
+        refusal.retry_after_ms = 1_000;
+        self.desk.registry.end_all(&refusal.into());
+        tasks.close();
+        if tokio::time::timeout(STOP, tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = tasks.len(), "stopped without waiting any longer");
+        }
+        let dirty = self.desk.registry.take_dirty(self.desk.clock.now(), usize::MAX);
+        write(&self.records, dirty).await;
+        self.home.withdraw();
+    }
+}
+
+/// Reads what the store remembers of every node.
+async fn remembered(records: &Records) -> Result<Registry, RecordError> {
+    let registry = Registry::default();
+    for (node, record) in records.list_messages::<ObservedRecord>(&keys::observeds()).await? {
+        registry.remember(node, record);
+    }
+    for (node, desired) in records.list_messages::<v1::Desired>(&keys::desireds()).await? {
+        registry.set_desired(&node, Arc::new(desired));
+    }
+    Ok(registry)
+}
+
+/// Makes the operator's identity if there is none, if it is another authority's, or if it runs out soon.
+fn refresh_operator(home: &Home, ca: &Ca, now: Timestamp) -> Result<(), ControllerError> {
+    let bundle = ca.bundle_pem();
+    if home.operator()?.is_some_and(|held| held.bundle == bundle && !runs_out(&held.cert, now)) {
+        return Ok(());
+    }
+    let (leaf, key) = ca.issue_operator(OPERATOR, now)?;
+    let file = OperatorFile { cert: pem("CERTIFICATE", &leaf.der), key: key.serialize_pem(), bundle };
+    home.set_operator(&file)?;
+    tracing::info!("operator identity written");
+    Ok(())
+}
+
+/// Whether less than a month of a certificate is left; one that cannot be read has run out.
+fn runs_out(cert_pem: &str, now: Timestamp) -> bool {
+    const LEFT: Duration = Duration::from_secs(30 * 24 * 3600);
+    let Ok((_, parsed)) = x509_parser::pem::parse_x509_pem(cert_pem.as_bytes()) else { return true };
+    let Ok(certificate) = parsed.parse_x509() else { return true };
+    certificate.validity().not_after.timestamp() < now.after(LEFT).as_secs()
+}
+
+fn addresses(settings: &Settings, listeners: &Listeners) -> Result<Ready, ControllerError> {
+    let locals = |listeners: &[TcpListener]| {
+        listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()
+    };
+    let session = locals(&listeners.session).map_err(ControllerError::Address)?;
+    let enrol = locals(&listeners.enrol).map_err(ControllerError::Address)?;
+    if session.is_empty() || enrol.is_empty() {
+        return Err(ControllerError::Listeners("one for sessions and one for enrolment are needed"));
+    }
+    Ok(Ready {
+        session_addresses: advertised(&settings.advertise, &session),
+        enrol_addresses: advertised(&settings.advertise, &enrol),
+        session,
+        enrol,
+    })
+}
+
+/// What agents dial: each advertised address with the port of the listener that has it. With nothing
+/// advertised, the listeners themselves.
+fn advertised(advertise: &[IpAddr], locals: &[SocketAddr]) -> Vec<String> {
+    if advertise.is_empty() {
+        return locals.iter().map(ToString::to_string).collect();
+    }
+    advertise
+        .iter()
+        .filter_map(|ip| {
+            let exact = locals.iter().find(|local| local.ip() == *ip);
+            let local = exact.or_else(|| locals.iter().find(|local| local.ip().is_unspecified()));
+            local.or(locals.first()).map(|local| SocketAddr::new(*ip, local.port()).to_string())
+        })
+        .collect()
+}
+
+fn server_identity(ca: &Ca, now: Timestamp) -> Result<IdentitySlot, ControllerError> {
+    let (leaf, key) = ca.issue_server(&uuid::Uuid::new_v4().to_string(), now)?;
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    Ok(IdentitySlot::new(vec![leaf.der], key)?)
+}
+
+/// Renews our own certificate at two thirds of its life, by the clock that certificates are judged by.
+async fn renew_identity(
+    identity: Arc<IdentitySlot>,
+    ca: Arc<Ca>,
+    clock: Arc<dyn Clock>,
+    stop: CancellationToken,
+) {
+    const LOOK: Duration = Duration::from_secs(30);
+    let mut issued = clock.now();
+    // Cancel safe: nothing is under way while it sleeps.
+    while !stopped_after(LOOK, &stop).await {
+        let now = clock.now();
+        // A clock that was set back makes the certificate not valid yet: as good a reason as age.
+        if now.since(issued) < SERVER_LIFE * 2 / 3 && now >= issued {
+            continue;
+        }
+        let renewed = ca.issue_server(&uuid::Uuid::new_v4().to_string(), now).map_err(|e| crate::chain(&e));
+        let swapped = renewed.and_then(|(leaf, key)| {
+            let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+            identity.swap(vec![leaf.der], key).map_err(|error| crate::chain(&error))
+        });
+        match swapped {
+            Ok(()) => {
+                tracing::info!("own certificate renewed");
+                issued = now;
+            }
+            Err(error) => tracing::error!(error, "own certificate not renewed; trying again"),
+        }
+    }
+}
+
+/// Notices silence, and ends connections whose certificate ran out: TLS looks at it in the handshake only.
+async fn keep_house(desk: Arc<Desk>, connections: Connections, stop: CancellationToken) {
+    let mut silent = 0;
+    while !stopped_after(KEEP, &stop).await {
+        let now = desk.clock.now();
+        let count = desk.registry.silent(now);
+        if count != silent {
+            tracing::info!(silent = count, "sessions silent");
+            silent = count;
+            desk.registry.touch();
+        }
+        let ended = connections.cut(|peer| peer.not_after <= now);
+        if ended > 0 {
+            tracing::info!(connections = ended, "certificates ran out; connections ended");
+        }
+    }
+}
+
+/// Writes observations behind: often enough for a restarted controller, seldom enough for the disk.
+async fn write_behind(desk: Arc<Desk>, records: Records, stop: CancellationToken) {
+    while !stopped_after(WRITE_BEHIND, &stop).await {
+        let dirty = desk.registry.take_dirty(desk.clock.now(), WRITE_BEHIND_NODES);
+        write(&records, dirty).await;
+    }
+}
+
+async fn write(records: &Records, dirty: Vec<(NodeName, ObservedRecord)>) {
+    let writes = dirty
+        .into_iter()
+        .map(|(node, record)| async move { records.put_message(&keys::observed(&node), &record).await });
+    // All at once, so that the store's writer takes them in few transactions.
+    for outcome in futures::future::join_all(writes).await {
+        if let Err(error) = outcome {
+            // Lost only if the controller also dies before the node is next heard of.
+            tracing::warn!(error = %crate::chain(&error), "observation not written");
+        }
+    }
+}
+
+async fn stopped_after(pause: Duration, stop: &CancellationToken) -> bool {
+    tokio::time::timeout(pause, stop.cancelled()).await.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agents_are_told_reachable_addresses() {
+        let check = |advertise: &[&str], locals: &[&str], wanted: &[&str]| {
+            let advertise: Vec<IpAddr> = advertise.iter().map(|ip| ip.parse().expect("an IP")).collect();
+            let locals: Vec<SocketAddr> = locals.iter().map(|at| at.parse().expect("an address")).collect();
+            assert_eq!(advertised(&advertise, &locals), wanted);
+        };
+        check(&[], &["127.0.0.1:7"], &["127.0.0.1:7"]);
+        check(&["198.51.100.1"], &["127.0.0.1:7", "198.51.100.1:8"], &["198.51.100.1:8"]);
+        check(&["198.51.100.1"], &["127.0.0.1:7", "0.0.0.0:9"], &["198.51.100.1:9"]);
+        check(&["198.51.100.1"], &["127.0.0.1:7"], &["198.51.100.1:7"]);
+        check(&["2001:db8::1"], &["[::]:7"], &["[2001:db8::1]:7"]);
+    }
+}

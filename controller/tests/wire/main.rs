@@ -1,0 +1,5 @@
+//! The controller through its own listeners: real TLS, real gRPC, in-process.
+
+mod enrolment;
+mod harness;
+mod sessions;
