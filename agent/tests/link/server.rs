@@ -1,0 +1,362 @@
+//! A small controller for these tests: a CA, an enrolment listener, a session listener.
+
+use std::{
+    collections::VecDeque,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::{Duration, SystemTime},
+};
+
+use fleet_proto::{
+    tls,
+    v1::{
+        self,
+        agents_server::{Agents, AgentsServer},
+        enrolment_server::{Enrolment, EnrolmentServer},
+    },
+};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
+};
+use rustls::{ServerConfig, server::WebPkiClientVerifier};
+use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    task::JoinSet,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming, transport::server::Connected};
+
+/// How the enrolment listener treats the next call.
+#[derive(Clone, Debug)]
+pub enum Next {
+    /// Does the work, then answers as if it had broken.
+    LoseAnswer,
+    /// Says no.
+    Refuse(v1::Refusal),
+}
+
+/// What the server has seen and what it shall do.
+#[derive(Debug)]
+pub struct State {
+    /// CSRs of all enrolment calls, with their tokens.
+    pub enrolments: Vec<(String, Vec<u8>)>,
+    /// CSRs of all renewals.
+    pub renewals: Vec<Vec<u8>>,
+    /// How to treat the next enrolments; the ordinary way when empty.
+    pub script: VecDeque<Next>,
+    /// How long certificates last, and when agents are told to renew them.
+    pub life: (Duration, Duration),
+    /// Serial numbers shown in sessions, as DER of the whole leaf.
+    pub shown: Vec<Vec<u8>>,
+    /// Whether the session listener accepts.
+    pub away: bool,
+}
+
+/// One open session.
+pub struct Session {
+    /// What the agent said first.
+    pub hello: v1::Hello,
+    /// What it says.
+    pub heard: mpsc::Receiver<v1::FromAgent>,
+    /// What it is told.
+    pub tell: mpsc::Sender<Result<v1::ToAgent, Status>>,
+}
+
+/// The controller.
+pub struct Controller {
+    /// What it has seen and shall do.
+    state: Arc<Mutex<State>>,
+    /// Where agents enrol.
+    pub enrol: SocketAddr,
+    /// Sessions as they open.
+    pub sessions: mpsc::Receiver<Session>,
+    ca: Arc<Authority>,
+    slot: Arc<tls::IdentitySlot>,
+    _tasks: JoinSet<()>,
+}
+
+/// The fleet of these tests.
+pub const FLEET: &str = "Web";
+
+struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "test fleet");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate().expect("key");
+        Self { issuer: CertifiedIssuer::self_signed(params, key).expect("ca") }
+    }
+
+    fn server(&self, from: SystemTime) -> (Vec<CertificateDer<'static>>, KeyPair) {
+        let mut params =
+            CertificateParams::new(vec![format!("controller.{}", FLEET.to_lowercase())]).expect("san");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.not_before = from.into();
+        params.not_after = (from + Duration::from_secs(86_400)).into();
+        let key = KeyPair::generate().expect("key");
+        let certificate = params.signed_by(&key, &self.issuer).expect("sign");
+        (vec![certificate.der().clone()], key)
+    }
+
+    fn node(&self, csr: &[u8], life: Duration) -> Vec<u8> {
+        let der = CertificateSigningRequestDer::from(csr.to_vec());
+        let mut request = CertificateSigningRequestParams::from_der(&der).expect("csr");
+        let now = SystemTime::now();
+        request.params.not_before = (now - Duration::from_secs(300)).into();
+        request.params.not_after = (now + life).into();
+        request.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let name = format!("spiffe://{FLEET}/node/n1");
+        request.params.subject_alt_names = vec![SanType::URI(name.try_into().expect("ascii"))];
+        request.signed_by(&self.issuer).expect("sign").der().to_vec()
+    }
+}
+
+impl Controller {
+    /// Starts one whose own certificate is valid from `from` on.
+    pub async fn start_valid_from(from: SystemTime) -> Self {
+        let ca = Arc::new(Authority::new());
+        let (chain, key) = ca.server(from);
+        let slot = Arc::new(
+            tls::IdentitySlot::new(chain, PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+                .expect("slot"),
+        );
+        let roots = Arc::new(tls::roots(&[ca.issuer.der().clone()]).expect("roots"));
+        let config = |mutual: bool| {
+            let builder = ServerConfig::builder_with_provider(tls::provider())
+                .with_protocol_versions(&[&rustls::version::TLS13])
+                .expect("versions");
+            let builder = if mutual {
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), tls::provider());
+                builder.with_client_cert_verifier(verifier.build().expect("verifier"))
+            } else {
+                builder.with_no_client_auth()
+            };
+            let mut config = builder.with_cert_resolver(slot.clone());
+            config.send_tls13_tickets = 0;
+            config.alpn_protocols = vec![b"h2".to_vec()];
+            Arc::new(config)
+        };
+        let state = Arc::new(Mutex::new(State {
+            enrolments: Vec::new(),
+            renewals: Vec::new(),
+            script: VecDeque::new(),
+            life: (Duration::from_secs(86_400), Duration::from_secs(57_600)),
+            shown: Vec::new(),
+            away: false,
+        }));
+        let mut tasks = JoinSet::new();
+        let (opened, sessions) = mpsc::channel(8);
+        let session_listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let service = Service {
+            state: state.clone(),
+            ca: ca.clone(),
+            session: session_listener.local_addr().expect("address"),
+            opened,
+        };
+        let enrol_listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let enrol = enrol_listener.local_addr().expect("address");
+        let router = tonic::transport::Server::builder().add_service(EnrolmentServer::new(service.clone()));
+        let incoming = accept(enrol_listener, config(false), None, &mut tasks);
+        tasks.spawn(async move { router.serve_with_incoming(incoming).await.expect("serve") });
+        let router = tonic::transport::Server::builder().add_service(AgentsServer::new(service));
+        let incoming = accept(session_listener, config(true), Some(state.clone()), &mut tasks);
+        tasks.spawn(async move { router.serve_with_incoming(incoming).await.expect("serve") });
+        Self { state, enrol, sessions, ca, slot, _tasks: tasks }
+    }
+
+    /// Starts one.
+    pub async fn start() -> Self {
+        Self::start_valid_from(SystemTime::now() - Duration::from_secs(300)).await
+    }
+
+    /// Shows another certificate from now on.
+    pub fn certificate_valid_from(&self, from: SystemTime) {
+        let (chain, key) = self.ca.server(from);
+        self.slot.swap(chain, PrivatePkcs8KeyDer::from(key.serialize_der()).into()).expect("swap");
+    }
+
+    /// What it has seen and shall do.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What agents trust, PEM.
+    pub fn bundle(&self) -> String {
+        self.ca.issuer.pem()
+    }
+
+    /// The next session that opens.
+    pub async fn session(&mut self) -> Session {
+        tokio::time::timeout(Duration::from_secs(20), self.sessions.recv())
+            .await
+            .expect("in time")
+            .expect("running")
+    }
+}
+
+#[derive(Clone)]
+struct Service {
+    state: Arc<Mutex<State>>,
+    ca: Arc<Authority>,
+    session: SocketAddr,
+    opened: mpsc::Sender<Session>,
+}
+
+impl Service {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn credentials(&self, csr: &[u8]) -> v1::Credentials {
+        let (life, renew) = self.state().life;
+        let now = millis(SystemTime::now());
+        let ms = |duration: Duration| i64::try_from(duration.as_millis()).expect("short");
+        v1::Credentials {
+            certificate_chain: vec![self.ca.node(csr, life)],
+            trust_bundle: vec![self.ca.issuer.der().to_vec()],
+            not_after_ms: now + ms(life),
+            renew_at_ms: now + ms(renew),
+            controller_time_ms: now,
+            session_addresses: vec![self.session.to_string()],
+            node: "n1".into(),
+        }
+    }
+}
+
+fn millis(time: SystemTime) -> i64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+    i64::try_from(since.as_millis()).expect("before the year 292277026")
+}
+
+#[tonic::async_trait]
+impl Enrolment for Service {
+    async fn enrol(&self, request: Request<v1::EnrolRequest>) -> Result<Response<v1::Credentials>, Status> {
+        let request = request.into_inner();
+        let next = {
+            let mut state = self.state();
+            state.enrolments.push((request.token, request.csr.clone()));
+            state.script.pop_front()
+        };
+        match next {
+            Some(Next::Refuse(refusal)) => Err(refusal.into()),
+            Some(Next::LoseAnswer) => Err(Status::unavailable("the answer is lost")),
+            None => Ok(Response::new(self.credentials(&request.csr))),
+        }
+    }
+
+    async fn report(&self, _: Request<v1::FirstBootReport>) -> Result<Response<v1::ReportAck>, Status> {
+        Ok(Response::new(v1::ReportAck::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl Agents for Service {
+    type SessionStream = ReceiverStream<Result<v1::ToAgent, Status>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::FromAgent>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let mut up = request.into_inner();
+        let Some(v1::FromAgent { message: Some(v1::from_agent::Message::Hello(hello)) }) =
+            up.message().await?
+        else {
+            return Err(Status::invalid_argument("no hello"));
+        };
+        let (tell, told) = mpsc::channel(8);
+        let welcome = v1::Welcome {
+            controller_time_ms: millis(SystemTime::now()),
+            protocol: 1,
+            heartbeat_ms: 1000,
+            facts_ms: 60_000,
+            ..v1::Welcome::default()
+        };
+        let welcome = v1::ToAgent { message: Some(v1::to_agent::Message::Welcome(welcome)) };
+        tell.send(Ok(welcome)).await.expect("room");
+        let (hear, heard) = mpsc::channel(64);
+        tokio::spawn(async move {
+            while let Ok(Some(message)) = up.message().await {
+                if hear.send(message).await.is_err() {
+                    return;
+                }
+            }
+        });
+        self.opened.send(Session { hello, heard, tell }).await.expect("the test listens");
+        Ok(Response::new(ReceiverStream::new(told)))
+    }
+
+    async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::Credentials>, Status> {
+        let csr = request.into_inner().csr;
+        self.state().renewals.push(csr.clone());
+        Ok(Response::new(self.credentials(&csr)))
+    }
+}
+
+fn accept(
+    listener: TcpListener,
+    config: Arc<ServerConfig>,
+    state: Option<Arc<Mutex<State>>>,
+    tasks: &mut JoinSet<()>,
+) -> ReceiverStream<io::Result<Tls>> {
+    let (send, receive) = mpsc::channel(8);
+    tasks.spawn(async move {
+        while let Ok((plain, _)) = listener.accept().await {
+            let lock = || state.as_ref().map(|state| state.lock().unwrap_or_else(PoisonError::into_inner));
+            if lock().is_some_and(|state| state.away) {
+                continue;
+            }
+            if let Ok(stream) = TlsAcceptor::from(config.clone()).accept(plain).await {
+                if let (Some(mut state), Some([leaf, ..])) = (lock(), stream.get_ref().1.peer_certificates())
+                {
+                    state.shown.push(leaf.to_vec());
+                }
+                if send.send(Ok(Tls(stream))).await.is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    ReceiverStream::new(receive)
+}
+
+struct Tls(TlsStream<TcpStream>);
+
+impl Connected for Tls {
+    type ConnectInfo = ();
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Tls {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Tls {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
