@@ -13,6 +13,7 @@ use tonic::{Status, body::Body, codegen::Service};
 
 use crate::{
     enrol::{revoke::Revoked, service::EnrolmentService},
+    first_boot,
     session::service::AgentsService,
     tls::{listen::Door, peer::Peer},
 };
@@ -25,18 +26,25 @@ const FROM_STRANGERS: usize = 16 * 1024;
 /// Behind the enrolment listener.
 #[derive(Clone)]
 pub struct EnrolDoor {
+    service: Arc<EnrolmentService>,
     enrolment: EnrolmentServer<EnrolmentService>,
 }
 
 impl EnrolDoor {
     /// Serves enrolment and nothing else.
     pub fn new(service: EnrolmentService) -> Self {
-        Self { enrolment: EnrolmentServer::new(service).max_decoding_message_size(FROM_STRANGERS) }
+        let service = Arc::new(service);
+        let enrolment = EnrolmentServer::from_arc(service.clone()).max_decoding_message_size(FROM_STRANGERS);
+        Self { service, enrolment }
     }
 }
 
 impl Door for EnrolDoor {
     fn call(&self, _: Option<&Arc<Peer>>, request: Request<Incoming>) -> BoxFuture<'static, Response<Body>> {
+        if request.uri().path() == first_boot::http::PATH {
+            let service = self.service.clone();
+            return async move { first_boot::http::answer(&service, request).await }.boxed();
+        }
         if !request.uri().path().starts_with("/fleet.v1.Enrolment/") {
             return refuse(Status::unimplemented("this listener serves enrolment only"));
         }

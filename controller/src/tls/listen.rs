@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use fleet_model::FleetName;
 use http::{Request, Response};
-use hyper::{body::Incoming, rt::Executor, server::conn::http2, service::Service};
+use hyper::{body::Incoming, rt::Executor, server::conn::{http1, http2}, service::Service};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::{
     resource::{Resource, getrlimit, setrlimit},
@@ -143,9 +143,18 @@ impl<D: Door> Listen<D> {
     }
 
     async fn serve(&self, stream: tokio_rustls::server::TlsStream<TcpStream>, peer: Option<Arc<Peer>>) {
-        let io = TokioIo::new(Guarded::new(stream, peer.clone()));
-        let mut connection = std::pin::pin!(
-            http2::Builder::new(Tracked(self.tasks.clone()))
+        let serving = Serving { door: self.door.clone(), peer: peer.clone() };
+        // Agents and operators ask for HTTP/2 in the handshake; a first-boot reporter asks for nothing.
+        let speaks_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let io = TokioIo::new(Guarded::new(stream, peer));
+        let aged = async {
+            match self.max_age {
+                Some(age) => tokio::time::sleep(age).await,
+                None => std::future::pending().await,
+            }
+        };
+        let ended = if speaks_h2 {
+            let connection = http2::Builder::new(Tracked(self.tasks.clone()))
                 .timer(TokioTimer::new())
                 .initial_stream_window_size(WINDOW)
                 .initial_connection_window_size(WINDOW)
@@ -153,34 +162,38 @@ impl<D: Door> Listen<D> {
                 .max_header_list_size(HEADERS)
                 .keep_alive_interval(PING.0)
                 .keep_alive_timeout(PING.1)
-                .serve_connection(io, Serving { door: self.door.clone(), peer })
-        );
-        let aged = async {
-            match self.max_age {
-                Some(age) => tokio::time::sleep(age).await,
-                None => std::future::pending().await,
-            }
-        };
-        // Cancel safe: the connection is pinned outside and polled on below.
-        let ended = tokio::select! {
-            ended = &mut connection => Some(ended),
-            () = aged => None,
-            () = self.stop.cancelled() => None,
-        };
-        let ended = match ended {
-            Some(ended) => ended,
-            None => {
-                connection.as_mut().graceful_shutdown();
-                match timeout(DRAIN, connection).await {
-                    Ok(ended) => ended,
-                    Err(_) => return,
-                }
-            }
+                .serve_connection(io, serving);
+            drain(connection, http2::Connection::graceful_shutdown, aged, &self.stop).await
+        } else {
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .keep_alive(false)
+                .max_buf_size(HEADERS as usize)
+                .serve_connection(io, serving);
+            drain(connection, http1::Connection::graceful_shutdown, aged, &self.stop).await
         };
         if let Err(error) = ended {
             tracing::debug!(%error, "connection ended");
         }
     }
+}
+
+/// Drives a connection to its end; once it is too old, or all is to stop, it may finish what it is at.
+async fn drain<C: Future<Output = hyper::Result<()>>>(
+    connection: C,
+    shut: fn(std::pin::Pin<&mut C>),
+    aged: impl Future<Output = ()>,
+    stop: &CancellationToken,
+) -> hyper::Result<()> {
+    let mut connection = std::pin::pin!(connection);
+    // Cancel safe: the connection is pinned outside and polled on below.
+    tokio::select! {
+        ended = &mut connection => return ended,
+        () = aged => {}
+        () = stop.cancelled() => {}
+    }
+    shut(connection.as_mut());
+    timeout(DRAIN, connection).await.unwrap_or(Ok(()))
 }
 
 struct Permits {
