@@ -1,0 +1,66 @@
+//! Bodies of requests, whichever form they came in.
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{envelope::TYPES, xml};
+use crate::state::Refused;
+
+/// A body: what is in it, and the root's name if it was XML.
+#[derive(Clone, Debug)]
+pub(crate) struct Body {
+    root: Option<String>,
+    pub(crate) value: Value,
+}
+
+impl Body {
+    /// Reads a body. The content decides what it is: a public client claims XML with every request.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Refused> {
+        let text = std::str::from_utf8(bytes).map_err(|_| Refused::invalid("The request is not UTF-8."))?;
+        let text = text.trim_start_matches('\u{feff}').trim_start();
+        if text.starts_with('<') {
+            let document =
+                xml::parse(text).map_err(|error| Refused::invalid(format!("The request is {error}.")))?;
+            if document.namespace != TYPES && !document.namespace.starts_with(super::envelope::LEGACY) {
+                let message = format!("Namespace '{}' is not one of this API.", document.namespace);
+                return Err(Refused::invalid(message));
+            }
+            return Ok(Self { root: Some(document.root), value: document.value });
+        }
+        let value = serde_json::from_str(text)
+            .map_err(|error| Refused::invalid(format!("The request is not JSON: {error}.")))?;
+        Ok(Self { root: None, value })
+    }
+
+    /// The root must be the operation's name; JSON has no root.
+    pub(crate) fn of(&self, names: &[&str]) -> Result<&Self, Refused> {
+        match &self.root {
+            Some(root) if !names.contains(&root.as_str()) => {
+                Err(Refused::invalid(format!("Expected <{}>, found <{root}>.", names.join("> or <"))))
+            }
+            _ => Ok(self),
+        }
+    }
+
+    /// The request as its type.
+    pub(crate) fn decode<T: DeserializeOwned>(&self) -> Result<T, Refused> {
+        fleet_mcp::liberal::decode(self.value.clone())
+            .map_err(|error| Refused::invalid(format!("The request cannot be understood: {error}.")))
+    }
+
+    /// A text member, by any of these names.
+    pub(crate) fn text(&self, names: &[&str]) -> Result<String, Refused> {
+        let found = names.iter().find_map(|name| match &self.value[*name] {
+            Value::String(text) => Some(text.clone()),
+            Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        });
+        found.ok_or_else(|| Refused::invalid(format!("{} is missing.", names[0])))
+    }
+
+    /// Ids and names a call has to do with, for faults that are about one resource.
+    pub(crate) fn subjects(&self) -> Vec<String> {
+        let names = ["id", "serverId", "name"];
+        names.iter().filter_map(|name| self.value[*name].as_str()).map(str::to_owned).collect()
+    }
+}
