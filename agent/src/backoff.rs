@@ -4,17 +4,27 @@ use std::time::Duration;
 
 use rand::Rng;
 
+/// First ceiling after a session was lost: a controller that restarts is back within a second.
+const SESSION_FIRST: Duration = Duration::from_millis(700);
+/// Highest ceiling between two attempts.
+pub(crate) const SESSION_MOST: Duration = Duration::from_secs(30);
+
 /// A growing ceiling below which each wait is drawn.
 #[derive(Clone, Debug)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     first: Duration,
     most: Duration,
     failures: u32,
 }
 
 impl Backoff {
+    /// How agents pace their sessions.
+    pub fn of_sessions() -> Self {
+        Self::new(SESSION_FIRST, SESSION_MOST)
+    }
+
     /// Waits below `first` after the first failure, then below twice that, and never above `most`.
-    pub(crate) fn new(first: Duration, most: Duration) -> Self {
+    pub fn new(first: Duration, most: Duration) -> Self {
         Self { first, most, failures: 0 }
     }
 
@@ -24,14 +34,14 @@ impl Backoff {
     }
 
     /// The next wait.
-    pub(crate) fn next(&mut self, random: &mut impl Rng) -> Duration {
+    pub fn next(&mut self, random: &mut impl Rng) -> Duration {
         let wait = self.ceiling().mul_f64(random.random_range(0.0..=1.0));
         self.failures = self.failures.saturating_add(1);
         wait
     }
 
     /// It worked: the next failure is a first one again.
-    pub(crate) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.failures = 0;
     }
 }

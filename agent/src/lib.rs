@@ -31,6 +31,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use backoff::Backoff;
 pub use health::{Inputs as HealthInputs, assess};
 pub use places::Places;
 pub use settings::Settings;

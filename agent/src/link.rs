@@ -16,7 +16,7 @@ use tonic::transport::Channel;
 
 use crate::{
     Places, Settings,
-    backoff::{Backoff, about},
+    backoff::{Backoff, SESSION_MOST, about},
     desired::Offer,
     dial::{DialError, Dialler},
     facts::Gatherer,
@@ -31,10 +31,6 @@ use crate::{
     worker::{Board, Recheck},
 };
 
-/// First pause after a session was lost: a controller that restarts is back within a second.
-const FIRST_PAUSE: Duration = Duration::from_millis(700);
-/// Longest pause between two attempts.
-const MOST_PAUSE: Duration = Duration::from_secs(30);
 /// How often to look for a seed where there is none.
 const SEED_PAUSE: Duration = Duration::from_secs(5);
 /// Sessions refused without a reason before asking the enrolment listener for one, and before falling back
@@ -203,7 +199,7 @@ impl Link {
             renew_at: Instant::now(),
             renewal_failing: None,
         };
-        Self { shared, stop, backoff: Backoff::new(FIRST_PAUSE, MOST_PAUSE), unexplained: 0 }
+        Self { shared, stop, backoff: Backoff::of_sessions(), unexplained: 0 }
     }
 
     /// Stays in touch until told to stop. Dropping a session in the middle is fine: what is under way is
@@ -366,7 +362,7 @@ impl Link {
         let least = match refusal.kind() {
             RefusalKind::RefusalBusy => Duration::from_millis(refusal.retry_after_ms.min(60_000)),
             // These do not heal by asking often.
-            RefusalKind::RefusalRetired | RefusalKind::RefusalRevoked => MOST_PAUSE,
+            RefusalKind::RefusalRetired | RefusalKind::RefusalRevoked => SESSION_MOST,
             _ => Duration::ZERO,
         };
         let wait = least + self.backoff.next(&mut rand::rng());

@@ -16,6 +16,9 @@ use crate::{
     desired::{Held, Offer, OfferError},
 };
 
+/// How much sooner to look again while not everything is converged.
+const SOONER: u32 = 10;
+
 /// What the node is like, for whoever reports it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Board {
@@ -73,7 +76,7 @@ impl Worker {
     pub(crate) async fn run(mut self, mut inbox: Inbox) {
         self.converge(false).await;
         while !self.stop.is_cancelled() {
-            let again = Instant::now() + backoff::about(self.recheck, &mut rand::rng());
+            let again = Instant::now() + backoff::about(self.pace(), &mut rand::rng());
             // All arms wait on channels or timers and lose nothing when dropped.
             tokio::select! {
                 () = self.stop.cancelled() => break,
@@ -93,6 +96,13 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Mean time to the next look: sooner while something is not as desired, since what a task waits for (an
+    /// added disk, say) comes without a word.
+    fn pace(&self) -> Duration {
+        let converged = self.board.borrow().reports.iter().all(Report::is_converged);
+        if converged { self.recheck } else { self.recheck / SOONER }
     }
 
     /// Whether the offer is news to act upon.
