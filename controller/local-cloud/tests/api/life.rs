@@ -1,9 +1,8 @@
 //! The whole life of everything the reference fleet uses, through the typed client.
 
-mod support;
-
 use std::net::Ipv4Addr;
 
+use crate::support::{Cloud, DEADLINE, PACE, domain, server_request, vlan};
 use fleet_mcp::{
     Filter, McpError,
     resource::ServerCall,
@@ -14,7 +13,6 @@ use fleet_mcp::{
     },
     wait::{until_gone, until_normal},
 };
-use support::{Cloud, DEADLINE, PACE, domain, server_request, vlan};
 
 #[tokio::test]
 async fn a_server_from_its_network_to_nothing_left() {

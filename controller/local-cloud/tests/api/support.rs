@@ -116,6 +116,13 @@ impl Cloud {
     }
 }
 
+/// A client that finds `name` on this host.
+pub fn http_for(pem: &[u8], name: &str, port: u16) -> reqwest::Client {
+    let here = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    let builder = reqwest::Client::builder().tls_backend_preconfigured(rustls_roots(pem));
+    builder.resolve(name, here).timeout(DEADLINE).build().expect("a client")
+}
+
 fn rustls_roots(pem: &[u8]) -> rustls::ClientConfig {
     use rustls::pki_types::{CertificateDer, pem::PemObject};
     let mut roots = rustls::RootCertStore::empty();

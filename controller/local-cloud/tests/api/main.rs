@@ -1,0 +1,7 @@
+//! The API from outside: a served cloud, the typed client, and requests as public clients send them.
+
+mod faults;
+mod life;
+mod restart;
+mod support;
+mod wire;
