@@ -62,6 +62,19 @@ impl Access {
         }
     }
 
+    /// Settings of a client for this cloud.
+    ///
+    /// # Errors
+    /// The authority's file cannot be read.
+    pub fn client_settings(&self) -> Result<fleet_mcp::Settings, CloudError> {
+        let credentials =
+            fleet_mcp::Credentials { username: self.username.clone(), password: self.password.clone() };
+        let mut settings = fleet_mcp::Settings::new(&self.endpoint, credentials);
+        let pem = std::fs::read(&self.ca_file).map_err(CloudError::file("read", &self.ca_file))?;
+        settings.extra_ca_pem = Some(pem);
+        Ok(settings)
+    }
+
     pub(crate) fn store(&self, dir: &Path) -> Result<(), CloudError> {
         let path = dir.join("access.json");
         let bytes = serde_json::to_vec_pretty(self)

@@ -221,7 +221,8 @@ async fn a_guest_that_powers_itself_off_is_shown_as_off() {
     assert!(until_normal(&client, &server, PACE, DEADLINE, |_| {}).await.expect("made").started);
     backing.stop(server.as_str(), Stop::PowerOff).await.expect("off");
     let off = async {
-        while client.list::<Server>(&Filter::all().and("started", true)).await.expect("a list") != [] {
+        let started = Filter::all().and("started", true);
+        while !client.list::<Server>(&started).await.expect("a list").is_empty() {
             tokio::time::sleep(PACE.first).await;
         }
     };

@@ -7,7 +7,7 @@ use fleet_local_cloud::{
     backing::{Backing, NoBacking},
     serve,
 };
-use fleet_mcp::{Client, Credentials, Id, client, retry::Retry, types::NetworkDomain, wait::Pace};
+use fleet_mcp::{Client, Id, client, retry::Retry, types::NetworkDomain, wait::Pace};
 use serde_json::Value;
 use tokio::{sync::oneshot, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -69,10 +69,7 @@ impl Cloud {
     }
 
     pub fn client_with(&self, change: impl FnOnce(&mut client::Settings)) -> Client {
-        let credentials =
-            Credentials { username: self.access.username.clone(), password: self.access.password.clone() };
-        let mut settings = client::Settings::new(&self.access.endpoint, credentials);
-        settings.extra_ca_pem = Some(std::fs::read(&self.access.ca_file).expect("the CA"));
+        let mut settings = self.access.client_settings().expect("the CA");
         settings.retry = Retry {
             first: Duration::from_millis(5),
             ceiling: Duration::from_millis(20),
