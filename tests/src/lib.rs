@@ -1,1 +1,13 @@
-//! (skeleton)
+//! Whole programs through public doors.
+//!
+//! [`Sandbox`] is one operator with an empty home: it runs the finished `fleetctl` there and cleans up after
+//! itself, by process id. [`LocalCloud`] asks the cloud's API behind fleetctl's back, which is how a test
+//! knows what really exists.
+
+mod cloud;
+mod console;
+mod sandbox;
+
+pub use cloud::{Holdings, LocalCloud};
+pub use console::Console;
+pub use sandbox::{Ended, Sandbox, eventually};

@@ -1,0 +1,209 @@
+//! The command line.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use fleet_model::{FleetName, NodeName};
+
+/// One plan file in, a working and watched fleet out.
+#[derive(Debug, Parser)]
+#[command(name = "fleetctl", version, about, propagate_version = true, after_help = EXIT_STATUS)]
+pub struct Args {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_STATUS: &str = "\
+Exit status: 0 done; 1 failed; 2 a preview found changes; 3 not every node is ready; 4 no controller or cloud
+answers; 64 wrong plan, arguments or host, nothing was touched; 130 ended by Ctrl-C.";
+
+/// What every command takes.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct Global {
+    /// Folder with all state of this user's fleets [default: /var/lib/fleet for root, else ~/.local/state/fleet]
+    #[arg(long, env = "FLEET_HOME", global = true, value_name = "DIR", hide_env_values = true)]
+    pub home: Option<PathBuf>,
+    /// Which fleet, where there are several
+    #[arg(long, global = true, value_name = "NAME")]
+    pub fleet: Option<FleetName>,
+    /// Text for people or JSON for programs
+    #[arg(long, global = true, value_enum, default_value_t = Output::Text, value_name = "FORM")]
+    pub output: Output,
+}
+
+/// Form of what goes to standard output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make the fleet what the plan says: create, boot, enrol, converge; finish what a killed run began
+    Up(Up),
+    /// Look at plan files
+    #[command(subcommand)]
+    Plan(Plan),
+    /// Show every node, or all about one
+    Status(Status),
+    /// Print the plan's information texts, addresses filled in
+    Information,
+    /// Stop and delete everything of this fleet, then prove it
+    Down(Down),
+    /// Run the controller of one fleet
+    Serve(Serve),
+    /// The local cloud: real machines behind the CloudControl API
+    #[command(subcommand)]
+    Cloud(Cloud),
+    /// Print a node's seed document, with a fresh token, for clouds that take user-data directly
+    UserData {
+        /// The node it is for
+        node: NodeName,
+    },
+    /// Say what this host lacks, what runs, and what is wrong, with the next step for each
+    Doctor,
+}
+
+/// Where a plan is and what it is given.
+#[derive(Debug, ClapArgs)]
+pub struct PlanFile {
+    /// Plan file
+    #[arg(value_name = "PLAN")]
+    pub file: PathBuf,
+    /// Set a parameter of the plan, NAME=VALUE; may be given several times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parameter)]
+    pub set: Vec<(String, String)>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Up {
+    #[command(flatten)]
+    pub plan: PlanFile,
+    /// Print what would be created, changed and destroyed, and do nothing; exit status 2 if anything
+    #[arg(long)]
+    pub preview: bool,
+    /// Stop once servers are started, before their first boot
+    #[arg(long)]
+    pub provision_only: bool,
+    /// Destroy servers that the plan no longer has without asking
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Plan {
+    /// Check a plan: every problem at once, with line, column and hint
+    Check(PlanFile),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Status {
+    /// Only this node, with everything known about it
+    pub node: Option<NodeName>,
+    /// Keep showing, until Ctrl-C
+    #[arg(long)]
+    pub watch: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Down {
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Serve {
+    /// Addresses to listen on [default: loopback, and this host's address in the local cloud]
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Vec<IpAddr>,
+    /// Addresses nodes reach this controller by [default: those listened on, but loopback]
+    #[arg(long, value_name = "ADDRESS")]
+    pub advertise: Vec<IpAddr>,
+    /// Port for sessions and operators; 0 takes a free one and keeps it
+    #[arg(long, default_value_t = 0, value_name = "PORT")]
+    pub session_port: u16,
+    /// Port for enrolment; 0 takes a free one and keeps it
+    #[arg(long, default_value_t = 0, value_name = "PORT")]
+    pub enrol_port: u16,
+    /// Base URL of the CloudControl API; credentials come from MCP_USERNAME and MCP_PASSWORD
+    /// [default: the local cloud of this home]
+    #[arg(long, value_name = "URL")]
+    pub cloud_endpoint: Option<String>,
+    /// The agent's binary [default: `fleet-agent` beside this program, then /usr/lib/fleet/fleet-agent]
+    #[arg(long, env = "FLEET_AGENT", value_name = "FILE")]
+    pub agent: Option<PathBuf>,
+    /// How long a new server may take until SSH answers, in seconds
+    #[arg(long, env = "FLEET_BOOT_DEADLINE", default_value_t = 600, value_name = "SECONDS")]
+    pub boot_deadline: u64,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Cloud {
+    /// Serve the CloudControl API on this host
+    Serve(CloudServe),
+    /// Show the local cloud and its servers
+    Status,
+    /// Open the serial console of a server (Ctrl-] leaves)
+    Console {
+        /// Server name
+        server: String,
+    },
+    /// Remove every process, namespace, link and file of the local cloud, also after a crash
+    Reset {
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// What stands behind the local cloud's API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Backing {
+    /// Virtual machines and network namespaces.
+    Machines,
+    /// State only; for tests.
+    None,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct CloudServe {
+    /// Real machines, or state only
+    #[arg(long, value_enum, env = "FLEET_CLOUD_BACKING", default_value_t = Backing::Machines)]
+    pub backing: Backing,
+    /// How long every asynchronous operation takes at least, in milliseconds
+    #[arg(long, env = "FLEET_CLOUD_DELAY_MS", default_value_t = 0, value_name = "MS")]
+    pub delay_ms: u64,
+}
+
+fn parameter(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("a parameter is set as NAME=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn parameters_need_a_name() {
+        assert_eq!(parameter("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
+        assert_eq!(parameter("a="), Ok(("a".to_owned(), String::new())));
+        assert!(parameter("=b").is_err());
+        assert!(parameter("ab").is_err());
+    }
+}

@@ -1,0 +1,65 @@
+//! Following a run to its end.
+
+use fleet_proto::v1::{Finished, HaltRequest, NodeState, Progress, progress::What};
+use tonic::Streaming;
+
+use crate::{
+    connect::{Operator, refused},
+    failure::{Exit, Failure},
+    progress::Screen,
+    words,
+};
+
+/// How a followed run ended.
+pub enum End {
+    /// By itself.
+    Finished(Finished),
+    /// By Ctrl-C: the controller finished the steps in hand and started no more.
+    Interrupted,
+}
+
+/// Shows a run until it ends. The first Ctrl-C halts it in good order; the second leaves it to the controller.
+pub async fn follow(
+    operator: &mut Operator,
+    mut stream: Streaming<Progress>,
+    screen: &mut Screen,
+) -> Result<End, Failure> {
+    let mut interrupted = false;
+    loop {
+        let next = tokio::select! {
+            // Cancel-safe: `message` keeps what it has read in the stream.
+            next = stream.message() => next.map_err(|status| refused(&status))?,
+            _ = tokio::signal::ctrl_c() => {
+                if interrupted {
+                    return Ok(End::Interrupted);
+                }
+                interrupted = true;
+                screen.note("Ctrl-C: finishing the steps in hand; again to leave them to the controller");
+                operator.halt(HaltRequest {}).await.map_err(|status| refused(&status))?;
+                continue;
+            }
+        };
+        let Some(progress) = next else {
+            return Err(Failure::new(Exit::Unreachable, "the controller went away during the run")
+                .hint("run the same command again: it goes on where this one was"));
+        };
+        screen.show(&progress);
+        if let Some(What::Finished(finished)) = progress.what {
+            screen.end();
+            return Ok(if interrupted { End::Interrupted } else { End::Finished(finished) });
+        }
+    }
+}
+
+/// Says what went wrong, one line a problem and one a node.
+pub fn explain(finished: &Finished) {
+    for problem in &finished.problems {
+        eprintln!("error: {problem}");
+    }
+    for node in &finished.nodes {
+        if !matches!(node.state(), NodeState::NodeReady | NodeState::NodeProvisioned | NodeState::NodeGone) {
+            let why = if node.reason.is_empty() { "" } else { ": " };
+            eprintln!("{}: {}{why}{}", node.node, words::state(node.state()), node.reason);
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! One file per command.
+
+mod cloud;
+mod console;
+mod doctor;
+mod down;
+mod follow;
+mod information;
+mod plan;
+mod preview;
+mod serve;
+mod status;
+mod up;
+mod user_data;
+
+use crate::{
+    args::{Args, Command},
+    failure::{Exit, Failure},
+};
+
+/// Runs the command to its end.
+pub async fn run(args: Args) -> Result<Exit, Failure> {
+    let global = &args.global;
+    match args.command {
+        Command::Up(up) => up::run(global, up).await,
+        Command::Plan(args) => plan::run(global, args),
+        Command::Status(status) => status::run(global, status).await,
+        Command::Information => information::run(global).await,
+        Command::Down(down) => down::run(global, down).await,
+        Command::Serve(serve) => serve::run(global, serve).await,
+        Command::Cloud(cloud) => cloud::run(global, cloud).await,
+        Command::UserData { node } => user_data::run(global, &node).await,
+        Command::Doctor => doctor::run(global).await,
+    }
+}

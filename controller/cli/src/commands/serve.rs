@@ -1,0 +1,224 @@
+//! `fleetctl serve`: the controller of one fleet.
+
+use std::{
+    fs, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use fleet_controller::{
+    Listeners, Settings,
+    settings::{CloudAccess, CloudAccessError, CloudAccessSource},
+};
+use fleet_model::{Secret, SystemClock};
+use fleet_plan::resolved::Cloud;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::cloud;
+use crate::{
+    args::{Global, Serve},
+    failure::{Exit, Failure, chain},
+    home::Home,
+    log, notify,
+};
+
+/// Where the agent's binary lies once installed from a package.
+const INSTALLED_AGENT: &str = "/usr/lib/fleet/fleet-agent";
+/// Ports taken at the first start: agents remember them.
+const PORTS_FILE: &str = "ports.json";
+
+/// Ports of one fleet's controller.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct Ports {
+    session: u16,
+    enrol: u16,
+}
+
+pub async fn run(global: &Global, args: Serve) -> Result<Exit, Failure> {
+    log::start();
+    let home = Home::of(global)?;
+    let Some(fleet) = global.fleet.clone() else {
+        return Err(Failure::new(Exit::Input, "a controller serves one fleet").hint("name it with --fleet"));
+    };
+    if let Some(endpoint) = &args.cloud_endpoint {
+        home.note_cloud(&fleet, &Cloud::Mcp { endpoint: endpoint.clone() })?;
+    }
+    let dir = home.fleet(&fleet);
+    let local = home.cloud_of(&fleet).is_none_or(|cloud| cloud == Cloud::Local);
+    let guests_reach = if local { cloud::access(&home).and_then(|access| access.host_address) } else { None };
+    let listen = listen_addresses(&args, guests_reach);
+    let mut settings = Settings::new(fleet, dir.clone(), Arc::new(Access { home: home.clone() }));
+    settings.advertise = advertised(&args, &listen);
+    settings.agent = Some(find_agent(args.agent.as_deref())?);
+    settings.timing.boot = Duration::from_secs(args.boot_deadline);
+    let listeners = bind(&dir, &listen, Ports { session: args.session_port, enrol: args.enrol_port }).await?;
+    let stop = stop_signal()?;
+    let watchdog = tokio::spawn(notify::watchdog(stop.clone()));
+    let served = fleet_controller::run(settings, listeners, Arc::new(SystemClock), stop.clone(), |_| {
+        notify::ready();
+    });
+    let served = served.await;
+    notify::stopping();
+    stop.cancel();
+    // It only sleeps and writes to a socket: it cannot have failed in a way that matters now.
+    let _ = watchdog.await;
+    served.map_err(|error| Failure::new(Exit::Failed, chain(&error)))?;
+    Ok(Exit::Ok)
+}
+
+/// Loopback for the operator, and the address guests know this host by.
+fn listen_addresses(args: &Serve, guests_reach: Option<Ipv4Addr>) -> Vec<IpAddr> {
+    if !args.listen.is_empty() {
+        return args.listen.clone();
+    }
+    let mut listen = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
+    match guests_reach {
+        Some(address) => listen.push(address.into()),
+        // A cloud elsewhere: its nodes come from anywhere, and mutual TLS is what keeps others out.
+        None if !args.advertise.is_empty() => return vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED)],
+        None => {}
+    }
+    listen
+}
+
+fn advertised(args: &Serve, listen: &[IpAddr]) -> Vec<IpAddr> {
+    if !args.advertise.is_empty() {
+        return args.advertise.clone();
+    }
+    let outward: Vec<IpAddr> = listen
+        .iter()
+        .copied()
+        .filter(|address| !address.is_loopback() && !address.is_unspecified())
+        .collect();
+    if outward.is_empty() { listen.to_vec() } else { outward }
+}
+
+/// Binds every address on the ports asked for, else on those of the last start, else on free ones.
+async fn bind(dir: &Path, listen: &[IpAddr], asked: Ports) -> Result<Listeners, Failure> {
+    let file = dir.join(PORTS_FILE);
+    let kept: Ports =
+        fs::read(&file).ok().and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default();
+    let or = |asked: u16, kept: u16| if asked == 0 { kept } else { asked };
+    let session = bind_all(listen, or(asked.session, kept.session)).await?;
+    let enrol = bind_all(listen, or(asked.enrol, kept.enrol)).await?;
+    let port = |listeners: &[TcpListener]| {
+        listeners.first().and_then(|first| first.local_addr().ok()).map(|a| a.port())
+    };
+    let ports = Ports { session: port(&session).unwrap_or(0), enrol: port(&enrol).unwrap_or(0) };
+    let json = serde_json::to_vec(&ports).expect("two numbers make JSON");
+    fs::create_dir_all(dir)
+        .and_then(|()| fs::write(&file, json))
+        .map_err(|why| Failure::new(Exit::Failed, format!("write {}: {why}", file.display())))?;
+    Ok(Listeners { session, enrol })
+}
+
+/// One port on every address; with port 0, the one the first address got.
+async fn bind_all(addresses: &[IpAddr], mut port: u16) -> Result<Vec<TcpListener>, Failure> {
+    let mut listeners = Vec::new();
+    for &address in addresses {
+        let address = SocketAddr::new(address, port);
+        let listener = TcpListener::bind(address).await.map_err(|why| {
+            let hint = match why.kind() {
+                io::ErrorKind::AddrInUse => {
+                    "another program has it; choose ports with --session-port and --enrol-port"
+                }
+                io::ErrorKind::AddrNotAvailable => "is the local cloud up? `fleetctl doctor` says",
+                _ => "choose other addresses with --listen",
+            };
+            Failure::new(Exit::Failed, format!("listen on {address}: {why}")).hint(hint)
+        })?;
+        port = listener.local_addr().map_or(port, |bound| bound.port());
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
+
+/// The agent's binary: as told, beside this program, or as installed.
+pub fn find_agent(told: Option<&Path>) -> Result<PathBuf, Failure> {
+    let beside = std::env::current_exe().ok().map(|this| this.with_file_name("fleet-agent"));
+    let candidates = match told {
+        Some(told) => vec![told.to_owned()],
+        None => beside.into_iter().chain([INSTALLED_AGENT.into()]).collect(),
+    };
+    candidates.iter().find(|file| file.is_file()).cloned().ok_or_else(|| {
+        let tried: Vec<String> = candidates.iter().map(|file| file.display().to_string()).collect();
+        Failure::new(Exit::Input, format!("no agent binary at {}", tried.join(" or ")))
+            .hint("`cargo xtask build` makes one; --agent or FLEET_AGENT names another place")
+    })
+}
+
+/// Cancelled by SIGTERM or SIGINT.
+pub fn stop_signal() -> Result<CancellationToken, Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen =
+        |kind| signal(kind).map_err(|why| Failure::new(Exit::Failed, format!("listen for signals: {why}")));
+    let (mut term, mut int) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let stop = CancellationToken::new();
+    let cancel = stop.clone();
+    // Ends with the process; it holds nothing.
+    tokio::spawn(async move {
+        tokio::select! {
+            // Cancel-safe: a signal not received by one arm is received by the other.
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        cancel.cancel();
+    });
+    Ok(stop)
+}
+
+/// How this controller reaches its cloud: asked anew for each run, so a cloud that was restarted is found.
+#[derive(Debug)]
+struct Access {
+    home: Home,
+}
+
+impl CloudAccessSource for Access {
+    fn access(&self, which: &Cloud) -> Result<CloudAccess, CloudAccessError> {
+        match which {
+            Cloud::Local => self.local(),
+            Cloud::Mcp { endpoint } => mcp(endpoint),
+        }
+    }
+}
+
+impl Access {
+    fn local(&self) -> Result<CloudAccess, CloudAccessError> {
+        let missing = |what: String| CloudAccessError {
+            what,
+            next_step: "`fleetctl up` starts the local cloud, `fleetctl doctor` says what is wrong"
+                .to_owned(),
+        };
+        let access = cloud::access(&self.home)
+            .ok_or_else(|| missing(format!("no local cloud in {}", self.home.cloud().display())))?;
+        let ca = fs::read(&access.ca_file)
+            .map_err(|why| missing(format!("read {}: {why}", access.ca_file.display())))?;
+        Ok(CloudAccess {
+            endpoint: access.endpoint,
+            ca_pem: Some(ca),
+            username: access.username,
+            password: Secret::new(access.password.reveal()),
+        })
+    }
+}
+
+fn mcp(endpoint: &str) -> Result<CloudAccess, CloudAccessError> {
+    let variable = |name: &str| {
+        std::env::var(name).ok().filter(|value| !value.is_empty()).ok_or_else(|| CloudAccessError {
+            what: format!("{name} is not set"),
+            next_step: "put user and password of the MCP account in MCP_USERNAME and MCP_PASSWORD, then \
+                        `fleetctl up` again; a running controller has to be restarted to see them"
+                .to_owned(),
+        })
+    };
+    Ok(CloudAccess {
+        endpoint: endpoint.to_owned(),
+        ca_pem: None,
+        username: variable("MCP_USERNAME")?,
+        password: Secret::new(variable("MCP_PASSWORD")?),
+    })
+}

@@ -1,0 +1,139 @@
+//! `fleetctl up PLAN`.
+
+use std::{
+    io::{IsTerminal as _, Write as _},
+    time::Duration,
+};
+
+use fleet_model::FleetName;
+use fleet_plan::resolved::Cloud;
+use fleet_proto::v1::{ApplyRequest, Finished, StepVerb, Until};
+use serde_json::json;
+
+use super::{
+    cloud, follow,
+    follow::{End, follow},
+    information, preview,
+};
+use crate::{
+    args::{Global, Output, Up},
+    background,
+    connect::{ConnectError, Operator, connect, refused},
+    failure::{Exit, Failure, chain},
+    home::Home,
+    printer, problems,
+    progress::Screen,
+    words,
+};
+
+/// A controller that starts on an existing state answers within a second; the rest is a slow disk.
+const CONTROLLER_START: Duration = Duration::from_secs(60);
+
+pub async fn run(global: &Global, args: Up) -> Result<Exit, Failure> {
+    let read = problems::read(&args.plan, global.output)?;
+    if global.fleet.as_ref().is_some_and(|fleet| *fleet != read.plan.fleet) {
+        let failure =
+            format!("--fleet names another fleet than the plan, which is for `{}`", read.plan.fleet);
+        return Err(Failure::new(Exit::Input, failure));
+    }
+    let home = Home::of(global)?;
+    let mut screen = Screen::new();
+    let machines = match &read.plan.cloud {
+        Cloud::Local => cloud::ensure(&home, |line| screen.note(line)).await?.backing == "machines",
+        Cloud::Mcp { .. } => true,
+    };
+    home.note_cloud(&read.plan.fleet, &read.plan.cloud)?;
+    let mut operator = controller(&home, &read.plan.fleet, |line| screen.note(line)).await?;
+    let planned =
+        operator.preview(read.document.clone()).await.map_err(|status| refused(&status))?.into_inner();
+    if args.preview {
+        return preview::print(&planned.steps, global.output);
+    }
+    let doomed: Vec<_> = planned
+        .steps
+        .iter()
+        .filter(|step| step.verb() == StepVerb::StepDestroy && step.kind == "server")
+        .map(|step| step.name.as_str())
+        .collect();
+    if !doomed.is_empty() && !args.yes {
+        confirm(&format!(
+            "The plan no longer has {}: their servers and disks will be destroyed.",
+            doomed.join(", ")
+        ))?;
+    }
+    let until = if args.provision_only || !machines { Until::Provisioned } else { Until::Ready };
+    if !machines && !args.provision_only {
+        screen
+            .note("the local cloud's backing is `none`: servers are state only, nodes stop at `provisioned`");
+    }
+    let request = ApplyRequest { plan: Some(read.document), until: until.into() };
+    let stream = operator.apply(request).await.map_err(|status| refused(&status))?.into_inner();
+    match follow(&mut operator, stream, &mut screen).await? {
+        End::Interrupted => {
+            eprintln!("stopped; `fleetctl up` goes on from here, `fleetctl down` removes what is there");
+            Ok(Exit::Interrupted)
+        }
+        End::Finished(finished) => finish(&mut operator, &finished, global.output).await,
+    }
+}
+
+async fn finish(operator: &mut Operator, finished: &Finished, output: Output) -> Result<Exit, Failure> {
+    follow::explain(finished);
+    let seconds = finished.took_ms as f64 / 1000.0;
+    eprintln!("{} changing calls, {seconds:.1} s", finished.changing_calls);
+    match output {
+        Output::Json => {
+            let nodes: Vec<_> = finished
+                .nodes
+                .iter()
+                .map(|node| json!({ "name": node.node, "state": words::state(node.state()), "reason": node.reason }))
+                .collect();
+            printer::json(&json!({
+                "ok": finished.ok, "changing_calls": finished.changing_calls, "took_ms": finished.took_ms,
+                "nodes": nodes, "problems": finished.problems,
+            }))?;
+        }
+        Output::Text => information::print(operator, output).await?,
+    }
+    Ok(match (finished.ok, finished.problems.is_empty()) {
+        (true, _) => Exit::Ok,
+        (false, true) => Exit::NotReady,
+        (false, false) => Exit::Failed,
+    })
+}
+
+/// The controller of this fleet; started in the background if none answers.
+pub async fn controller(home: &Home, fleet: &FleetName, note: impl Fn(&str)) -> Result<Operator, Failure> {
+    let dir = home.fleet(fleet);
+    match connect(&dir, fleet).await {
+        Ok((operator, _)) => return Ok(operator),
+        Err(error @ ConnectError::File(..)) => return Err(error.into()),
+        Err(ConnectError::None(_) | ConnectError::Silent(..)) => {}
+    }
+    note(&format!("starting the controller of fleet `{fleet}` in the background"));
+    let arguments = ["serve", "--fleet", fleet.as_str(), "--home"].map(str::to_owned);
+    let arguments = [&arguments[..], &[home.dir().display().to_string()]].concat();
+    let log = dir.join("serve.log");
+    let started = background::start("the controller", &arguments, &log)?;
+    let operator = started
+        .until(CONTROLLER_START, async || connect(&dir, fleet).await.ok(), |_| {})
+        .await
+        .map_err(|failure| failure.hint(format!("its log is {}", log.display())))?;
+    Ok(operator.0)
+}
+
+/// Asks before something is destroyed. Only a terminal can answer.
+pub fn confirm(what: &str) -> Result<(), Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::new(Exit::Input, format!("{what} Nobody is there to be asked"))
+            .hint("say --yes if that is what you want"));
+    }
+    eprint!("{what}\nGo on? Type yes: ");
+    // A prompt that cannot be shown leads to a question nobody answers with yes.
+    let _ = std::io::stderr().flush();
+    let mut answer = String::new();
+    std::io::stdin()
+        .read_line(&mut answer)
+        .map_err(|why| Failure::new(Exit::Failed, format!("read the answer: {}", chain(&why))))?;
+    if answer.trim() == "yes" { Ok(()) } else { Err(Failure::new(Exit::Interrupted, "nothing was done")) }
+}

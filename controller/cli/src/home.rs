@@ -1,0 +1,141 @@
+//! Where the state of this user's fleets is.
+
+use std::{
+    env, fs, io,
+    path::{Path, PathBuf},
+};
+
+use fleet_model::FleetName;
+use fleet_plan::resolved::Cloud;
+
+use crate::{
+    args::Global,
+    failure::{Exit, Failure},
+};
+
+/// Beside the controller's own files: which cloud its fleet lives in.
+const CLOUD_FILE: &str = "cloud.json";
+
+/// All state of one user's fleets.
+#[derive(Clone, Debug)]
+pub struct Home(PathBuf);
+
+impl Home {
+    /// The folder `--home` or `FLEET_HOME` names, else the default of this user. Not created yet.
+    pub fn of(global: &Global) -> Result<Self, Failure> {
+        let dir = match &global.home {
+            Some(dir) => dir.clone(),
+            None if nix::unistd::geteuid().is_root() => "/var/lib/fleet".into(),
+            None => user_dir("XDG_STATE_HOME", ".local/state")?.join("fleet"),
+        };
+        let dir = std::path::absolute(&dir)
+            .map_err(|why| Failure::new(Exit::Input, format!("home `{}`: {why}", dir.display())))?;
+        Ok(Self(dir))
+    }
+
+    /// The folder itself.
+    pub fn dir(&self) -> &Path {
+        &self.0
+    }
+
+    /// The local cloud's folder.
+    pub fn cloud(&self) -> PathBuf {
+        self.0.join("cloud")
+    }
+
+    /// One fleet's folder.
+    pub fn fleet(&self, fleet: &FleetName) -> PathBuf {
+        self.0.join("fleets").join(fleet.as_str())
+    }
+
+    /// Which cloud the fleet lives in, as its first `up` noted it.
+    pub fn cloud_of(&self, fleet: &FleetName) -> Option<Cloud> {
+        serde_json::from_slice(&fs::read(self.fleet(fleet).join(CLOUD_FILE)).ok()?).ok()
+    }
+
+    /// Notes which cloud the fleet lives in. A fleet cannot move: its servers would be forgotten.
+    pub fn note_cloud(&self, fleet: &FleetName, cloud: &Cloud) -> Result<(), Failure> {
+        match self.cloud_of(fleet) {
+            Some(noted) if noted == *cloud => return Ok(()),
+            Some(_) => {
+                return Err(Failure::new(
+                    Exit::Input,
+                    format!("fleet `{fleet}` lives in another cloud than the plan says"),
+                )
+                .hint("run `fleetctl down` first, or give the plan another fleet name"));
+            }
+            None => {}
+        }
+        let dir = self.fleet(fleet);
+        let json = serde_json::to_vec(cloud).expect("two words make JSON");
+        fs::create_dir_all(&dir).and_then(|()| fs::write(dir.join(CLOUD_FILE), json)).map_err(|why| {
+            Failure::new(Exit::Failed, format!("write {}: {why}", dir.join(CLOUD_FILE).display()))
+        })
+    }
+
+    /// Fleets that have state here, by name.
+    pub fn fleets(&self) -> Vec<FleetName> {
+        let Ok(entries) = fs::read_dir(self.0.join("fleets")) else { return Vec::new() };
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let mut fleets: Vec<FleetName> = names.collect();
+        fleets.sort();
+        fleets
+    }
+
+    /// The fleet `--fleet` names, or the only one there is.
+    pub fn chosen(&self, global: &Global) -> Result<FleetName, Failure> {
+        let fleets = self.fleets();
+        let list = || fleets.iter().map(|fleet| format!("`{fleet}`")).collect::<Vec<_>>().join(", ");
+        match (&global.fleet, fleets.as_slice()) {
+            (Some(fleet), _) if fleets.contains(fleet) => Ok(fleet.clone()),
+            (Some(fleet), _) => {
+                let failure =
+                    Failure::new(Exit::Input, format!("no fleet `{fleet}` in {}", self.0.display()));
+                Err(failure.hint(if fleets.is_empty() {
+                    "`fleetctl up PLAN` makes one".to_owned()
+                } else {
+                    format!("fleets there: {}", list())
+                }))
+            }
+            (None, [only]) => Ok(only.clone()),
+            (None, []) => Err(Failure::new(Exit::Input, format!("no fleet in {}", self.0.display()))
+                .hint("`fleetctl up PLAN` makes one; FLEET_HOME or --home names another folder")),
+            (None, _) => Err(Failure::new(Exit::Input, format!("several fleets in {}", self.0.display()))
+                .hint(format!("choose one with --fleet: {}", list()))),
+        }
+    }
+
+    /// Removes the folder if nothing but empty folders is left in it.
+    pub fn remove_if_empty(&self) -> io::Result<()> {
+        for dir in [self.0.join("fleets"), self.0.clone()] {
+            match fs::remove_dir(&dir) {
+                Ok(()) => {}
+                Err(why) if matches!(why.kind(), io::ErrorKind::NotFound) => {}
+                Err(why) if matches!(why.kind(), io::ErrorKind::DirectoryNotEmpty) => return Ok(()),
+                Err(why) => return Err(why),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Machine images and other things worth keeping between fleets.
+pub fn cache() -> Result<PathBuf, Failure> {
+    if let Some(dir) = env::var_os("FLEET_CACHE") {
+        return Ok(dir.into());
+    }
+    if nix::unistd::geteuid().is_root() {
+        return Ok("/var/cache/fleet".into());
+    }
+    Ok(user_dir("XDG_CACHE_HOME", ".cache")?.join("fleet"))
+}
+
+fn user_dir(variable: &str, below_home: &str) -> Result<PathBuf, Failure> {
+    if let Some(dir) = env::var_os(variable) {
+        return Ok(dir.into());
+    }
+    let home = env::var_os("HOME").ok_or_else(|| {
+        Failure::new(Exit::Input, "neither HOME nor FLEET_HOME is set").hint("set FLEET_HOME to a folder")
+    })?;
+    Ok(PathBuf::from(home).join(below_home))
+}

@@ -1,0 +1,31 @@
+//! What the kernel says of another process.
+
+use std::fs;
+
+use anyhow::Context;
+
+/// Resident memory in bytes.
+pub fn resident(pid: u32) -> anyhow::Result<u64> {
+    field(pid, "VmRSS:").map(|kib| kib * 1024)
+}
+
+/// How often it went to sleep by itself, which is how often it was woken.
+pub fn wakeups(pid: u32) -> anyhow::Result<u64> {
+    let mut sum = 0;
+    for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let status = fs::read_to_string(entry?.path().join("status"))?;
+        sum += parse(&status, "voluntary_ctxt_switches:").context("no count of switches")?;
+    }
+    Ok(sum)
+}
+
+fn field(pid: u32, name: &str) -> anyhow::Result<u64> {
+    let status =
+        fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("process {pid}"))?;
+    parse(&status, name).with_context(|| format!("process {pid} has no {name}"))
+}
+
+fn parse(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
