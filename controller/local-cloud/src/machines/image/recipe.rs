@@ -35,7 +35,7 @@ const PACKAGES: [&str; 20] = [
 macro_rules! files {
     ($($name:literal),* $(,)?) => { [$(($name, include_str!(concat!("files/", $name)))),*] };
 }
-const FILES: [(&str, &str); 15] = files![
+const FILES: [(&str, &str); 16] = files![
     "apt.conf",
     "cloud.cfg",
     "customise",
@@ -49,6 +49,7 @@ const FILES: [(&str, &str); 15] = files![
     "power-button",
     "probe-init",
     "sshd.conf",
+    "units/console.conf",
     "units/journald.conf",
     "units/ssh.conf",
 ];
