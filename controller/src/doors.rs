@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use fleet_proto::{
     refusal::{Refusal, RefusalKind},
-    v1::{agents_server::AgentsServer, enrolment_server::EnrolmentServer},
+    v1::{agents_server::AgentsServer, enrolment_server::EnrolmentServer, operator_server::OperatorServer},
 };
 use futures::{FutureExt, future::BoxFuture};
 use http::{Request, Response};
@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use tonic::{Status, body::Body, codegen::Service};
 
 use crate::{
+    api::OperatorService,
     enrol::{revoke::Revoked, service::EnrolmentService},
     first_boot,
     session::service::AgentsService,
@@ -22,6 +23,8 @@ use crate::{
 const FROM_AGENTS: usize = 256 * 1024;
 /// Largest enrolment request: a token, a CSR, a greeting.
 const FROM_STRANGERS: usize = 16 * 1024;
+/// Largest message from an operator: a plan.
+const FROM_OPERATORS: usize = 1024 * 1024;
 
 /// Behind the enrolment listener.
 #[derive(Clone)]
@@ -56,13 +59,18 @@ impl Door for EnrolDoor {
 #[derive(Clone)]
 pub struct SessionDoor {
     agents: AgentsServer<AgentsService>,
+    operator: OperatorServer<OperatorService>,
     revoked: Revoked,
 }
 
 impl SessionDoor {
     /// Serves agents and operators; which is which, the handlers decide from the certificate.
-    pub fn new(agents: AgentsService, revoked: Revoked) -> Self {
-        Self { agents: AgentsServer::new(agents).max_decoding_message_size(FROM_AGENTS), revoked }
+    pub fn new(agents: AgentsService, operator: OperatorService, revoked: Revoked) -> Self {
+        Self {
+            agents: AgentsServer::new(agents).max_decoding_message_size(FROM_AGENTS),
+            operator: OperatorServer::new(operator).max_decoding_message_size(FROM_OPERATORS),
+            revoked,
+        }
     }
 }
 
@@ -88,6 +96,8 @@ impl Door for SessionDoor {
         let path = request.uri().path();
         if path.starts_with("/fleet.v1.Agents/") {
             answered(self.agents.clone().call(request))
+        } else if path.starts_with("/fleet.v1.Operator/") {
+            answered(self.operator.clone().call(request))
         } else {
             refuse(Status::unimplemented("no such service"))
         }

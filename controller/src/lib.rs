@@ -1,10 +1,13 @@
 //! The controller: enrolment, sessions, reconcilers, operator API.
 
+pub mod api;
 pub mod authority;
+pub mod desired;
 mod doors;
 pub mod enrol;
 pub mod first_boot;
 pub mod home;
+pub mod reconcile;
 pub mod records;
 pub mod sealing;
 pub mod serve;

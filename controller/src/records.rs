@@ -18,6 +18,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use fleet_model::{NodeName, Timestamp};
+use fleet_plan::resolved::Cloud;
 use fleet_proto::v1;
 use fleet_provider::event::Addresses;
 use fleet_store::{Expected, Key, KeyError, Store, StoreError, Versioned};
@@ -60,6 +61,9 @@ pub struct FleetRecord {
     pub created: Timestamp,
     /// Desired state; `None` before the first `up` and after `down`.
     pub plan: Option<PlanRecord>,
+    /// Where its resources are; kept after `down`, so that another `down` can prove there are none.
+    #[serde(default)]
+    pub cloud: Option<Cloud>,
 }
 
 /// A plan as the operator gave it.

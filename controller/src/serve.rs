@@ -19,6 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    api::OperatorService,
     doors::{EnrolDoor, SessionDoor},
     enrol::{
         ca::{Ca, CaError, SERVER_LIFE, pem},
@@ -26,9 +27,16 @@ use crate::{
         service::{Enrolment, EnrolmentService},
         token::{self, Token, TokenError},
     },
-    first_boot::reports::FirstBoots,
+    first_boot::{FirstBoot, OverSsh, reports::FirstBoots},
     home::{ControllerFile, Home, HomeError, OperatorFile},
-    records::{ObservedRecord, RecordError, Records, keys},
+    reconcile::{
+        board::Board,
+        cloud_control::CloudControl,
+        driver::{Driver, Tools},
+        home::Homecoming,
+        provision::Provisioners,
+    },
+    records::{EnrolmentRecord, ObservedRecord, RecordError, Records, keys},
     sealing::{Sealing, SealingError},
     session::{dispatch::Dispatch, registry::Registry, service::AgentsService, stream::Desk},
     settings::Settings,
@@ -38,6 +46,7 @@ use crate::{
         peer::Connections,
         verifier::{Verifier, VerifierError},
     },
+    vault::SealedVault,
 };
 
 /// Enrolment connections open at once: each lives for seconds.
@@ -140,6 +149,10 @@ pub struct Controller {
     desk: Arc<Desk>,
     enrolment: Arc<Enrolment>,
     first_boots: Arc<FirstBoots>,
+    board: Arc<Board>,
+    vault: Arc<SealedVault>,
+    provisioners: Arc<dyn Provisioners>,
+    first_boot: Arc<dyn FirstBoot>,
 }
 
 impl Controller {
@@ -165,8 +178,35 @@ impl Controller {
             connections.clone(),
             desk.clone(),
         ));
-        let first_boots = Arc::default();
-        Ok(Self { settings, home, records, ca, revoked, connections, desk, enrolment, first_boots })
+        let vault = Arc::new(SealedVault::new(records.clone(), sealing));
+        Ok(Self {
+            board: Arc::new(Board::load(records.clone(), desk.clone()).await?),
+            provisioners: Arc::new(CloudControl {
+                fleet: settings.fleet.clone(),
+                access: settings.cloud.clone(),
+                records: records.clone(),
+                vault: vault.clone(),
+                clock: desk.clock.clone(),
+            }),
+            first_boot: Arc::new(OverSsh::new(settings.fleet.clone(), settings.agent.clone())),
+            first_boots: Arc::default(),
+            settings,
+            home,
+            records,
+            ca,
+            revoked,
+            connections,
+            desk,
+            enrolment,
+            vault,
+        })
+    }
+
+    /// The same with another way to reach clouds and servers; for tests and rehearsals.
+    #[must_use]
+    pub fn with_world(mut self, provisioners: Arc<dyn Provisioners>, first_boot: Arc<dyn FirstBoot>) -> Self {
+        (self.provisioners, self.first_boot) = (provisioners, first_boot);
+        self
     }
 
     /// The fleet's authority, for issuing certificates in bulk: [`Ca::issue_node`].
@@ -207,7 +247,8 @@ impl Controller {
         self.enrolment.set_session_addresses(ready_with.session_addresses.clone());
         let identity = Arc::new(server_identity(&self.ca, self.desk.clock.now())?);
         let tasks = TaskTracker::new();
-        self.listen(listeners, &identity, &tasks, &stop)?;
+        let driver = self.driver(ready_with.enrol_addresses.clone(), &tasks, &stop);
+        self.listen(listeners, driver, &identity, &tasks, &stop)?;
         tasks.spawn(keep_house(self.desk.clone(), self.connections.clone(), stop.clone()));
         tasks.spawn(write_behind(self.desk.clone(), self.records.clone(), stop.clone()));
         tasks.spawn(renew_identity(identity, self.ca.clone(), self.desk.clock.clone(), stop.clone()));
@@ -226,9 +267,27 @@ impl Controller {
         Ok(())
     }
 
+    fn driver(&self, enrol_addresses: Vec<String>, tasks: &TaskTracker, stop: &CancellationToken) -> Driver {
+        let homecoming = Homecoming {
+            board: self.board.clone(),
+            desk: self.desk.clone(),
+            records: self.records.clone(),
+            ca: self.ca.clone(),
+            vault: self.vault.clone(),
+            first_boot: self.first_boot.clone(),
+            first_boots: self.first_boots.clone(),
+            enrol_addresses: Arc::new(enrol_addresses),
+            timing: self.settings.timing,
+        };
+        let tools =
+            Tools { homecoming, enrolment: self.enrolment.clone(), provisioners: self.provisioners.clone() };
+        Driver::new(tools, tasks.clone(), stop.clone())
+    }
+
     fn listen(
         &self,
         listeners: Listeners,
+        driver: Driver,
         identity: &Arc<IdentitySlot>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
@@ -247,7 +306,11 @@ impl Controller {
         let session = Listen {
             fleet: fleet.clone(),
             acceptor: acceptor(Some(verifier))?,
-            door: SessionDoor::new(agents, self.revoked.clone()),
+            door: SessionDoor::new(
+                agents,
+                OperatorService::new(fleet.clone(), Arc::new(driver)),
+                self.revoked.clone(),
+            ),
             handshakes: handshakes.clone(),
             // More connections than sessions: operators, renewals, sessions that are being replaced.
             open: Arc::new(Semaphore::new(max_sessions.saturating_mul(2).min(Semaphore::MAX_PERMITS))),
@@ -301,6 +364,11 @@ async fn remembered(records: &Records) -> Result<Registry, RecordError> {
     }
     for (node, desired) in records.list_messages::<v1::Desired>(&keys::desireds()).await? {
         registry.set_desired(&node, Arc::new(desired));
+    }
+    for (node, record) in records.list::<EnrolmentRecord>(&keys::enrolments()).await? {
+        if let Ok(node) = node.parse() {
+            registry.set_enrolled(&node, !record.retired);
+        }
     }
     Ok(registry)
 }

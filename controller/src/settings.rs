@@ -49,6 +49,8 @@ pub struct Timing {
     pub first_boot: Duration,
     /// From the enrolment to converged tasks.
     pub converge: Duration,
+    /// How long a failed task may stay failed before its node counts as failed: the agent tries again by itself.
+    pub failed: Duration,
     /// Of an enrolment token.
     pub token: Duration,
     /// How long an enrolled node without a session may take to come back before it gets a new first boot.
@@ -61,6 +63,7 @@ impl Default for Timing {
             boot: Duration::from_secs(600),
             first_boot: Duration::from_secs(600),
             converge: Duration::from_secs(900),
+            failed: Duration::from_secs(45),
             token: TOKEN_LIFE,
             reconnect: Duration::from_secs(45),
         }

@@ -122,7 +122,7 @@ pub fn about_peer(hello: Option<&Hello>, now: Timestamp) -> Option<Refusal> {
             "use an agent of this controller's version",
         ));
     };
-    version(hello).or_else(|| skew(hello, now))
+    version(hello).or_else(|| skew(hello.node_time_ms, now))
 }
 
 /// Both sides name the protocol versions they speak; without a common one, somebody has to move first.
@@ -145,8 +145,9 @@ pub fn version(hello: &Hello) -> Option<Refusal> {
     Some(Refusal::new(RefusalKind::RefusalVersion, message, format!("the older side is {who}")))
 }
 
-fn skew(hello: &Hello, now: Timestamp) -> Option<Refusal> {
-    let ahead_ms = hello.node_time_ms.saturating_sub(now.as_millis());
+/// Whether a node's clock is so far from ours that certificates cannot work.
+pub fn skew(node_time_ms: i64, now: Timestamp) -> Option<Refusal> {
+    let ahead_ms = node_time_ms.saturating_sub(now.as_millis());
     if u128::from(ahead_ms.unsigned_abs()) <= SKEW_LIMIT.as_millis() {
         return None;
     }

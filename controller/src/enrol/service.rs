@@ -54,8 +54,13 @@ pub struct Enrolment {
 #[derive(Debug, thiserror::Error)]
 pub enum EnrolError {
     /// The policy said no.
-    #[error("refused: {}", .0.message)]
-    Refused(Refusal),
+    #[error("refused: {}", .refusal.message)]
+    Refused {
+        /// What the agent hears.
+        refusal: Refusal,
+        /// Whose token it was, if it was anybody's.
+        node: Option<NodeName>,
+    },
     /// The store failed.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -70,7 +75,7 @@ pub enum EnrolError {
 impl From<EnrolError> for Status {
     fn from(error: EnrolError) -> Self {
         match error {
-            EnrolError::Refused(refusal) => refusal.into(),
+            EnrolError::Refused { refusal, .. } => refusal.into(),
             EnrolError::Contended => busy(),
             EnrolError::Ca(CaError::Request(why)) => Refusal::new(
                 RefusalKind::RefusalBadRequest,
@@ -152,7 +157,10 @@ impl Enrolment {
         };
         let known = enrolment.as_ref().map(|held: &Held<EnrolmentRecord>| &held.value);
         match policy::with_token(token.as_ref().map(|held| &held.value), known, ask, now) {
-            Decision::Refuse(refusal) => return Err(EnrolError::Refused(refusal)),
+            Decision::Refuse(refusal) => {
+                let node = token.map(|held| held.value.node);
+                return Err(EnrolError::Refused { refusal, node });
+            }
             Decision::Replay => {}
             Decision::Grant => {
                 let (Some(hash), Some(held)) = (&hash, &token) else { return Err(EnrolError::Contended) };
@@ -178,7 +186,7 @@ impl Enrolment {
         };
         let known = node.as_ref().zip(enrolment.as_ref().map(|held| &held.value));
         if let Decision::Refuse(refusal) = policy::returning(known, ask, now) {
-            return Err(EnrolError::Refused(refusal));
+            return Err(EnrolError::Refused { refusal, node });
         }
         let Some((node, held)) = node.zip(enrolment) else { return Err(EnrolError::Contended) };
         let mut record = held.value;
@@ -227,7 +235,7 @@ impl Enrolment {
             self.withdraw(node, &replaced, "another machine enrolled under this name").await?;
         }
         tracing::info!(%node, serial = %leaf.serial, "enrolled");
-        self.desk.registry.touch();
+        self.desk.registry.set_enrolled(node, true);
         Ok(self.credentials(node, &leaf, now))
     }
 
@@ -246,11 +254,12 @@ impl Enrolment {
             let now = self.clock.now();
             let held = self.records.get::<EnrolmentRecord>(&keys::enrolment(node)).await?;
             let Some(held) = held.filter(|held| current(&held.value, serial)) else {
-                return Err(EnrolError::Refused(Refusal::new(
+                let refusal = Refusal::new(
                     RefusalKind::RefusalRevoked,
                     format!("this certificate is not one of node `{node}` any more"),
                     "run `fleetctl up`: it enrols the node anew",
-                )));
+                );
+                return Err(EnrolError::Refused { refusal, node: Some(node.clone()) });
             };
             let mut record = held.value;
             let renamed = record.key != key.hash();
@@ -271,15 +280,6 @@ impl Enrolment {
         Err(EnrolError::Contended)
     }
 
-    /// Whether the node has an identity.
-    ///
-    /// # Errors
-    /// [`RecordError`] if the store fails.
-    pub async fn is_enrolled(&self, node: &NodeName) -> Result<bool, RecordError> {
-        let held = self.records.get::<EnrolmentRecord>(&keys::enrolment(node)).await?;
-        Ok(held.is_some_and(|held| !held.value.retired))
-    }
-
     /// Withdraws everything a node could come back with, and forgets who it was.
     ///
     /// # Errors
@@ -290,7 +290,9 @@ impl Enrolment {
             self.withdraw(node, &held.value.certificates, why).await?;
             self.records.delete(&keys::known_key(&held.value.key)).await?;
         }
-        self.records.delete(&keys::enrolment(node)).await
+        self.records.delete(&keys::enrolment(node)).await?;
+        self.desk.registry.set_enrolled(node, false);
+        Ok(())
     }
 
     /// Marks a node as removed for good: its tokens and its key are refused as such.
@@ -398,12 +400,15 @@ impl enrolment_server::Enrolment for EnrolmentService {
     async fn enrol(&self, request: Request<v1::EnrolRequest>) -> Result<Response<v1::Credentials>, Status> {
         let _place = self.under_way.try_acquire().map_err(|_| busy())?;
         let outcome = self.enrolment.enrol(request.get_ref()).await;
-        if let Err(EnrolError::Refused(refusal)) = &outcome {
+        if let Err(EnrolError::Refused { refusal, node }) = &outcome {
             tracing::info!(
                 kind = refusal.kind().as_str_name(),
                 message = refusal.message,
                 "enrolment refused"
             );
+            if let Some(node) = node {
+                self.first_boots.refused(node, format!("{}; {}", refusal.message, refusal.hint));
+            }
         }
         Ok(Response::new(outcome?))
     }
@@ -427,7 +432,10 @@ impl enrolment_server::Enrolment for EnrolmentService {
         };
         let mut failure = report.failure.clone();
         failure.truncate(failure.floor_char_boundary(FAILURE));
-        self.first_boots.reported(&token.node, report.stage(), failure, report.node_time_ms, now);
+        self.first_boots.reported(&token.node, report.stage(), failure);
+        if let Some(refusal) = policy::skew(report.node_time_ms, now) {
+            self.first_boots.refused(&token.node, format!("{}; {}", refusal.message, refusal.hint));
+        }
         Ok(Response::new(v1::ReportAck { controller_time_ms: now.as_millis() }))
     }
 }

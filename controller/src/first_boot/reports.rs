@@ -5,19 +5,19 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use fleet_model::{NodeName, Timestamp};
+use fleet_model::NodeName;
 use fleet_proto::v1::Stage;
 use tokio::sync::watch;
 
 /// The latest word from a first boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Report {
+pub enum Report {
     /// How far it is.
-    pub stage: Stage,
-    /// Empty unless something failed: the failing line.
-    pub failure: String,
-    /// The node's clock minus ours, in milliseconds.
-    pub clock_ahead_ms: i64,
+    Reached(Stage),
+    /// It failed: the failing line.
+    Failed(String),
+    /// The agent wanted to enrol and was refused: why, and what to do.
+    Refused(String),
 }
 
 /// Reports of every first boot somebody waits for.
@@ -36,11 +36,20 @@ impl FirstBoots {
     }
 
     /// Takes a report; dropped if nobody waits for it.
-    pub fn reported(&self, node: &NodeName, stage: Stage, failure: String, node_ms: i64, now: Timestamp) {
+    pub fn reported(&self, node: &NodeName, stage: Stage, failure: String) {
         tracing::info!(%node, stage = stage.as_str_name(), failure, "first boot");
-        let clock_ahead_ms = node_ms.saturating_sub(now.as_millis());
+        let report = if stage == Stage::Failed { Report::Failed(failure) } else { Report::Reached(stage) };
+        self.tell(node, report);
+    }
+
+    /// Takes the news that a node was refused when it wanted to enrol.
+    pub fn refused(&self, node: &NodeName, why: String) {
+        self.tell(node, Report::Refused(why));
+    }
+
+    fn tell(&self, node: &NodeName, report: Report) {
         if let Some(sender) = self.waiting().get(node) {
-            sender.send_replace(Some(Report { stage, failure, clock_ahead_ms }));
+            sender.send_replace(Some(report));
         }
     }
 

@@ -54,6 +54,7 @@ struct Entry {
     observed: Option<Arc<v1::Observed>>,
     facts: Option<Arc<v1::Facts>>,
     agent_version: String,
+    enrolled: bool,
     last_seen: Timestamp,
     written_seen: Timestamp,
     dirty: bool,
@@ -170,6 +171,8 @@ pub struct View {
     pub facts: Option<Arc<v1::Facts>>,
     /// The agent's version.
     pub agent_version: String,
+    /// Whether it has an identity.
+    pub enrolled: bool,
 }
 
 impl Default for Registry {
@@ -206,6 +209,17 @@ impl Registry {
         if let Some(live) = live {
             live.desire(desired);
         }
+        self.touch();
+    }
+
+    /// What a node should be.
+    pub fn desired(&self, node: &NodeName) -> Option<Arc<v1::Desired>> {
+        self.nodes().get(node).and_then(|entry| entry.desired.clone())
+    }
+
+    /// Notes whether a node has an identity.
+    pub fn set_enrolled(&self, node: &NodeName, enrolled: bool) {
+        self.nodes().entry(node.clone()).or_default().enrolled = enrolled;
         self.touch();
     }
 
@@ -391,6 +405,7 @@ impl Entry {
             observed: self.observed.clone(),
             facts: self.facts.clone(),
             agent_version: self.agent_version.clone(),
+            enrolled: self.enrolled,
         }
     }
 

@@ -8,7 +8,12 @@ use std::{sync::Arc, time::Duration};
 
 use fleet_model::FleetName;
 use http::{Request, Response};
-use hyper::{body::Incoming, rt::Executor, server::conn::{http1, http2}, service::Service};
+use hyper::{
+    body::Incoming,
+    rt::Executor,
+    server::conn::{http1, http2},
+    service::Service,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::{
     resource::{Resource, getrlimit, setrlimit},

@@ -4,17 +4,21 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use fleet_controller::{
     Controller, ControllerError, Listeners, Ready, Settings,
+    home::{self, OperatorFile},
     settings::{CloudAccess, CloudAccessError, CloudAccessSource},
 };
 use fleet_model::{Clock, FleetName, ManualClock, NodeName, SystemClock};
 use fleet_proto::{
     refusal::{Refusal, RefusalKind},
     tls::{IdentitySlot, client},
-    v1::{self, agents_client::AgentsClient, enrolment_client::EnrolmentClient, from_agent, to_agent},
+    v1::{
+        self, agents_client::AgentsClient, enrolment_client::EnrolmentClient, from_agent,
+        operator_client::OperatorClient, to_agent,
+    },
 };
 use hyper_util::rt::TokioIo;
 use rcgen::{CertificateParams, KeyPair};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, pem::PemObject};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot},
@@ -29,6 +33,8 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 use tower::service_fn;
+
+use crate::world::World;
 
 pub const FLEET: &str = "Reference";
 /// Nothing here takes long; what takes this long never comes.
@@ -70,16 +76,31 @@ pub async fn start(nodes: &[&str]) -> (Fixture, Vec<String>) {
     start_in(dir, nodes, |_| {}).await
 }
 
+/// A controller in a world of its own.
+pub async fn start_with(dir: tempfile::TempDir, world: &World) -> Fixture {
+    let adjust = |settings: &mut Settings| settings.timing = world.timing;
+    start_whole(dir, &[], adjust, |controller| world.put_around(controller)).await.0
+}
+
 pub async fn start_in(
     dir: tempfile::TempDir,
     nodes: &[&str],
     adjust: impl FnOnce(&mut Settings),
 ) -> (Fixture, Vec<String>) {
+    start_whole(dir, nodes, adjust, |controller| controller).await
+}
+
+async fn start_whole(
+    dir: tempfile::TempDir,
+    nodes: &[&str],
+    adjust: impl FnOnce(&mut Settings),
+    world: impl FnOnce(Controller) -> Controller,
+) -> (Fixture, Vec<String>) {
     // Clients judge certificates by the host's clock, so ours starts there.
     let clock = Arc::new(ManualClock::at(SystemClock.now()));
     let mut settings = Settings::new(fleet(), dir.path().to_owned(), Arc::new(NoCloud));
     adjust(&mut settings);
-    let controller = Controller::open(settings, clock.clone()).await.expect("opens");
+    let controller = world(Controller::open(settings, clock.clone()).await.expect("opens"));
     let mut tokens = Vec::new();
     for name in nodes {
         let token = controller.issue_token(&node(name)).await.expect("issued");
@@ -111,6 +132,22 @@ impl Fixture {
 
     pub fn enrolment_client(&self) -> EnrolmentClient<Channel> {
         EnrolmentClient::new(channel(self.ready.enrol[0], &self.bundle, None))
+    }
+
+    pub fn operator_client(&self) -> OperatorClient<Channel> {
+        OperatorClient::new(self.operator_channel())
+    }
+
+    pub fn operator_channel(&self) -> Channel {
+        let OperatorFile { cert, key, bundle } =
+            home::operator(self.dir.path()).expect("reads").expect("written on first start");
+        let identity = IdentitySlot::new(
+            vec![CertificateDer::from_pem_slice(cert.as_bytes()).expect("a certificate")],
+            PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("a key"),
+        );
+        let bundle = vec![CertificateDer::from_pem_slice(bundle.as_bytes()).expect("a certificate")];
+        let identity = Arc::new(identity.expect("they belong together"));
+        channel(self.ready.session[0], &bundle, Some(identity))
     }
 
     /// Waits until `done` of what the registry says.

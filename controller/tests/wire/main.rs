@@ -2,4 +2,7 @@
 
 mod enrolment;
 mod harness;
+mod operator;
+mod runs;
 mod sessions;
+mod world;

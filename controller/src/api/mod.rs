@@ -1,0 +1,253 @@
+//! The `Operator` service: everything a person or the dashboard asks of a controller.
+
+mod status;
+mod stream;
+
+use std::{sync::Arc, time::Duration};
+
+use fleet_model::{FleetName, NodeName};
+use fleet_proto::{
+    refusal::{Refusal, RefusalKind},
+    v1::{self, command, operator_server::Operator},
+};
+use tonic::{Request, Response, Status};
+
+pub use status::fleet_status;
+pub use stream::{ProgressStream, StatusStream};
+
+use crate::{
+    authority::operator,
+    reconcile::{
+        board::Board,
+        driver::{Driver, Given, Order},
+        progress::verb,
+    },
+    records::PlanRecord,
+    session::stream::Desk,
+};
+
+/// Longest wait for answers to a question asked of everybody.
+const NOOP_MAX: Duration = Duration::from_secs(60);
+
+/// What operators may ask.
+#[derive(Clone, Debug)]
+pub struct OperatorService {
+    fleet: FleetName,
+    driver: Arc<Driver>,
+}
+
+impl OperatorService {
+    /// Serves `fleet`.
+    pub fn new(fleet: FleetName, driver: Arc<Driver>) -> Self {
+        Self { fleet, driver }
+    }
+
+    fn board(&self) -> &Arc<Board> {
+        &self.driver.tools().homecoming.board
+    }
+
+    fn desk(&self) -> &Arc<Desk> {
+        &self.driver.tools().homecoming.desk
+    }
+
+    fn given(&self, document: Option<v1::PlanDocument>) -> Result<Given, Status> {
+        let document = document.ok_or_else(|| {
+            bad_request("the request holds no plan", "use a command line of this controller's version")
+        })?;
+        let record = PlanRecord {
+            file: document.file,
+            text: document.text,
+            parameters: document.parameters.into_iter().collect(),
+        };
+        let loaded =
+            fleet_plan::load(&record.file, &record.text, &record.parameters).map_err(|problems| {
+                bad_request(problems.to_string(), "correct the plan; `fleetctl plan check` says the same")
+            })?;
+        if loaded.plan.fleet != self.fleet {
+            return Err(bad_request(
+                format!(
+                    "this controller serves fleet `{}`, the plan is for `{}`",
+                    self.fleet, loaded.plan.fleet
+                ),
+                "each fleet has its own controller; `fleetctl up` starts it",
+            ));
+        }
+        Ok(Given { record, plan: Arc::new(loaded.plan) })
+    }
+
+    async fn start(&self, order: Order) -> Result<Response<ProgressStream>, Status> {
+        let listener = self.driver.start(order).await.map_err(|error| internal(&error))?;
+        Ok(Response::new(ProgressStream::new(listener)))
+    }
+}
+
+#[tonic::async_trait]
+impl Operator for OperatorService {
+    type ApplyStream = ProgressStream;
+    type DownStream = ProgressStream;
+    type WatchStream = StatusStream;
+
+    async fn ping(&self, request: Request<v1::PingRequest>) -> Result<Response<v1::PingReply>, Status> {
+        operator(&request)?;
+        Ok(Response::new(v1::PingReply {
+            controller_version: env!("CARGO_PKG_VERSION").to_owned(),
+            fleet: self.fleet.to_string(),
+            controller_time_ms: self.desk().clock.now().as_millis(),
+            pid: std::process::id(),
+        }))
+    }
+
+    async fn preview(
+        &self,
+        request: Request<v1::PlanDocument>,
+    ) -> Result<Response<v1::PreviewReply>, Status> {
+        operator(&request)?;
+        let given = self.given(Some(request.into_inner()))?;
+        let tools = self.driver.tools();
+        let fleet = tools.fleet().await.map_err(|error| internal(&error))?;
+        let unavailable = |why: String| Status::unavailable(why);
+        let provision = tools
+            .provisioners
+            .open(&given.plan.cloud, &fleet.value.id)
+            .map_err(|error| unavailable(error.0))?;
+        let steps = provision.preview(&given.plan).await.map_err(|error| unavailable(error.0))?;
+        let steps = steps.into_iter().map(|step| v1::PlannedStep {
+            verb: verb(step.verb).into(),
+            kind: step.kind.to_owned(),
+            name: step.name,
+            location: step.location,
+            detail: step.detail,
+        });
+        Ok(Response::new(v1::PreviewReply { steps: steps.collect() }))
+    }
+
+    async fn apply(&self, request: Request<v1::ApplyRequest>) -> Result<Response<ProgressStream>, Status> {
+        let who = operator(&request)?;
+        let request = request.into_inner();
+        let until = request.until();
+        let given = self.given(request.plan)?;
+        tracing::info!(operator = who, plan = given.record.file, "apply");
+        self.start(Order::Apply { given, until }).await
+    }
+
+    async fn down(&self, request: Request<v1::DownRequest>) -> Result<Response<ProgressStream>, Status> {
+        let who = operator(&request)?;
+        tracing::info!(operator = who, "down");
+        self.start(Order::Down).await
+    }
+
+    async fn halt(&self, request: Request<v1::HaltRequest>) -> Result<Response<v1::HaltReply>, Status> {
+        let who = operator(&request)?;
+        let was_running = self.driver.halt().await;
+        tracing::info!(operator = who, was_running, "halt");
+        Ok(Response::new(v1::HaltReply { was_running }))
+    }
+
+    async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::FleetStatus>, Status> {
+        operator(&request)?;
+        let node = self.one_node(&request.into_inner().node)?;
+        Ok(Response::new(fleet_status(&self.fleet, self.board(), self.desk(), node.as_ref())))
+    }
+
+    async fn watch(&self, request: Request<v1::StatusRequest>) -> Result<Response<StatusStream>, Status> {
+        operator(&request)?;
+        let node = self.one_node(&request.into_inner().node)?;
+        Ok(Response::new(StatusStream::new(
+            self.fleet.clone(),
+            self.board().clone(),
+            self.desk().clone(),
+            node,
+        )))
+    }
+
+    async fn information(
+        &self,
+        request: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::InformationReply>, Status> {
+        operator(&request)?;
+        let node = self.one_node(&request.into_inner().node)?;
+        let Some(plan) = self.board().plan() else { return Err(no_plan()) };
+        let addresses = self.board().all_addresses();
+        let lookup = |name: &NodeName| {
+            addresses.get(name).map(|known| fleet_plan::NodeValues {
+                public: known.public_ipv4,
+                private: known.private_ipv4,
+                ipv6: known.ipv6,
+            })
+        };
+        let nodes = plan
+            .nodes()
+            .filter(|placed| node.as_ref().is_none_or(|node| *node == placed.node.name))
+            .map(|placed| v1::NodeInformation {
+                node: placed.node.name.to_string(),
+                text: placed.node.information.render(Some(&placed.node.name), &lookup),
+            });
+        Ok(Response::new(v1::InformationReply {
+            nodes: nodes.collect(),
+            plan: plan.information.render(None, &lookup),
+        }))
+    }
+
+    async fn user_data(
+        &self,
+        request: Request<v1::UserDataRequest>,
+    ) -> Result<Response<v1::UserDataReply>, Status> {
+        let who = operator(&request)?;
+        let Some(node) = self.one_node(&request.into_inner().node)? else {
+            return Err(bad_request("user-data is for one node", "name the node"));
+        };
+        tracing::info!(operator = who, %node, "user-data");
+        let made = self.driver.tools().homecoming.document_and_expiry(&node).await;
+        let (document, expires) = made.map_err(Status::failed_precondition)?;
+        Ok(Response::new(v1::UserDataReply { document, token_expires_ms: expires.as_millis() }))
+    }
+
+    async fn noop(&self, request: Request<v1::NoopRequest>) -> Result<Response<v1::NoopReply>, Status> {
+        operator(&request)?;
+        let timeout = Duration::from_millis(request.into_inner().timeout_ms.into()).min(NOOP_MAX);
+        let desk = self.desk();
+        let lives = desk.registry.lives();
+        let answers = desk.dispatch.ask(lives, command::What::Noop(v1::Noop {}), timeout).await;
+        Ok(Response::new(v1::NoopReply {
+            answered: u32::try_from(answers.answered).unwrap_or(u32::MAX),
+            silent: answers.silent.iter().map(ToString::to_string).collect(),
+            took_us: u64::try_from(answers.took.as_micros()).unwrap_or(u64::MAX),
+        }))
+    }
+}
+
+impl OperatorService {
+    /// The node a request names, if it names one; it must be in the plan.
+    fn one_node(&self, name: &str) -> Result<Option<NodeName>, Status> {
+        if name.is_empty() {
+            return Ok(None);
+        }
+        let Some(plan) = self.board().plan() else { return Err(no_plan()) };
+        let node = name.parse::<NodeName>().ok().filter(|node| plan.node(node).is_some());
+        node.map(Some).ok_or_else(|| {
+            let known: Vec<_> = plan.nodes().map(|placed| placed.node.name.to_string()).collect();
+            Refusal::new(
+                RefusalKind::RefusalUnknown,
+                format!("no node `{name}` in this fleet"),
+                format!("its nodes are {}", known.join(", ")),
+            )
+            .into()
+        })
+    }
+}
+
+fn no_plan() -> Status {
+    Refusal::new(RefusalKind::RefusalUnknown, "this fleet has no plan", "`fleetctl up PLAN` gives it one")
+        .into()
+}
+
+fn bad_request(message: impl Into<String>, hint: impl Into<String>) -> Status {
+    Refusal::new(RefusalKind::RefusalBadRequest, message, hint).into()
+}
+
+/// Logged where it is handled; the operator hears the cause, since it is theirs to mend.
+fn internal(error: &dyn std::error::Error) -> Status {
+    let why = crate::chain(error);
+    tracing::error!(error = why, "operator's call failed");
+    Status::internal(why)
+}

@@ -1,0 +1,267 @@
+//! `up`: from a plan to nodes that are home and converged.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use fleet_model::NodeName;
+use fleet_plan::ResolvedPlan;
+use fleet_proto::v1::{self, NodeState};
+use fleet_provider::{
+    event::{Addresses, Event, StepState, Verb},
+    provider::Outcome,
+};
+use fleet_store::Expected;
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    driver::{Given, Tools},
+    home::Stuck,
+    progress::Teller,
+    provision::ProvisionError,
+};
+use crate::{
+    enrol::token,
+    records::{EnrolmentRecord, FleetRecord, RecordError, keys},
+};
+
+/// Events of the provider that may wait for us.
+const EVENTS: usize = 256;
+
+/// One run of `up`.
+struct Apply<'a> {
+    tools: &'a Tools,
+    plan: Arc<ResolvedPlan>,
+    until: v1::Until,
+    teller: &'a Arc<Teller>,
+    stop: &'a CancellationToken,
+    /// Nodes on their way home; each says at last how that went.
+    homeward: JoinSet<(NodeName, Result<(), Stuck>)>,
+    begun: BTreeSet<NodeName>,
+    outcomes: BTreeMap<NodeName, Result<(), Stuck>>,
+}
+
+/// Works towards `given` and says how it went.
+pub(super) async fn run(
+    tools: &Tools,
+    given: Given,
+    until: v1::Until,
+    teller: &Arc<Teller>,
+    stop: &CancellationToken,
+) -> Result<v1::Finished, RecordError> {
+    let fleet_id = remember(tools, &given).await?;
+    let apply = Apply {
+        tools,
+        plan: given.plan,
+        until,
+        teller,
+        stop,
+        homeward: JoinSet::new(),
+        begun: BTreeSet::new(),
+        outcomes: BTreeMap::new(),
+    };
+    apply.perform(&fleet_id).await
+}
+
+/// Makes the plan the fleet's desired state; from here on `status` speaks of it.
+async fn remember(tools: &Tools, given: &Given) -> Result<String, RecordError> {
+    let held = tools.fleet().await?;
+    let record =
+        FleetRecord { plan: Some(given.record.clone()), cloud: Some(given.plan.cloud.clone()), ..held.value };
+    tools.records().put(&keys::fleet(), &record, Expected::Version(held.version)).await?;
+    let board = &tools.homecoming.board;
+    board.set_plan(Some(given.plan.clone()));
+    board.clear_stages();
+    token::prune(tools.records(), tools.clock().now(), |_| false).await?;
+    Ok(record.id)
+}
+
+impl Apply<'_> {
+    async fn perform(mut self, fleet_id: &str) -> Result<v1::Finished, RecordError> {
+        let outcome = match self.tools.provisioners.open(&self.plan.cloud, fleet_id) {
+            Ok(provision) => self.provision(&*provision).await?,
+            Err(error) => Err(error),
+        };
+        let mut problems = Vec::new();
+        let mut changing_calls = 0;
+        match outcome {
+            Ok(outcome) => {
+                changing_calls = outcome.changing_calls;
+                problems.extend(outcome.problems);
+                self.tools.homecoming.board.refresh_desired().await?;
+                if !outcome.stopped && problems.is_empty() {
+                    self.remove_leavers().await?;
+                }
+            }
+            Err(error) => problems.push(error.0),
+        }
+        self.wait_home().await;
+        let nodes = self.outcomes();
+        let stopped = self.stop.is_cancelled();
+        if stopped {
+            problems.push("stopped before the end; `fleetctl up` continues".to_owned());
+        }
+        problems.extend(
+            nodes
+                .iter()
+                .filter(|node| node.state() == NodeState::NodeFailed)
+                .map(|node| format!("node `{}`: {}", node.node, node.reason)),
+        );
+        let wanted = match self.until {
+            v1::Until::Ready => NodeState::NodeReady,
+            v1::Until::Provisioned => NodeState::NodeProvisioned,
+        };
+        let ok = problems.is_empty() && nodes.iter().all(|node| node.state() == wanted);
+        Ok(v1::Finished { ok, changing_calls, nodes, problems, ..v1::Finished::default() })
+    }
+
+    /// Runs the provider, starting each node's way home as soon as its server is there.
+    async fn provision(
+        &mut self,
+        provision: &dyn super::provision::Provision,
+    ) -> Result<Result<Outcome, ProvisionError>, RecordError> {
+        let (sender, mut events) = mpsc::channel(EVENTS);
+        let plan = self.plan.clone();
+        let stop = self.stop.clone();
+        // Owns the sender, so that the events end with it.
+        let applying = async move { provision.apply(&plan, &sender, &stop).await };
+        let mut applying = std::pin::pin!(applying);
+        let outcome = loop {
+            // Cancel safe: the channel loses nothing, the provider's future is pinned outside.
+            tokio::select! {
+                Some(event) = events.recv() => self.take(event).await?,
+                done = &mut applying => break done,
+            }
+        };
+        // Nobody sends any more; what was sent is taken.
+        while let Ok(event) = events.try_recv() {
+            self.take(event).await?;
+        }
+        if let Ok(outcome) = &outcome {
+            // Servers that were there already may have caused no event.
+            for (node, addresses) in &outcome.addresses {
+                self.arrived(node, addresses).await?;
+            }
+        }
+        Ok(outcome)
+    }
+
+    async fn take(&mut self, event: Event) -> Result<(), RecordError> {
+        match event {
+            Event::Step(step, state) => {
+                self.teller.step(&step, &state);
+                let node = step.name.parse::<NodeName>().ok().filter(|node| self.plan.node(node).is_some());
+                if let Some(node) = node.filter(|_| step.kind == "server" && step.verb == Verb::Create) {
+                    match state {
+                        StepState::Started | StepState::Waiting(_) => {
+                            let detail = if let StepState::Waiting(why) = &state { why } else { "" };
+                            self.stage(&node, NodeState::NodeCreating, detail);
+                        }
+                        StepState::Failed(why) => self.stage(&node, NodeState::NodeFailed, &why),
+                        StepState::Done => {}
+                    }
+                }
+                Ok(())
+            }
+            Event::Provisioned(node, addresses) => self.arrived(&node, &addresses).await,
+        }
+    }
+
+    /// A node's server is there: send it home.
+    async fn arrived(&mut self, node: &NodeName, addresses: &Addresses) -> Result<(), RecordError> {
+        self.tools.homecoming.board.set_addresses(node, addresses).await?;
+        if self.plan.node(node).is_none() || !self.begun.insert(node.clone()) {
+            return Ok(());
+        }
+        self.stage(node, NodeState::NodeProvisioned, "");
+        if self.until == v1::Until::Ready {
+            let (homecoming, node, addresses) =
+                (self.tools.homecoming.clone(), node.clone(), addresses.clone());
+            let (teller, stop) = (self.teller.clone(), self.stop.clone());
+            self.homeward.spawn(async move {
+                let done = homecoming.bring(&node, &addresses, &teller, &stop).await;
+                (node, done)
+            });
+        }
+        Ok(())
+    }
+
+    /// Waits for everybody on the way, then once more for those whose desired state changed meanwhile: each new
+    /// server's addresses are news for all others.
+    async fn wait_home(&mut self) {
+        while let Some(joined) = self.homeward.join_next().await {
+            self.note(joined);
+        }
+        let home: Vec<_> =
+            self.outcomes.iter().filter(|(_, done)| done.is_ok()).map(|(node, _)| node.clone()).collect();
+        for node in home {
+            let homecoming = self.tools.homecoming.clone();
+            let (teller, stop) = (self.teller.clone(), self.stop.clone());
+            self.homeward.spawn(async move {
+                // Cancel safe: it only waits.
+                let done = tokio::select! {
+                    () = stop.cancelled() => Err(Stuck::Stopped),
+                    done = homecoming.converge(&node, &teller) => done,
+                };
+                (node, done)
+            });
+        }
+        while let Some(joined) = self.homeward.join_next().await {
+            self.note(joined);
+        }
+    }
+
+    fn note(&mut self, joined: Result<(NodeName, Result<(), Stuck>), tokio::task::JoinError>) {
+        match joined {
+            Ok((node, done)) => {
+                self.outcomes.insert(node, done);
+            }
+            Err(error) => tracing::error!(%error, "a node's way home broke off"),
+        }
+    }
+
+    /// Nodes that had an identity and are in the plan no more: their servers are gone, so is their way in.
+    async fn remove_leavers(&self) -> Result<(), RecordError> {
+        let enrolled = self.tools.records().list::<EnrolmentRecord>(&keys::enrolments()).await?;
+        let known = self.tools.homecoming.board.all_addresses();
+        let names: BTreeSet<NodeName> =
+            enrolled.iter().filter_map(|(name, _)| name.parse().ok()).chain(known.into_keys()).collect();
+        for node in names.iter().filter(|node| self.plan.node(node).is_none()) {
+            self.tools.enrolment.remove(node, "the node is not in the plan any more").await?;
+            token::prune(self.tools.records(), self.tools.clock().now(), |whose| whose == node).await?;
+            self.tools.homecoming.board.forget(node).await?;
+            self.stage(node, NodeState::NodeGone, "not in the plan any more");
+        }
+        Ok(())
+    }
+
+    fn outcomes(&self) -> Vec<v1::NodeOutcome> {
+        let board = &self.tools.homecoming.board;
+        let outcome = |node: &NodeName| {
+            let stage = board.stage(node);
+            let (state, reason) = match self.outcomes.get(node) {
+                Some(Ok(())) => (NodeState::NodeReady, String::new()),
+                Some(Err(Stuck::Failed(why))) => (NodeState::NodeFailed, why.clone()),
+                Some(Err(Stuck::Stopped)) => {
+                    let state = stage.map_or(NodeState::NodeProvisioned, |stage| stage.state);
+                    (state, "stopped on its way".to_owned())
+                }
+                None if self.begun.contains(node) => (NodeState::NodeProvisioned, String::new()),
+                None => match stage {
+                    Some(stage) => (stage.state, stage.detail),
+                    None => (NodeState::NodePlanned, "its server was not made".to_owned()),
+                },
+            };
+            v1::NodeOutcome { node: node.to_string(), state: state.into(), reason }
+        };
+        self.plan.nodes().map(|placed| outcome(&placed.node.name)).collect()
+    }
+
+    fn stage(&self, node: &NodeName, state: NodeState, detail: &str) {
+        if self.tools.homecoming.board.set_stage(node, state, detail) {
+            self.teller.node(node, state, detail);
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! What is known of the fleet while the controller runs: the plan, addresses, how far each node is.
+//!
+//! In memory, so that status is cheap; everything but the stages of a run under way is in the store too and
+//! read from there at start.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use fleet_model::NodeName;
+use fleet_plan::ResolvedPlan;
+use fleet_proto::v1::{self, NodeState};
+use fleet_provider::event::Addresses;
+use fleet_store::Expected;
+
+use crate::{
+    desired,
+    records::{FleetRecord, RecordError, Records, RunKind, RunRecord, keys},
+    session::{registry::Registry, stream::Desk},
+};
+
+/// How far a node is on its way home, as the run sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stage {
+    /// How far.
+    pub state: NodeState,
+    /// Why, or what is waited for.
+    pub detail: String,
+}
+
+/// What is known.
+#[derive(Debug)]
+pub struct Board {
+    records: Records,
+    desk: Arc<Desk>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    plan: Option<Arc<ResolvedPlan>>,
+    addresses: BTreeMap<NodeName, Addresses>,
+    stages: BTreeMap<NodeName, Stage>,
+    activity: String,
+}
+
+impl Board {
+    /// Reads the board from the store.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the store cannot be read.
+    pub async fn load(records: Records, desk: Arc<Desk>) -> Result<Self, RecordError> {
+        let mut state = State { addresses: records.addresses().await?, ..State::default() };
+        if let Some(run) = records.get::<RunRecord>(&keys::run()).await? {
+            state.activity = activity(&run.value);
+        }
+        let fleet = records.get::<FleetRecord>(&keys::fleet()).await?;
+        if let Some(plan) = fleet.and_then(|held| held.value.plan) {
+            match fleet_plan::load(&plan.file, &plan.text, &plan.parameters) {
+                Ok(loaded) => state.plan = Some(Arc::new(loaded.plan)),
+                // Written by another version; the next `up` brings one that is understood.
+                Err(problems) => {
+                    tracing::warn!(%problems, "the stored plan is not understood any more");
+                    state.activity =
+                        "the stored plan is not understood by this version; run `fleetctl up` with a \
+                                      corrected plan"
+                            .to_owned();
+                }
+            }
+        }
+        Ok(Self { records, desk, state: Mutex::new(state) })
+    }
+
+    /// The plan, if there is one.
+    pub fn plan(&self) -> Option<Arc<ResolvedPlan>> {
+        self.state().plan.clone()
+    }
+
+    /// Takes a plan, or takes it away. Writing it to the store is the caller's business.
+    pub fn set_plan(&self, plan: Option<Arc<ResolvedPlan>>) {
+        self.state().plan = plan;
+        self.registry().touch();
+    }
+
+    /// A node's addresses.
+    pub fn addresses(&self, node: &NodeName) -> Option<Addresses> {
+        self.state().addresses.get(node).cloned()
+    }
+
+    /// Every node's addresses.
+    pub fn all_addresses(&self) -> BTreeMap<NodeName, Addresses> {
+        self.state().addresses.clone()
+    }
+
+    /// How far a node is.
+    pub fn stage(&self, node: &NodeName) -> Option<Stage> {
+        self.state().stages.get(node).cloned()
+    }
+
+    /// Notes how far a node is; says whether that is news.
+    pub fn set_stage(&self, node: &NodeName, state: NodeState, detail: &str) -> bool {
+        let stage = Stage { state, detail: detail.to_owned() };
+        let older = self.state().stages.insert(node.clone(), stage.clone());
+        let news = older.as_ref() != Some(&stage);
+        if news {
+            self.registry().touch();
+        }
+        news
+    }
+
+    /// Forgets stages of an earlier run.
+    pub fn clear_stages(&self) {
+        self.state().stages.clear();
+    }
+
+    /// What is under way, or what the last run left behind; empty if there is nothing to say.
+    pub fn activity(&self) -> String {
+        self.state().activity.clone()
+    }
+
+    /// Says what is under way.
+    pub fn set_activity(&self, activity: impl Into<String>) {
+        self.state().activity = activity.into();
+        self.registry().touch();
+    }
+
+    /// Takes a node's addresses, then brings every node's desired state up to date: they name each other.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the store fails; calling again finishes what was begun.
+    pub async fn set_addresses(&self, node: &NodeName, addresses: &Addresses) -> Result<(), RecordError> {
+        let known = self.state().addresses.get(node) == Some(addresses);
+        if !known {
+            self.records.put(&keys::node_addresses(node), addresses, Expected::Any).await?;
+            self.state().addresses.insert(node.clone(), addresses.clone());
+        }
+        self.refresh_desired().await
+    }
+
+    /// Brings every node's desired state up to date with plan and addresses.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the store fails; calling again finishes what was begun.
+    pub async fn refresh_desired(&self) -> Result<(), RecordError> {
+        let (plan, addresses) = {
+            let state = self.state();
+            (state.plan.clone(), state.addresses.clone())
+        };
+        let Some(plan) = plan else { return Ok(()) };
+        for (node, tasks) in desired::tasks(&plan, &addresses) {
+            let held = self.registry().desired(&node);
+            if let Some(next) = desired::next(held.as_deref(), tasks) {
+                // Durable before it is told: a restarted controller never takes a generation back.
+                self.records.put_message(&keys::desired(&node), &next).await?;
+                tracing::info!(%node, generation = next.generation, "desired state changed");
+                self.registry().set_desired(&node, Arc::new(next));
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets a node that is gone, in the store and here.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the store fails; calling again finishes what was begun.
+    pub async fn forget(&self, node: &NodeName) -> Result<(), RecordError> {
+        for key in [keys::node_addresses(node), keys::desired(node), keys::observed(node)] {
+            self.records.delete(&key).await?;
+        }
+        self.state().addresses.remove(node);
+        self.registry().forget(node, tonic::Status::aborted("the node was removed"));
+        Ok(())
+    }
+
+    fn registry(&self) -> &Registry {
+        &self.desk.registry
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No critical section can leave the state half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What there is to say about the last run.
+pub fn activity(run: &RunRecord) -> String {
+    let (what, command) = match run.kind {
+        RunKind::Apply => ("up", "`fleetctl up` continues it"),
+        RunKind::Down => ("down", "`fleetctl down` continues it"),
+    };
+    match &run.end {
+        None => format!("run {} ({what}) was cut; {command}", run.number),
+        Some(end) if end.ok => String::new(),
+        Some(end) => {
+            let why = end.problems.first().map_or("it was stopped", String::as_str);
+            format!("run {} ({what}) did not succeed: {why}", run.number)
+        }
+    }
+}
+
+/// State of one node as everybody sees it: what its session says, or failing that, how far the run is.
+pub fn node_state(
+    view: &crate::session::registry::View,
+    stage: Option<&Stage>,
+    addressed: bool,
+) -> (NodeState, String) {
+    if view.connected {
+        return match desired::convergence(view.desired.as_deref(), view.observed.as_deref()) {
+            desired::Convergence::Converged => (NodeState::NodeReady, String::new()),
+            desired::Convergence::Failed(why) => (NodeState::NodeFailed, why),
+            desired::Convergence::Underway(why) => (NodeState::NodeConverging, why),
+        };
+    }
+    match stage {
+        // What the run last said holds until the node speaks for itself.
+        Some(stage) if !speaks_of_session(stage.state) => (stage.state, stage.detail.clone()),
+        _ if view.last_seen.as_millis() > 0 => {
+            (NodeState::NodeSilent, format!("last heard of at {}", view.last_seen))
+        }
+        _ if view.enrolled => (NodeState::NodeEnrolled, "no session yet".to_owned()),
+        _ if addressed => (NodeState::NodeProvisioned, String::new()),
+        _ => (NodeState::NodePlanned, String::new()),
+    }
+}
+
+/// Stages that only a session can bear out: without one they are history.
+fn speaks_of_session(state: NodeState) -> bool {
+    matches!(
+        state,
+        NodeState::NodeConverging
+            | NodeState::NodeReady
+            | NodeState::NodeEnrolled
+            | NodeState::NodeProvisioned
+    )
+}
+
+/// Health of one node: what its agent says, or what its absence says.
+pub fn health(view: &crate::session::registry::View, state: NodeState) -> v1::Health {
+    let said = view.observed.as_ref().and_then(|observed| observed.health.clone());
+    match said {
+        Some(health) if view.connected => health,
+        _ if state == NodeState::NodeSilent => v1::Health {
+            level: v1::HealthLevel::HealthFailed.into(),
+            reasons: vec!["not heard of".to_owned()],
+        },
+        _ => v1::Health { level: v1::HealthLevel::HealthUnspecified.into(), reasons: Vec::new() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fleet_model::Timestamp;
+
+    use super::*;
+    use crate::{records::RunEnd, session::registry::View};
+
+    #[test]
+    fn a_node_speaks_for_itself_while_it_can() {
+        let desired = Some(Arc::new(v1::Desired { generation: 1, tasks: vec![] }));
+        let observed = Some(Arc::new(v1::Observed { generation: 1, ..v1::Observed::default() }));
+        let seen = Timestamp::from_millis(1);
+        let never = View::default();
+        let ready = View { connected: true, desired, observed, last_seen: seen, ..View::default() };
+        let lost = View { connected: false, ..ready.clone() };
+        let enrolled = View { enrolled: true, ..View::default() };
+        let stage = |state| Some(Stage { state, detail: String::new() });
+        let check = |view: &View, stage: Option<Stage>, addressed, wanted: NodeState| {
+            let (state, _) = node_state(view, stage.as_ref(), addressed);
+            assert_eq!(state, wanted, "{view:?} {stage:?} {addressed}");
+        };
+        check(&never, None, false, NodeState::NodePlanned);
+        check(&never, None, true, NodeState::NodeProvisioned);
+        check(&never, stage(NodeState::NodeBooting), true, NodeState::NodeBooting);
+        check(&never, stage(NodeState::NodeFailed), true, NodeState::NodeFailed);
+        check(&enrolled, None, true, NodeState::NodeEnrolled);
+        check(&ready, stage(NodeState::NodeFailed), true, NodeState::NodeReady);
+        check(&View { observed: None, ..ready.clone() }, None, true, NodeState::NodeConverging);
+        check(&lost, None, true, NodeState::NodeSilent);
+        check(&lost, stage(NodeState::NodeReady), true, NodeState::NodeSilent);
+        check(&lost, stage(NodeState::NodeBooting), true, NodeState::NodeBooting);
+    }
+
+    #[test]
+    fn the_last_run_is_spoken_of_until_one_succeeds() {
+        let run = |end| RunRecord { number: 3, kind: RunKind::Apply, started: Timestamp::default(), end };
+        let end = |ok, problems: &[&str]| {
+            let problems = problems.iter().map(|&line| line.to_owned()).collect();
+            Some(RunEnd { at: Timestamp::default(), ok, problems })
+        };
+        assert_eq!(activity(&run(None)), "run 3 (up) was cut; `fleetctl up` continues it");
+        assert_eq!(activity(&run(end(true, &[]))), "");
+        assert_eq!(activity(&run(end(false, &["no quota"]))), "run 3 (up) did not succeed: no quota");
+        assert_eq!(activity(&run(end(false, &[]))), "run 3 (up) did not succeed: it was stopped");
+    }
+}

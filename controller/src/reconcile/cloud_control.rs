@@ -1,0 +1,84 @@
+//! The cloud as it is: the CloudControl API, reached anew for each run.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use async_trait::async_trait;
+use fleet_model::{FleetName, NodeName};
+use fleet_plan::{ResolvedPlan, resolved::Cloud};
+use fleet_provider::{
+    event::{Addresses, Event, Step},
+    provider::{Outcome, Provider, ProviderError},
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::provision::{Provision, ProvisionError, Provisioners};
+use crate::{records::Records, settings::CloudAccessSource, vault::SealedVault};
+
+/// Providers that speak the CloudControl API.
+#[derive(Debug)]
+pub struct CloudControl {
+    /// The fleet.
+    pub fleet: FleetName,
+    /// How to reach the cloud; asked for each run.
+    pub access: Arc<dyn CloudAccessSource>,
+    /// Where the journal goes.
+    pub records: Records,
+    /// Initial passwords.
+    pub vault: Arc<SealedVault>,
+    /// The time.
+    pub clock: Arc<dyn fleet_model::Clock>,
+}
+
+impl Provisioners for CloudControl {
+    fn open(&self, cloud: &Cloud, fleet_id: &str) -> Result<Arc<dyn Provision>, ProvisionError> {
+        let access = self.access.access(cloud).map_err(|error| ProvisionError(error.to_string()))?;
+        let credentials = fleet_mcp::Credentials {
+            username: access.username,
+            password: fleet_mcp::Secret::new(access.password.reveal()),
+        };
+        let mut settings = fleet_mcp::Settings::new(access.endpoint, credentials);
+        settings.extra_ca_pem = access.ca_pem;
+        let client = fleet_mcp::Client::new(settings)
+            .map_err(|error| ProvisionError(format!("{}; {}", crate::chain(&error), error.hint())))?;
+        Ok(Arc::new(Provider::new(
+            Arc::new(client),
+            self.records.store().clone(),
+            self.vault.clone(),
+            self.fleet.clone(),
+            fleet_id.to_owned(),
+            self.clock.clone(),
+        )))
+    }
+}
+
+impl From<ProviderError> for ProvisionError {
+    fn from(error: ProviderError) -> Self {
+        Self(format!("{}; {}", crate::chain(&error), error.hint()))
+    }
+}
+
+#[async_trait]
+impl Provision for Provider {
+    async fn preview(&self, plan: &ResolvedPlan) -> Result<Vec<Step>, ProvisionError> {
+        Ok(Self::preview(self, plan).await?)
+    }
+    async fn apply(
+        &self,
+        plan: &ResolvedPlan,
+        events: &mpsc::Sender<Event>,
+        stop: &CancellationToken,
+    ) -> Result<Outcome, ProvisionError> {
+        Ok(Self::apply(self, plan, events, stop).await?)
+    }
+    async fn destroy(
+        &self,
+        events: &mpsc::Sender<Event>,
+        stop: &CancellationToken,
+    ) -> Result<Outcome, ProvisionError> {
+        Ok(Self::destroy(self, events, stop).await?)
+    }
+    async fn addresses(&self, plan: &ResolvedPlan) -> Result<BTreeMap<NodeName, Addresses>, ProvisionError> {
+        Ok(Self::addresses(self, plan).await?)
+    }
+}

@@ -1,0 +1,309 @@
+//! A cloud and servers that exist only here: they do as told, and count what is asked of them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use fleet_controller::{
+    Controller,
+    first_boot::{FirstBoot, FirstBootError, Target, Way},
+    reconcile::provision::{Provision, ProvisionError, Provisioners},
+    settings::Timing,
+};
+use fleet_model::{Clock, NodeName, SystemClock};
+use fleet_plan::{ResolvedPlan, resolved::Cloud};
+use fleet_proto::{
+    tls::IdentitySlot,
+    v1::{self, enrolment_client::EnrolmentClient, from_agent, to_agent},
+};
+use fleet_provider::{
+    bootstrap::BootStage,
+    event::{Addresses, Event, Step, StepState, Verb},
+    provider::Outcome,
+};
+use rcgen::KeyPair;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::harness::{Session, channel, csr};
+
+/// The world: what there is, and what will go wrong.
+#[derive(Clone, Debug)]
+pub struct World {
+    pub timing: Timing,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    servers: Mutex<BTreeSet<NodeName>>,
+    agents: Mutex<JoinSet<()>>,
+    script: Mutex<Script>,
+    pushes: Mutex<Vec<NodeName>>,
+    calls: AtomicU64,
+    /// Each server takes a permit to be made.
+    gate: Semaphore,
+}
+
+/// What goes wrong, by node.
+#[derive(Debug, Default)]
+pub struct Script {
+    /// First boot fails with this line.
+    pub boot_fails: BTreeMap<&'static str, &'static str>,
+    /// The connection breaks so many times.
+    pub breaks: BTreeMap<&'static str, u32>,
+    /// This task fails.
+    pub task_fails: BTreeMap<&'static str, &'static str>,
+    /// The node's clock is off by so many milliseconds.
+    pub clock_ms: BTreeMap<&'static str, i64>,
+    /// The cloud says no.
+    pub cloud_fails: Option<&'static str>,
+    /// What is left after a destroy.
+    pub left_over: Option<&'static str>,
+}
+
+impl World {
+    /// A world where all goes well, with short deadlines.
+    pub fn new() -> Self {
+        let second = Duration::from_secs(1);
+        let timing = Timing {
+            boot: second,
+            first_boot: Duration::from_secs(20),
+            converge: Duration::from_secs(20),
+            failed: Duration::from_millis(200),
+            token: Duration::from_secs(3600),
+            reconnect: Duration::from_millis(200),
+        };
+        let inner = Inner {
+            servers: Mutex::default(),
+            agents: Mutex::default(),
+            script: Mutex::default(),
+            pushes: Mutex::default(),
+            calls: AtomicU64::new(0),
+            gate: Semaphore::new(1000),
+        };
+        Self { timing, inner: Arc::new(inner) }
+    }
+
+    /// Changes what goes wrong.
+    pub fn script(&self, change: impl FnOnce(&mut Script)) {
+        change(&mut self.inner.script.lock().expect("no panic"));
+    }
+
+    /// Closes the gate: no server is made until it opens.
+    pub fn close_gate(&self) {
+        self.inner.gate.forget_permits(usize::MAX >> 3);
+    }
+
+    /// Lets so many servers be made.
+    pub fn open_gate(&self, servers: usize) {
+        self.inner.gate.add_permits(servers);
+    }
+
+    /// Nodes that got a first boot so far, in order.
+    pub fn pushes(&self) -> Vec<NodeName> {
+        self.inner.pushes.lock().expect("no panic").clone()
+    }
+
+    pub fn servers(&self) -> usize {
+        self.inner.servers.lock().expect("no panic").len()
+    }
+
+    pub fn put_around(&self, controller: Controller) -> Controller {
+        controller.with_world(Arc::new(self.clone()), Arc::new(self.clone()))
+    }
+}
+
+impl Provisioners for World {
+    fn open(&self, _: &Cloud, fleet_id: &str) -> Result<Arc<dyn Provision>, ProvisionError> {
+        assert!(!fleet_id.is_empty());
+        Ok(Arc::new(self.clone()))
+    }
+}
+
+fn addresses(plan: &ResolvedPlan, node: &NodeName) -> Addresses {
+    let index = plan.nodes().position(|placed| placed.node.name == *node).expect("planned");
+    let number = u8::try_from(index + 1).expect("few nodes");
+    Addresses {
+        public_ipv4: Some([198, 51, 100, number].into()),
+        private_ipv4: Some([10, 0, 0, number].into()),
+        ipv6: Some([0xfd00, 0, 0, 0, 0, 0, 0, number.into()].into()),
+    }
+}
+
+fn step(verb: Verb, node: &NodeName) -> Step {
+    Step { verb, kind: "server", name: node.to_string(), location: "EU7".to_owned(), detail: String::new() }
+}
+
+#[async_trait]
+impl Provision for World {
+    async fn preview(&self, plan: &ResolvedPlan) -> Result<Vec<Step>, ProvisionError> {
+        let servers = self.inner.servers.lock().expect("no panic");
+        let missing = plan.nodes().map(|placed| &placed.node.name).filter(|node| !servers.contains(*node));
+        Ok(missing.map(|node| step(Verb::Create, node)).collect())
+    }
+
+    async fn apply(
+        &self,
+        plan: &ResolvedPlan,
+        events: &mpsc::Sender<Event>,
+        stop: &CancellationToken,
+    ) -> Result<Outcome, ProvisionError> {
+        if let Some(why) = self.inner.script.lock().expect("no panic").cloud_fails {
+            return Err(ProvisionError(why.to_owned()));
+        }
+        let mut outcome = Outcome::default();
+        for placed in plan.nodes() {
+            let node = &placed.node.name;
+            if !self.inner.servers.lock().expect("no panic").contains(node) {
+                events.send(Event::Step(step(Verb::Create, node), StepState::Started)).await.expect("heard");
+                tokio::select! {
+                    permit = self.inner.gate.acquire() => permit.expect("open").forget(),
+                    () = stop.cancelled() => {
+                        outcome.stopped = true;
+                        return Ok(outcome);
+                    }
+                }
+                self.inner.servers.lock().expect("no panic").insert(node.clone());
+                self.inner.calls.fetch_add(1, Ordering::SeqCst);
+                outcome.changing_calls += 1;
+                events.send(Event::Step(step(Verb::Create, node), StepState::Done)).await.expect("heard");
+                let provisioned = Event::Provisioned(node.clone(), addresses(plan, node));
+                events.send(provisioned).await.expect("heard");
+            }
+            outcome.addresses.insert(node.clone(), addresses(plan, node));
+        }
+        Ok(outcome)
+    }
+
+    async fn destroy(
+        &self,
+        events: &mpsc::Sender<Event>,
+        _: &CancellationToken,
+    ) -> Result<Outcome, ProvisionError> {
+        let servers = std::mem::take(&mut *self.inner.servers.lock().expect("no panic"));
+        let mut outcome = Outcome::default();
+        for node in servers {
+            outcome.changing_calls += 1;
+            events.send(Event::Step(step(Verb::Destroy, &node), StepState::Done)).await.expect("heard");
+        }
+        outcome.proof = vec!["servers: 0".to_owned()];
+        outcome.problems.extend(self.inner.script.lock().expect("no panic").left_over.map(str::to_owned));
+        Ok(outcome)
+    }
+
+    async fn addresses(&self, plan: &ResolvedPlan) -> Result<BTreeMap<NodeName, Addresses>, ProvisionError> {
+        Ok(plan
+            .nodes()
+            .map(|placed| (placed.node.name.clone(), addresses(plan, &placed.node.name)))
+            .collect())
+    }
+}
+
+#[async_trait]
+impl FirstBoot for World {
+    /// Three parts, one a line: token, address, bundle.
+    async fn document(&self, way: Way<'_>) -> Result<Vec<u8>, FirstBootError> {
+        let (token, address) = (way.token.reveal(), &way.enrol_addresses[0]);
+        Ok(format!("{token}\n{address}\n{}", way.trust_bundle_pem).into_bytes())
+    }
+
+    async fn push(
+        &self,
+        target: Target,
+        document: &[u8],
+        events: &mpsc::Sender<BootStage>,
+        _: &CancellationToken,
+    ) -> Result<(), FirstBootError> {
+        assert_eq!(target.password.reveal().len(), 24);
+        assert_eq!(target.addresses.len(), 1);
+        let name = target.node.as_str();
+        self.inner.pushes.lock().expect("no panic").push(target.node.clone());
+        events.send(BootStage::Connected).await.expect("heard");
+        {
+            let mut script = self.inner.script.lock().expect("no panic");
+            if let Some(line) = script.boot_fails.get(name) {
+                return Err(FirstBootError::lasting(*line));
+            }
+            if let Some(left) = script.breaks.get_mut(name).filter(|left| **left > 0) {
+                *left -= 1;
+                return Err(FirstBootError { why: "it broke".to_owned(), broken: true });
+            }
+        }
+        events.send(BootStage::AgentStarted).await.expect("heard");
+        let agent =
+            agent(target.node, String::from_utf8(document.to_vec()).expect("text"), self.inner.clone());
+        self.inner.agents.lock().expect("no panic").spawn(agent);
+        Ok(())
+    }
+}
+
+/// An agent on one of this world's servers: enrols, keeps a session, reports what it is told as done.
+async fn agent(node: NodeName, document: String, world: Arc<Inner>) {
+    let mut lines = document.splitn(3, '\n');
+    let mut next = || lines.next().expect("three parts");
+    let (token, address, pem) = (next().to_owned(), next().to_owned(), next().to_owned());
+    let bundle = vec![CertificateDer::from_pem_slice(pem.as_bytes()).expect("a certificate")];
+    let address: SocketAddr = address.parse().expect("an address");
+    let ahead = world.script.lock().expect("no panic").clock_ms.get(node.as_str()).copied().unwrap_or(0);
+    let hello = |generation| v1::Hello {
+        agent_version: "0.1.0".to_owned(),
+        protocol_min: 1,
+        protocol_max: 1,
+        boot_nonce: "nonce".to_owned(),
+        machine: node.to_string(),
+        node_time_ms: SystemClock.now().as_millis() + ahead,
+        generation,
+    };
+    let key = KeyPair::generate().expect("a key");
+    let mut client = EnrolmentClient::new(channel(address, &bundle, None));
+    let request = v1::EnrolRequest { token, csr: csr(&key), hello: Some(hello(0)) };
+    let Ok(credentials) = client.enrol(request).await else { return };
+    let credentials = credentials.into_inner();
+    let chain = credentials.certificate_chain.into_iter().map(CertificateDer::from).collect();
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let identity = Arc::new(IdentitySlot::new(chain, key).expect("they belong together"));
+    let session = credentials.session_addresses[0].parse().expect("an address");
+    let Ok(mut session) = Session::open(channel(session, &bundle, Some(identity)), hello(0)).await else {
+        return;
+    };
+    while let Ok(Some(message)) = session.down.message().await {
+        match message.message {
+            Some(to_agent::Message::Desired(desired)) => {
+                let broken = world.script.lock().expect("no panic").task_fails.get(node.as_str()).copied();
+                session.say(from_agent::Message::Observed(report(&desired, broken))).await;
+            }
+            Some(to_agent::Message::Command(command)) => {
+                let answer = v1::Answer { id: command.id, error: String::new() };
+                session.say(from_agent::Message::Answer(answer)).await;
+            }
+            Some(to_agent::Message::Welcome(_)) | None => {}
+        }
+    }
+}
+
+fn report(desired: &v1::Desired, broken: Option<&str>) -> v1::Observed {
+    let tasks = desired.tasks.iter().map(|task| {
+        let failed = broken == Some(task.name.as_str());
+        let result = if failed { v1::TaskResult::Failed } else { v1::TaskResult::Unchanged };
+        v1::TaskReport {
+            name: task.name.clone(),
+            result: result.into(),
+            reason: if failed { "no space left on device".to_owned() } else { String::new() },
+            ..v1::TaskReport::default()
+        }
+    });
+    let health = v1::Health { level: v1::HealthLevel::HealthOk.into(), reasons: vec![] };
+    v1::Observed { generation: desired.generation, tasks: tasks.collect(), health: Some(health) }
+}
