@@ -247,8 +247,9 @@ impl Life {
             }
         };
         let (up, mut down, welcome) = timeout(OPENING, opening).await.context("opening")??;
-        let _counted = Counted::new(&self.up);
+        // In this order: a storm raised once all are counted must find every one of them listening.
         self.storms.mark_unchanged();
+        let _counted = Counted::new(&self.up);
         let pace = Duration::from_millis(welcome.heartbeat_ms.max(1000).into());
         let next = || Instant::now() + pace.mul_f64(rand::rng().random_range(0.75..=1.25));
         let mut beat = next();
