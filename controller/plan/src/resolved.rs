@@ -111,7 +111,7 @@ pub struct Network {
 }
 
 /// `LOCATION::NETWORK`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NetworkRef {
     /// Data centre.
     pub location: String,

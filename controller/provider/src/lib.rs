@@ -1,10 +1,31 @@
 //! Plan to cloud resources, and a new server's first boot.
 //!
-//! [`Provider`](provider::Provider) looks before it creates, journals before each changing call, and runs
-//! independent steps in parallel. It knows the CloudControl API only through the small trait in `cloud`, and
-//! knows nothing of agents or sessions.
+//! [`Provider`] looks before it creates, journals before each changing call, and runs independent steps in parallel.
+//! It knows the CloudControl API only through the small trait in [`cloud`], and knows nothing of agents or sessions.
+//!
+//! A run is: look at everything once ([`observe`]), compare with what the plan wants ([`graph`], [`diff`]; both
+//! pure), do the work (`execute`), each changing call between its intent and its outcome in the [`journal`]. Whose a
+//! resource is, its description says ([`mark`]); what is not ours is never adopted, changed or deleted.
 
 pub mod bootstrap;
+pub mod cloud;
+pub mod diff;
 pub mod event;
+mod execute;
+pub mod fake;
+pub mod graph;
+pub mod journal;
+pub mod mark;
+pub mod observe;
 pub mod provider;
+mod rule;
 pub mod vault;
+pub mod view;
+
+pub use execute::Pace;
+pub use provider::{Outcome, Provider, ProviderError};
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -2,14 +2,24 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use fleet_model::{FleetName, NodeName};
+use fleet_mcp::McpError;
+use fleet_model::{Clock, FleetName, NodeName};
 use fleet_plan::ResolvedPlan;
+use fleet_store::Store;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    cloud::Cloud,
+    diff::{self, Diff, leavers},
     event::{Addresses, Event, Step},
+    execute::{Finished, Pace, Run, execute},
+    graph::resources,
+    journal::{Index, Journal, JournalError},
+    mark::{Mark, is_our_rule},
+    observe::observe,
     vault::Vault,
+    view::View,
 };
 
 /// How a run ended.
@@ -25,4 +35,202 @@ pub struct Outcome {
     pub proof: Vec<String>,
     /// The run was told to stop before its end.
     pub stopped: bool,
+}
+
+/// A run could not begin, or not be concluded. What had begun is in the journal; running again continues.
+#[derive(Debug, thiserror::Error)]
+pub enum ProviderError {
+    /// The cloud could not be looked at; nothing was changed.
+    #[error("look at what the cloud holds")]
+    Observe(#[source] McpError),
+    /// The journal could not be read or written.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+impl ProviderError {
+    /// What to try next, in one sentence.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Observe(error) => error.hint(),
+            Self::Journal(_) => "see that the store's disk has room and can be written, then run again",
+        }
+    }
+}
+
+/// Brings one fleet's cloud resources to what a plan says.
+///
+/// # Cancel safety
+/// Every method may be dropped at any time: the next run looks, and continues where the cloud is.
+pub struct Provider {
+    cloud: Arc<dyn Cloud>,
+    journal: Journal,
+    vault: Arc<dyn Vault>,
+    mark: Mark,
+    pace: Pace,
+}
+
+impl Provider {
+    /// The provider of `fleet`, whose resources are marked with `fleet_id`.
+    pub fn new(
+        cloud: Arc<dyn Cloud>,
+        store: Arc<dyn Store>,
+        vault: Arc<dyn Vault>,
+        fleet: FleetName,
+        fleet_id: String,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let (journal, mark) = (Journal::new(store, clock), Mark::new(fleet, fleet_id));
+        Self { cloud, journal, vault, mark, pace: Pace::default() }
+    }
+
+    /// The same with another patience.
+    #[must_use]
+    pub fn with_pace(mut self, pace: Pace) -> Self {
+        self.pace = pace;
+        self
+    }
+
+    /// What [`Provider::apply`] would do. Changes nothing, neither in the cloud nor in the store.
+    ///
+    /// # Errors
+    /// The cloud or the journal cannot be read.
+    pub async fn preview(&self, plan: &ResolvedPlan) -> Result<Vec<Step>, ProviderError> {
+        let (view, index) = self.look().await?;
+        let diff = diff::diff(&resources(plan), &view, &self.mark, &index);
+        Ok(diff::steps(&diff, &view, &self.mark))
+    }
+
+    /// Makes the cloud what `plan` says. Steps that fail are in the outcome's problems; they stop what needs them
+    /// and nothing else. Once `stop` is cancelled, steps in hand are finished and no more begun.
+    ///
+    /// # Errors
+    /// The cloud cannot be looked at, or the journal fails, before anything was changed.
+    pub async fn apply(
+        &self,
+        plan: &ResolvedPlan,
+        events: &mpsc::Sender<Event>,
+        stop: &CancellationToken,
+    ) -> Result<Outcome, ProviderError> {
+        let (view, mut index) = self.look().await?;
+        self.journal.reconcile(&view, &mut index).await?;
+        let Diff { works, problems } = diff::diff(&resources(plan), &view, &self.mark, &index);
+        let run = self.run(events, view);
+        let finished = execute(&run, works, stop).await;
+        let mut outcome = conclude(&run, problems, finished, stop);
+        outcome.addresses = addresses(plan, &run.view(), &self.mark);
+        Ok(outcome)
+    }
+
+    /// Removes everything that bears the fleet's mark, then asks the API again and fills in the proof. Needs no
+    /// plan and no journal.
+    ///
+    /// # Errors
+    /// The cloud cannot be looked at, or the journal fails.
+    pub async fn destroy(
+        &self,
+        events: &mpsc::Sender<Event>,
+        stop: &CancellationToken,
+    ) -> Result<Outcome, ProviderError> {
+        let (view, mut index) = self.look().await?;
+        self.journal.reconcile(&view, &mut index).await?;
+        let mut works = leavers(None, &view, &self.mark, &index);
+        let keys: std::collections::BTreeSet<_> = works.iter().map(|work| work.key.clone()).collect();
+        works.iter_mut().for_each(|work| work.needs.retain(|need| keys.contains(need)));
+        let run = self.run(events, view);
+        let finished = execute(&run, works, stop).await;
+        let mut outcome = conclude(&run, Vec::new(), finished, stop);
+        let left = observe(&self.cloud, &self.mark).await.map_err(ProviderError::Observe)?;
+        let (proof, problems) = proof(&left, &self.mark);
+        let clean = problems.is_empty();
+        outcome.proof = proof;
+        outcome.problems.extend(problems);
+        if clean {
+            self.journal.clear().await?;
+        }
+        Ok(outcome)
+    }
+
+    /// Addresses of the plan's nodes, as the cloud shows them now; nodes without a server are left out.
+    ///
+    /// # Errors
+    /// The cloud cannot be looked at.
+    pub async fn addresses(
+        &self,
+        plan: &ResolvedPlan,
+    ) -> Result<BTreeMap<NodeName, Addresses>, ProviderError> {
+        let view = observe(&self.cloud, &self.mark).await.map_err(ProviderError::Observe)?;
+        Ok(addresses(plan, &view, &self.mark))
+    }
+
+    async fn look(&self) -> Result<(View, Index), ProviderError> {
+        let view = observe(&self.cloud, &self.mark).await.map_err(ProviderError::Observe)?;
+        Ok((view, self.journal.index().await?))
+    }
+
+    fn run(&self, events: &mpsc::Sender<Event>, view: View) -> Arc<Run> {
+        Arc::new(Run::new(
+            Arc::clone(&self.cloud),
+            self.journal.clone(),
+            Arc::clone(&self.vault),
+            self.mark.clone(),
+            self.pace,
+            events.clone(),
+            view,
+        ))
+    }
+}
+
+fn conclude(run: &Run, mut problems: Vec<String>, finished: Finished, stop: &CancellationToken) -> Outcome {
+    problems.extend(
+        finished
+            .failed
+            .into_iter()
+            .map(|(step, why)| format!("{} `{}` in {}: {why}", step.kind, step.name, step.location)),
+    );
+    // Stopped only if something was left because of it; what needs a failed step is left because of that.
+    let stopped = stop.is_cancelled() && finished.undone > 0;
+    Outcome { changing_calls: run.changing_calls(), problems, stopped, ..Outcome::default() }
+}
+
+fn addresses(plan: &ResolvedPlan, view: &View, mark: &Mark) -> BTreeMap<NodeName, Addresses> {
+    let settled = plan.nodes().filter_map(|placed| {
+        let held = view.our_domain(mark, &placed.location.id, &placed.location.domain.name)?;
+        let server = held.server(mark, placed.node.name.as_str())?;
+        let sound = mark.is_ours(server.description.as_deref()) && server.state.is_normal();
+        sound.then(|| (placed.node.name.clone(), held.addresses(server)))
+    });
+    settled.collect()
+}
+
+/// What is left of ours, counted and, where it is something, named.
+fn proof(view: &View, mark: &Mark) -> (Vec<String>, Vec<String>) {
+    let ours = |description: &Option<String>| mark.is_ours(description.as_deref());
+    let mut left: Vec<(&str, Vec<String>)> =
+        ["servers", "nat rules", "firewall rules", "public ip blocks", "vlans", "network domains"]
+            .map(|kind| (kind, Vec::new()))
+            .into();
+    for held in view.domains.values() {
+        let location = &held.domain.datacenter_id;
+        let mut add = |kind: usize, names: Vec<String>| {
+            left[kind].1.extend(names.into_iter().map(|name| format!("{name} in {location}")));
+        };
+        add(0, held.servers.values().filter(|s| ours(&s.description)).map(|s| s.name.clone()).collect());
+        add(4, held.vlans.values().filter(|v| ours(&v.description)).map(|v| v.name.clone()).collect());
+        if ours(&held.domain.description) {
+            add(1, held.nats.values().map(|nat| nat.external_ip.to_string()).collect());
+            add(2, held.rules.values().filter(|r| is_our_rule(&r.name)).map(|r| r.name.clone()).collect());
+            add(3, held.blocks.values().map(|block| block.base_ip.to_string()).collect());
+            add(5, vec![held.domain.name.clone()]);
+        }
+    }
+    let lines = left.iter().map(|(kind, names)| format!("{kind}: {}", names.len())).collect();
+    let problems = left
+        .iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(kind, names)| {
+            format!("{kind} left: {}; see what uses them at the cloud, and run again", names.join(", "))
+        })
+        .collect();
+    (lines, problems)
 }

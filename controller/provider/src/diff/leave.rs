@@ -1,0 +1,242 @@
+//! What is ours and wanted no more.
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use fleet_mcp::types::{NatRule, PublicIpBlock, Server, State};
+
+use super::{Removal, Task, Work};
+use crate::{
+    event::{Step, Verb},
+    graph::{Key, Resource, Want},
+    journal::Index,
+    mark::{Mark, is_our_rule},
+    view::{DomainView, View, choose, private_ipv4, same_name},
+};
+
+/// Work that removes what bears our mark and no resource wants; with no resources, everything of ours.
+pub(crate) fn leavers(resources: Option<&[Resource]>, view: &View, mark: &Mark, index: &Index) -> Vec<Work> {
+    view.domains
+        .values()
+        .flat_map(|domain| Leaving::new(resources, view, domain, mark, index).works())
+        .collect()
+}
+
+/// What leaves one domain.
+struct Leaving<'a> {
+    all: bool,
+    view: &'a View,
+    domain: &'a DomainView,
+    mark: &'a Mark,
+    index: &'a Index,
+    /// What is wanted of this domain.
+    wanted: Vec<&'a Resource>,
+    /// The domain itself goes.
+    ours: bool,
+}
+
+impl<'a> Leaving<'a> {
+    fn new(
+        resources: Option<&'a [Resource]>,
+        view: &'a View,
+        domain: &'a DomainView,
+        mark: &'a Mark,
+        index: &'a Index,
+    ) -> Self {
+        let location = domain.domain.datacenter_id.as_str();
+        let wanted: Vec<&Resource> = resources
+            .unwrap_or_default()
+            .iter()
+            .filter(|resource| {
+                resource.location == location && same_name(&resource.domain, &domain.domain.name)
+            })
+            .collect();
+        let ours = mark.is_ours(domain.domain.description.as_deref());
+        Self { all: wanted.is_empty(), view, domain, mark, index, wanted, ours }
+    }
+
+    fn works(&self) -> Vec<Work> {
+        let reason = if self.all { "its network domain goes" } else { "not in the plan any more" };
+        let mut works = Vec::new();
+        let servers: Vec<&Server> = self.servers();
+        let internal: BTreeSet<_> = servers.iter().filter_map(|server| private_ipv4(server)).collect();
+        let mut freed = Vec::new();
+        for nat in self.domain.nats.values() {
+            let owner =
+                self.domain.servers.values().find(|server| private_ipv4(server) == Some(nat.internal_ip));
+            let goes = internal.contains(&nat.internal_ip)
+                || match owner {
+                    Some(server) => self.is_ours(server) && !self.wants_nat(server),
+                    None => self.index.holds("nat", nat.id.as_str()) || (self.all && self.ours),
+                };
+            if goes {
+                freed.push(nat.external_ip);
+                let removal = Removal::Nat(self.domain.domain.id.clone(), nat.id.clone());
+                let name = format!("{} to {}", nat.external_ip, nat.internal_ip);
+                works.push(self.work(
+                    Key::NatGone(nat.id.to_string()),
+                    vec![],
+                    "nat rule",
+                    name,
+                    reason,
+                    removal,
+                ));
+            }
+        }
+        if self.ours {
+            for rule in self.domain.rules.values() {
+                let wanted = |resource: &&Resource| matches!(&resource.want, Want::Rule(name, _) if same_name(name, &rule.name));
+                if !rule.is_default() && is_our_rule(&rule.name) && !self.wanted.iter().any(wanted) {
+                    let removal = Removal::Rule(self.domain.domain.id.clone(), rule.id.clone());
+                    let key = Key::RuleGone(rule.id.to_string());
+                    works.push(self.work(key, vec![], "firewall rule", rule.name.clone(), reason, removal));
+                }
+            }
+        }
+        let gone = |nat: &&NatRule| freed.contains(&nat.external_ip);
+        let nats: Vec<&NatRule> = self.domain.nats.values().filter(gone).collect();
+        for server in &servers {
+            works.extend(self.server_works(server, &nats, reason));
+        }
+        works.extend(self.block_works(&freed, &nats, reason));
+        works.extend(self.vlan_works(&servers, reason));
+        if self.ours && self.all {
+            let needs = works.iter().map(|work| work.key.clone()).collect();
+            let key = Key::DomainGone(self.domain.domain.id.to_string());
+            let removal = Removal::Domain(self.domain.domain.id.clone());
+            let name = self.domain.domain.name.clone();
+            works.push(self.work(key, needs, "network domain", name, "not in the plan any more", removal));
+        }
+        works
+    }
+
+    /// Servers of ours that no node has, or that are a second one of a node's name.
+    fn servers(&self) -> Vec<&'a Server> {
+        let ours = self.domain.servers.values().filter(|server| self.is_ours(server));
+        ours.filter(|server| {
+            let chosen = choose(self.mark, self.domain.servers.values(), &server.name).map(|server| &server.id);
+            let wanted = self.wanted.iter().any(
+                |resource| matches!(&resource.want, Want::Server { node, .. } if node.name.as_str() == server.name),
+            );
+            !(wanted && chosen == Some(&server.id))
+        })
+        .collect()
+    }
+
+    fn is_ours(&self, server: &Server) -> bool {
+        self.mark.is_ours(server.description.as_deref())
+    }
+
+    fn wants_nat(&self, server: &Server) -> bool {
+        self.wanted
+            .iter()
+            .any(|resource| matches!(&resource.want, Want::Nat(node) if node.as_str() == server.name))
+    }
+
+    fn server_works(&self, server: &Server, nats: &[&NatRule], reason: &str) -> Vec<Work> {
+        let id = server.id.to_string();
+        let internal = private_ipv4(server);
+        let own = nats.iter().filter(|nat| Some(nat.internal_ip) == internal);
+        let mut needs: Vec<Key> = own.map(|nat| Key::NatGone(nat.id.to_string())).collect();
+        let mut works = Vec::new();
+        if server.started && server.state != State::FailedAdd {
+            let key = Key::PowerGone(id.clone());
+            let removal = Removal::Power(server.id.clone());
+            works.push(self.work(key.clone(), vec![], "power", server.name.clone(), "off, hard", removal));
+            needs.push(key);
+        }
+        // The vault's entry belongs to the name: it stays if another server has it.
+        let others = self
+            .view
+            .domains
+            .values()
+            .flat_map(|domain| domain.servers.values())
+            .any(|other| other.id != server.id && other.name == server.name && self.is_ours(other));
+        let forget = if others { None } else { server.name.parse().ok() };
+        let removal = Removal::Server(server.id.clone(), forget);
+        works.push(self.work(Key::ServerGone(id), needs, "server", server.name.clone(), reason, removal));
+        works
+    }
+
+    /// Blocks go with their domain; else only such as we made and nothing will use once this run is over.
+    fn block_works(&self, freed: &[Ipv4Addr], nats: &[&NatRule], reason: &str) -> Vec<Work> {
+        if !self.ours {
+            return Vec::new();
+        }
+        let externals = self.domain.nats.values().map(|nat| nat.external_ip);
+        let kept: BTreeSet<Ipv4Addr> = externals.filter(|external| !freed.contains(external)).collect();
+        // New translations come after those that go, and take the lowest free addresses.
+        let missing: Vec<&Resource> =
+            self.wanted.iter().copied().filter(|resource| self.lacks_nat(resource)).collect();
+        let all: BTreeSet<Ipv4Addr> =
+            self.domain.blocks.values().flat_map(|block| block.addresses()).collect();
+        let taken: BTreeSet<Ipv4Addr> = all.difference(&kept).take(missing.len()).copied().collect();
+        let unused = |block: &&PublicIpBlock| {
+            self.all
+                || (self.index.holds("block", block.id.as_str())
+                    && !block.addresses().any(|address| kept.contains(&address) || taken.contains(&address)))
+        };
+        self.domain
+            .blocks
+            .values()
+            .filter(unused)
+            .map(|block| {
+                let removal = Removal::Block(self.domain.domain.id.clone(), block.id.clone());
+                let inside =
+                    nats.iter().filter(|nat| block.addresses().any(|address| address == nat.external_ip));
+                let gone = inside.map(|nat| Key::NatGone(nat.id.to_string()));
+                let needs = gone.chain(missing.iter().map(|resource| resource.key.clone())).collect();
+                let key = Key::BlockGone(block.id.to_string());
+                let name = format!("{} and {} more", block.base_ip, block.size.saturating_sub(1));
+                self.work(key, needs, "public ip block", name, reason, removal)
+            })
+            .collect()
+    }
+
+    /// Whether `resource` is a translation that is yet to be made.
+    fn lacks_nat(&self, resource: &Resource) -> bool {
+        let Want::Nat(node) = &resource.want else { return false };
+        let internal = self.domain.server(self.mark, node.as_str()).and_then(private_ipv4);
+        internal.and_then(|internal| self.domain.nat(internal)).is_none()
+    }
+
+    fn vlan_works(&self, leaving: &[&Server], reason: &str) -> Vec<Work> {
+        let vlans = self.domain.vlans.values().filter(|vlan| {
+            let wanted = self.wanted.iter().any(
+                |resource| matches!(&resource.want, Want::Vlan { name, .. } if same_name(name, &vlan.name)),
+            );
+            self.mark.is_ours(vlan.description.as_deref()) && !wanted
+        });
+        vlans
+            .map(|vlan| {
+                let inside = leaving.iter().filter(|server| {
+                    let mut nics = server.network_info.iter().flat_map(|info| info.nics());
+                    nics.any(|nic| nic.vlan_id.as_ref() == Some(&vlan.id))
+                });
+                let needs = inside.map(|server| Key::ServerGone(server.id.to_string())).collect();
+                let removal = Removal::Vlan(vlan.id.clone());
+                self.work(
+                    Key::VlanGone(vlan.id.to_string()),
+                    needs,
+                    "vlan",
+                    vlan.name.clone(),
+                    reason,
+                    removal,
+                )
+            })
+            .collect()
+    }
+
+    fn work(
+        &self,
+        key: Key,
+        needs: Vec<Key>,
+        kind: &'static str,
+        name: String,
+        detail: &str,
+        removal: Removal,
+    ) -> Work {
+        let location = self.domain.domain.datacenter_id.to_string();
+        let step = Step { verb: Verb::Destroy, kind, name, location, detail: detail.to_owned() };
+        Work { key, needs, step, quiet: false, task: Task::Remove(removal) }
+    }
+}

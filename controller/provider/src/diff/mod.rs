@@ -1,0 +1,182 @@
+//! Desired against observed, giving work. Pure.
+//!
+//! A resource whose name is taken by something without our mark is a problem: it is never adopted, changed or
+//! deleted, and what needs it is left out.
+
+mod leave;
+mod make;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use fleet_mcp::{
+    Id,
+    types::{FirewallRule, NatRule, NetworkDomain, PublicIpBlock, Server, Vlan},
+};
+use fleet_model::NodeName;
+
+use crate::{
+    event::{Step, Verb},
+    graph::{Key, Resource, Want},
+    journal::Index,
+    mark::Mark,
+    view::View,
+};
+
+pub(crate) use leave::leavers;
+pub(crate) use make::{free_addresses, is_idle, service_plan};
+
+/// One piece of work.
+#[derive(Clone, Debug)]
+pub struct Work {
+    /// Its name within the run.
+    pub key: Key,
+    /// What must be done before it. Only work of the same run is named.
+    pub needs: Vec<Key>,
+    /// How it is shown.
+    pub step: Step,
+    /// Whether it is only waiting for something under way; not shown by a preview.
+    pub quiet: bool,
+    /// What is to be done.
+    pub task: Task,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub enum Task {
+    /// The resource must be as wanted.
+    Make(Box<Resource>),
+    /// It must go.
+    Remove(Removal),
+    /// Tell that the node is complete.
+    Tell(NodeName),
+}
+
+/// What must go.
+#[derive(Clone, Debug)]
+pub enum Removal {
+    /// A translation.
+    Nat(Id<NetworkDomain>, Id<NatRule>),
+    /// A firewall rule.
+    Rule(Id<NetworkDomain>, Id<FirewallRule>),
+    /// A server's power.
+    Power(Id<Server>),
+    /// A server; and the vault's entry for it, if the name is that of no other server.
+    Server(Id<Server>, Option<NodeName>),
+    /// A block of public addresses.
+    Block(Id<NetworkDomain>, Id<PublicIpBlock>),
+    /// A VLAN.
+    Vlan(Id<Vlan>),
+    /// A network domain.
+    Domain(Id<NetworkDomain>),
+}
+
+/// What is to be done in all.
+#[derive(Clone, Debug, Default)]
+pub struct Diff {
+    /// The work, by key.
+    pub works: Vec<Work>,
+    /// What cannot be done, one line each: cause and next step.
+    pub problems: Vec<String>,
+}
+
+/// What a resource needs.
+enum Verdict {
+    /// Nothing.
+    Fine,
+    /// Waiting for something under way.
+    Settle(String),
+    /// This.
+    Do(Verb, String),
+    /// It cannot be had, and neither can what needs it.
+    Blocked(String),
+}
+
+/// Compares `resources` with what was observed. With `index`, what left the plan is found and removed.
+pub fn diff(resources: &[Resource], view: &View, mark: &Mark, index: &Index) -> Diff {
+    let mut problems = Vec::new();
+    let mut todo = BTreeMap::new();
+    let mut blocked = BTreeSet::new();
+    for resource in resources {
+        problems.extend(make::remark(resource, view, mark));
+        match make::verdict(resource, view, mark) {
+            Verdict::Fine => {}
+            Verdict::Settle(detail) => {
+                todo.insert(resource.key.clone(), (resource, Verb::Change, detail, true));
+            }
+            Verdict::Do(verb, detail) => {
+                todo.insert(resource.key.clone(), (resource, verb, detail, false));
+            }
+            Verdict::Blocked(problem) => {
+                problems.push(problem);
+                blocked.insert(resource.key.clone());
+            }
+        }
+    }
+    block_dependants(resources, &mut blocked);
+    let mut works: Vec<Work> = resources
+        .iter()
+        .filter(|resource| !blocked.contains(&resource.key))
+        .filter_map(|resource| {
+            let (step, quiet, task) = match (&resource.want, todo.get(&resource.key)) {
+                (Want::Ready(node), _) => {
+                    (make::step(resource, Verb::Change, String::new()), true, Task::Tell(node.clone()))
+                }
+                (_, Some((_, verb, detail, quiet))) => (
+                    make::step(resource, *verb, detail.clone()),
+                    *quiet,
+                    Task::Make(Box::new((*resource).clone())),
+                ),
+                (_, None) => return None,
+            };
+            Some(Work { key: resource.key.clone(), needs: resource.needs.clone(), step, quiet, task })
+        })
+        .collect();
+    let leaving = leavers(Some(resources), view, mark, index);
+    make::after_leavers(&mut works, &leaving, view);
+    works.extend(leaving);
+    let keys: BTreeSet<Key> = works.iter().map(|work| work.key.clone()).collect();
+    for work in &mut works {
+        work.needs.retain(|need| keys.contains(need));
+    }
+    Diff { works, problems }
+}
+
+fn block_dependants(resources: &[Resource], blocked: &mut BTreeSet<Key>) {
+    // As many rounds as the longest chain of needs: domain, vlan, server, nat, rule, ready.
+    loop {
+        let more: Vec<Key> = resources
+            .iter()
+            .filter(|resource| !blocked.contains(&resource.key))
+            .filter(|resource| resource.needs.iter().any(|need| blocked.contains(need)))
+            .map(|resource| resource.key.clone())
+            .collect();
+        if more.is_empty() {
+            return;
+        }
+        blocked.extend(more);
+    }
+}
+
+/// What a preview shows: what would be done, and the blocks of addresses that doing it will take.
+pub fn steps(diff: &Diff, view: &View, mark: &Mark) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    let mut counted = BTreeSet::new();
+    for work in diff.works.iter().filter(|work| !work.quiet) {
+        if let Task::Make(nat) = &work.task
+            && let Resource { location, domain, want: Want::Nat(_), .. } = nat.as_ref()
+            && counted.insert(location.clone())
+        {
+            let here = |other: &&Work| other.step.location == *location;
+            let made = |other: &&Work| matches!(&other.task, Task::Make(other) if matches!(other.want, Want::Nat(_)));
+            let gone = |other: &&Work| matches!(&other.task, Task::Remove(Removal::Nat(..)));
+            let missing = diff.works.iter().filter(here).filter(made).count();
+            let freed = diff.works.iter().filter(here).filter(gone).count();
+            steps.extend(make::blocks_needed(location, domain, missing, freed, view, mark));
+        }
+        steps.push(work.step.clone());
+    }
+    steps
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+//! One change: intent, call, outcome; and a look wherever the answer leaves it open.
+
+use std::{future::Future, sync::atomic::Ordering};
+
+use fleet_mcp::McpError;
+use tokio::time::{Instant, sleep};
+
+use super::{Failure, Run};
+use crate::{cloud::Change, event::Step};
+
+/// What a change is about, for the journal.
+#[derive(Default)]
+pub(super) struct About {
+    /// Network domain, for kinds without a name.
+    pub(super) domain: Option<String>,
+    /// Ids before the call, for kinds without a name.
+    pub(super) before: Vec<String>,
+}
+
+/// How a change came about.
+#[derive(Debug)]
+pub(super) enum Done<T> {
+    /// The cloud accepted it, and perhaps said the id of what is new.
+    Accepted(Option<String>),
+    /// It was found done by looking.
+    Found(T),
+}
+
+impl Run {
+    /// A read, repeated a few times while the cloud is in trouble.
+    pub(super) async fn read<T, F, R>(&self, read: F) -> Result<T, McpError>
+    where
+        F: Fn() -> R,
+        R: Future<Output = Result<T, McpError>>,
+    {
+        let started = Instant::now();
+        let mut pause = self.pace.first;
+        let mut attempt = 1;
+        loop {
+            let result = {
+                let _slot = self.calls.acquire().await.expect("slots are never closed");
+                read().await
+            };
+            let error = match result {
+                Ok(found) => return Ok(found),
+                Err(error) => error,
+            };
+            let again = match &error {
+                McpError::Busy(_) => started.elapsed() < self.pace.busy,
+                error => error.is_retryable() && attempt < self.pace.reads,
+            };
+            if !again {
+                return Err(error);
+            }
+            tracing::debug!(%error, attempt, "read is repeated");
+            attempt += 1;
+            sleep(pause).await;
+            pause = self.pace.next(pause);
+        }
+    }
+
+    /// Sends `change` until it has had its effect, once. `look` says whether it has: after an answer that was lost,
+    /// or that says the cloud is in trouble, nothing is sent again before it was asked.
+    pub(super) async fn act<T, L, R>(
+        &self,
+        step: &Step,
+        about: About,
+        change: &Change,
+        look: L,
+    ) -> Result<Done<T>, Failure>
+    where
+        L: Fn() -> R,
+        R: Future<Output = Result<Option<T>, McpError>>,
+    {
+        let intent = self.journal.intend(change.name(), step, about.domain, about.before).await?;
+        let result = self.send(step, change, look).await;
+        let what = match &result {
+            Ok(Done::Accepted(_)) => "accepted".to_owned(),
+            Ok(Done::Found(_)) => "found by looking".to_owned(),
+            Err(Failure(why)) => format!("failed: {why}"),
+        };
+        self.journal.finish(intent, what).await?;
+        result
+    }
+
+    async fn send<T, L, R>(&self, step: &Step, change: &Change, look: L) -> Result<Done<T>, Failure>
+    where
+        L: Fn() -> R,
+        R: Future<Output = Result<Option<T>, McpError>>,
+    {
+        let started = Instant::now();
+        let mut pause = self.pace.first;
+        let mut attempt = 1;
+        loop {
+            let result = {
+                let _slot = self.calls.acquire().await.expect("slots are never closed");
+                self.changes.fetch_add(1, Ordering::Relaxed);
+                self.cloud.change(change).await
+            };
+            let error = match result {
+                Ok(id) => return Ok(Done::Accepted(id)),
+                Err(error) => error,
+            };
+            tracing::debug!(call = change.name(), name = step.name, %error, attempt, "change not accepted");
+            let again = match &error {
+                McpError::Busy(_) => started.elapsed() < self.pace.busy,
+                // Something else is still being deleted; the order of work has seen to the rest.
+                McpError::HasDependency(_) => attempt < self.pace.attempts,
+                error => (error.is_ambiguous() || error.is_retryable()) && attempt < self.pace.attempts,
+            };
+            // The name is taken, the server is started, the thing is gone: perhaps by an earlier attempt of ours.
+            let perhaps_done = error.is_ambiguous()
+                || matches!(
+                    error,
+                    McpError::Busy(_)
+                        | McpError::NameNotUnique(_)
+                        | McpError::NotFound(_)
+                        | McpError::NoChange(_)
+                        | McpError::ServerStarted(_)
+                        | McpError::ServerStopped(_)
+                        | McpError::Transport { .. }
+                );
+            if again {
+                self.waiting(step, error.to_string()).await;
+                sleep(pause).await;
+                pause = self.pace.next(pause);
+            }
+            if perhaps_done && let Some(found) = self.read(&look).await? {
+                return Ok(Done::Found(found));
+            }
+            if !again {
+                return Err(error.into());
+            }
+            attempt += 1;
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What is done to a server that is there: disks, monitoring, power. One operation at a time each.
+
+use fleet_mcp::{
+    Id, McpError,
+    types::{AddDisk, ChangeServerMonitoringPlan, EnableServerMonitoring, Server},
+};
+use fleet_model::NodeName;
+use fleet_plan::resolved::{Disk, Service};
+
+use super::{Failure, Run, act::About};
+use crate::{cloud::Change, diff::service_plan, event::Step, graph::Resource};
+
+impl Run {
+    /// The node's server by what is known of the cloud.
+    fn server_of(&self, resource: &Resource, node: &NodeName) -> Result<Id<Server>, Failure> {
+        let view = self.view();
+        let held = view.our_domain(&self.mark, &resource.location, &resource.domain);
+        let server = held.and_then(|held| held.server(&self.mark, node.as_str()));
+        server
+            .filter(|server| self.mark.is_ours(server.description.as_deref()))
+            .map(|server| server.id.clone())
+            .ok_or_else(|| Failure(format!("server `{node}` is gone; run again to make it anew")))
+    }
+
+    /// One look at a server that says whether it is as `wanted`.
+    async fn look_server(
+        &self,
+        id: &Id<Server>,
+        wanted: impl Fn(&Server) -> bool,
+    ) -> Result<Option<Server>, McpError> {
+        Ok(self.cloud.server(id).await?.filter(wanted))
+    }
+
+    pub(super) async fn make_disk(
+        &self,
+        step: &Step,
+        resource: &Resource,
+        node: &NodeName,
+        disk: &Disk,
+    ) -> Result<(), Failure> {
+        let _turn = self.turn(node.as_str()).await;
+        let id = self.server_of(resource, node)?;
+        let large_enough = |server: &Server| {
+            server.disks().iter().any(|found| found.scsi_id == disk.scsi_id && found.size_gb >= disk.size_gb)
+        };
+        let server = self.idle_server(step, &id).await?;
+        if large_enough(&server) {
+            return Ok(());
+        }
+        let held = server.disks().into_iter().find(|found| found.scsi_id == disk.scsi_id);
+        let change = match held.map(|held| held.id.clone()) {
+            None => Change::AddDisk(AddDisk {
+                id: id.clone(),
+                size_gb: disk.size_gb,
+                speed: Some(disk.speed.clone()),
+                scsi_id: Some(disk.scsi_id),
+            }),
+            Some(Some(held)) => Change::ExpandDisk { server: id.clone(), disk: held, size_gb: disk.size_gb },
+            Some(None) => return Err(Failure("the cloud does not say the disk's id; grow it there".into())),
+        };
+        // Disks have no name: what was there before tells whether one came.
+        let before = server.disks().iter().map(|found| found.scsi_id.to_string()).collect();
+        let about = About { before, ..About::default() };
+        self.act(step, about, &change, || self.look_server(&id, large_enough)).await?;
+        let server = self.idle_server(step, &id).await?;
+        if large_enough(&server) {
+            return Ok(());
+        }
+        Err(Failure("the cloud accepted the change, yet the disk is not as wanted; look at it there".into()))
+    }
+
+    pub(super) async fn make_monitoring(
+        &self,
+        step: &Step,
+        resource: &Resource,
+        node: &NodeName,
+        plan: Option<Service>,
+    ) -> Result<(), Failure> {
+        let _turn = self.turn(node.as_str()).await;
+        let id = self.server_of(resource, node)?;
+        let server = self.idle_server(step, &id).await?;
+        let plan = plan.map(service_plan);
+        let as_wanted = |server: &Server| {
+            server.monitoring.as_ref().map(|monitoring| &monitoring.service_plan) == plan.as_ref()
+        };
+        if as_wanted(&server) {
+            return Ok(());
+        }
+        let change = match (plan.clone(), server.monitoring.is_some()) {
+            (None, _) => Change::DisableMonitoring(id.clone()),
+            (Some(service_plan), false) => {
+                Change::EnableMonitoring(EnableServerMonitoring { id: id.clone(), service_plan })
+            }
+            (Some(service_plan), true) => {
+                Change::ChangeMonitoring(ChangeServerMonitoringPlan { id: id.clone(), service_plan })
+            }
+        };
+        self.act(step, About::default(), &change, || self.look_server(&id, as_wanted)).await?;
+        self.idle_server(step, &id).await.map(drop)
+    }
+
+    pub(super) async fn power_on(
+        &self,
+        step: &Step,
+        resource: &Resource,
+        node: &NodeName,
+    ) -> Result<(), Failure> {
+        let _turn = self.turn(node.as_str()).await;
+        let id = self.server_of(resource, node)?;
+        if self.idle_server(step, &id).await?.started {
+            return Ok(());
+        }
+        let change = Change::StartServer(id.clone());
+        self.act(step, About::default(), &change, || self.look_server(&id, |server| server.started)).await?;
+        if self.idle_server(step, &id).await?.started {
+            return Ok(());
+        }
+        Err(Failure("the cloud started the server, yet it is off; look at its console".into()))
+    }
+
+    pub(super) async fn power_off(&self, step: &Step, id: &Id<Server>) -> Result<(), Failure> {
+        let off = |server: &Server| !server.started;
+        match self.settle_server(step, id).await? {
+            super::wait::Settled::Normal(server) if server.started => {}
+            // Gone, off, or failed: deleting it will show.
+            _ => return Ok(()),
+        }
+        let change = Change::PowerOffServer(id.clone());
+        self.act(step, About::default(), &change, || self.look_server(id, off)).await?;
+        self.settle_server(step, id).await.map(drop)
+    }
+}

@@ -1,0 +1,199 @@
+//! What a plan wants of the cloud: resources and what each needs first. Pure.
+
+use fleet_model::NodeName;
+use fleet_plan::{
+    ResolvedPlan,
+    resolved::{Disk, Location, NetworkRef, Node, Opening, Service},
+};
+
+use crate::mark::{accept_rule, opening_rule};
+
+/// Name of the platform's own rule that keeps all outside IPv6 traffic away.
+pub const DENY_IPV6: &str = "CCDEFAULT.DenyExternalInboundIPv6";
+
+/// Names one piece of work within a run. What leaves is named by the API's ids, since plans no longer name it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// Network domain of a location.
+    Domain(String),
+    /// Network.
+    Vlan(NetworkRef),
+    /// A node's server.
+    Server(NodeName),
+    /// A node's added disk by SCSI id.
+    Disk(NodeName, u8),
+    /// A node's monitoring.
+    Monitoring(NodeName),
+    /// Power of a node's server.
+    Power(NodeName),
+    /// A node's public address and its translation.
+    Nat(NodeName),
+    /// Firewall rule of a location by name.
+    Rule(String, String),
+    /// A node is complete.
+    Ready(NodeName),
+    /// Translation to be deleted.
+    NatGone(String),
+    /// Firewall rule to be deleted.
+    RuleGone(String),
+    /// Server to be powered off.
+    PowerGone(String),
+    /// Server to be deleted.
+    ServerGone(String),
+    /// Block of public addresses to be given back.
+    BlockGone(String),
+    /// VLAN to be deleted.
+    VlanGone(String),
+    /// Network domain to be deleted.
+    DomainGone(String),
+}
+
+/// A resource that should exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resource {
+    /// Its key.
+    pub key: Key,
+    /// Data centre.
+    pub location: String,
+    /// Name of the network domain it is in.
+    pub domain: String,
+    /// What must exist before it.
+    pub needs: Vec<Key>,
+    /// What it should be like.
+    pub want: Want,
+}
+
+/// What a resource should be like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// A network domain of this service plan.
+    Domain(Service),
+    /// A VLAN.
+    Vlan {
+        /// Its name.
+        name: String,
+        /// Base of its IPv4 network.
+        address: std::net::Ipv4Addr,
+        /// Prefix length.
+        prefix: u8,
+    },
+    /// A server in the network of this name.
+    Server {
+        /// Everything about it.
+        node: Box<Node>,
+        /// Its network.
+        network: String,
+    },
+    /// An added disk of a node's server.
+    Disk(NodeName, Disk),
+    /// A node's server has this monitoring.
+    Monitoring(NodeName, Option<Service>),
+    /// A node's server is on.
+    Power(NodeName),
+    /// A node has a public address.
+    Nat(NodeName),
+    /// A firewall rule of this name.
+    Rule(String, Rule),
+    /// The platform's own rule against outside IPv6 is on or off.
+    DenyIpv6(bool),
+    /// A node with all that is its own is complete.
+    Ready(NodeName),
+}
+
+/// What a firewall rule of ours lets through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// From anywhere to a node's public address.
+    Opening(NodeName, Opening),
+    /// From one network to another, over private IPv6.
+    Accept6(Place, Place),
+    /// The same over private IPv4, within one domain.
+    Accept4(Place, Place),
+}
+
+/// Where a network is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Data centre.
+    pub location: String,
+    /// Name of its network domain.
+    pub domain: String,
+    /// Its name.
+    pub network: String,
+}
+
+/// Everything `plan` wants, in the order of the plan.
+pub fn resources(plan: &ResolvedPlan) -> Vec<Resource> {
+    let mut all = Vec::new();
+    for location in &plan.locations {
+        let domain = Key::Domain(location.id.clone());
+        let mut add = |key: Key, needs: Vec<Key>, want: Want| {
+            let (location, domain) = (location.id.clone(), location.domain.name.clone());
+            all.push(Resource { key, location, domain, needs, want });
+        };
+        add(domain.clone(), vec![], Want::Domain(location.domain.service));
+        let accepts = location.networks.iter().any(|network| !network.accept.is_empty());
+        let deny = Key::Rule(location.id.clone(), DENY_IPV6.to_owned());
+        add(deny, vec![domain.clone()], Want::DenyIpv6(!accepts));
+        for network in &location.networks {
+            let vlan = NetworkRef { location: location.id.clone(), network: network.name.clone() };
+            let want =
+                Want::Vlan { name: network.name.clone(), address: network.address, prefix: network.prefix };
+            add(Key::Vlan(vlan.clone()), vec![domain.clone()], want);
+            for node in &network.nodes {
+                node_resources(&location.id, &vlan, node, &mut add);
+            }
+            for from in &network.accept {
+                // The plan was checked: what it accepts exists.
+                let Some((source, _)) = plan.network(from) else { continue };
+                let place = |location: &Location, network: &str| Place {
+                    location: location.id.clone(),
+                    domain: location.domain.name.clone(),
+                    network: network.to_owned(),
+                };
+                let (source, destination) = (place(source, &from.network), place(location, &network.name));
+                let needs = vec![Key::Vlan(from.clone()), Key::Vlan(vlan.clone())];
+                let mut rule = |version, rule| {
+                    let name = accept_rule(from, &vlan, version);
+                    add(Key::Rule(location.id.clone(), name.clone()), needs.clone(), Want::Rule(name, rule));
+                };
+                rule("IPv6", Rule::Accept6(source.clone(), destination.clone()));
+                // Private IPv4 does not leave its domain.
+                if from.location == location.id {
+                    rule("IPv4", Rule::Accept4(source, destination));
+                }
+            }
+        }
+    }
+    all
+}
+
+fn node_resources(location: &str, vlan: &NetworkRef, node: &Node, add: &mut impl FnMut(Key, Vec<Key>, Want)) {
+    let name = &node.name;
+    let server = Key::Server(name.clone());
+    let mut ready = vec![server.clone(), Key::Power(name.clone())];
+    let want = Want::Server { node: Box::new(node.clone()), network: vlan.network.clone() };
+    add(server.clone(), vec![Key::Vlan(vlan.clone())], want);
+    // Disks before power: a guest finds what is there when it boots.
+    let mut before_power = vec![server.clone()];
+    for disk in &node.disks {
+        let key = Key::Disk(name.clone(), disk.scsi_id);
+        add(key.clone(), vec![server.clone()], Want::Disk(name.clone(), disk.clone()));
+        before_power.push(key);
+    }
+    let monitoring = Want::Monitoring(name.clone(), node.monitoring);
+    add(Key::Monitoring(name.clone()), vec![server.clone()], monitoring);
+    add(Key::Power(name.clone()), before_power, Want::Power(name.clone()));
+    if let Some(internet) = &node.internet {
+        let nat = Key::Nat(name.clone());
+        add(nat.clone(), vec![server], Want::Nat(name.clone()));
+        ready.push(nat.clone());
+        for opening in &internet.open {
+            let rule = opening_rule(name.as_str(), *opening);
+            let key = Key::Rule(location.to_owned(), rule.clone());
+            add(key.clone(), vec![nat.clone()], Want::Rule(rule, Rule::Opening(name.clone(), *opening)));
+            ready.push(key);
+        }
+    }
+    add(Key::Ready(name.clone()), ready, Want::Ready(name.clone()));
+}

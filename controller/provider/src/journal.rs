@@ -1,0 +1,267 @@
+//! Intent before, outcome after.
+//!
+//! Before a changing call its intent is stored, after it its outcome; what was made is in an index until it is
+//! gone. A run that was killed leaves intents without outcome: the next run looks at the cloud and writes what
+//! became of them. Named resources would be found without any of this, by name and mark; blocks of addresses and
+//! translations have neither, and the index is how they are known to be ours.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use fleet_model::{Clock, Timestamp};
+use fleet_store::{Expected, Key, Store, StoreError};
+use serde::{Deserialize, Serialize};
+
+use crate::{event::Step, view::View};
+
+const JOURNAL: &str = "provider/journal";
+const INDEX: &str = "provider/index";
+
+/// The journal could not be read or written; nothing is changed without it.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The store failed.
+    #[error("journal of the provider")]
+    Store(#[from] StoreError),
+    /// A name that the store does not take as a key.
+    #[error("journal of the provider: `{0}` is no key")]
+    Key(String),
+    /// An entry of another version, or damaged.
+    #[error("journal of the provider: entry `{key}` cannot be read")]
+    Entry {
+        /// Where it is.
+        key: String,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// One changing call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// `addPublicIpBlock`.
+    pub call: String,
+    /// Kind of resource in words.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// Data centre.
+    pub location: String,
+    /// Network domain, for kinds without a name.
+    pub domain: Option<String>,
+    /// Ids of that kind before the call, for kinds without a name.
+    pub before: Vec<String>,
+    /// When it was about to be sent.
+    pub intended: Timestamp,
+    /// What came of it.
+    pub outcome: Option<Outcome>,
+}
+
+/// What came of a call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// When it was known.
+    pub at: Timestamp,
+    /// In words: `accepted`, `found after a lost answer`, or why it failed.
+    pub what: String,
+}
+
+/// Ids of what we made and have not deleted, by kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Index(BTreeMap<String, BTreeSet<String>>);
+
+impl Index {
+    /// Whether we made the `kind` of this id.
+    pub fn holds(&self, kind: &str, id: &str) -> bool {
+        self.0.get(kind).is_some_and(|ids| ids.contains(id))
+    }
+
+    /// Everything in it: kind and id.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().flat_map(|(kind, ids)| ids.iter().map(move |id| (kind.as_str(), id.as_str())))
+    }
+
+    fn add(&mut self, kind: &str, id: &str) {
+        self.0.entry(kind.to_owned()).or_default().insert(id.to_owned());
+    }
+}
+
+/// The journal of one fleet.
+#[derive(Clone, Debug)]
+pub struct Journal {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+}
+
+/// An intent that was stored; its outcome is still due.
+#[derive(Debug)]
+#[must_use = "an intent without outcome is taken for an interrupted call"]
+pub struct Intent {
+    key: Key,
+    entry: Entry,
+}
+
+impl Journal {
+    /// The journal in `store`.
+    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
+        Self { store, clock }
+    }
+
+    /// What we made, as far as the journal knows.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn index(&self) -> Result<Index, JournalError> {
+        let mut index = Index::default();
+        for (key, _) in self.store.list(&key(INDEX)?).await? {
+            if let Some((kind, id)) =
+                key.as_str().strip_prefix(INDEX).and_then(|rest| rest[1..].split_once('/'))
+            {
+                index.add(kind, id);
+            }
+        }
+        Ok(index)
+    }
+
+    /// Intents without outcome, left by a run that was killed.
+    ///
+    /// # Errors
+    /// The store fails, or an entry cannot be read.
+    pub async fn open(&self) -> Result<Vec<(Key, Entry)>, JournalError> {
+        let mut open = Vec::new();
+        for (key, held) in self.store.list(&key(JOURNAL)?).await? {
+            let entry: Entry = serde_json::from_slice(&held.value)
+                .map_err(|source| JournalError::Entry { key: key.to_string(), source })?;
+            if entry.outcome.is_none() {
+                open.push((key, entry));
+            }
+        }
+        Ok(open)
+    }
+
+    /// Writes what became of interrupted calls, as `view` shows it, and takes unnamed resources they made into the
+    /// index.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn reconcile(&self, view: &View, index: &mut Index) -> Result<(), JournalError> {
+        for (key, entry) in self.open().await? {
+            let mut made = Vec::new();
+            for domain in
+                view.domains.values().filter(|held| entry.domain.as_deref() == Some(held.domain.id.as_str()))
+            {
+                let ids: Vec<&str> = match entry.call.as_str() {
+                    "addPublicIpBlock" => domain.blocks.keys().map(|id| id.as_str()).collect(),
+                    "createNatRule" => domain.nats.keys().map(|id| id.as_str()).collect(),
+                    _ => Vec::new(),
+                };
+                made.extend(
+                    ids.into_iter().filter(|id| !entry.before.iter().any(|b| b == id)).map(str::to_owned),
+                );
+            }
+            let kind = if entry.call == "addPublicIpBlock" { "block" } else { "nat" };
+            for id in &made {
+                self.made(kind, id).await?;
+                index.add(kind, id);
+            }
+            let what = if made.is_empty() { "interrupted; looked again" } else { "interrupted; found" };
+            tracing::info!(call = entry.call, kind = entry.kind, name = entry.name, what, "interrupted call");
+            self.finish(Intent { key, entry }, what).await?;
+        }
+        Ok(())
+    }
+
+    /// Stores that `call` is about to be sent.
+    ///
+    /// # Errors
+    /// The store fails; the call must not be sent then.
+    pub async fn intend(
+        &self,
+        call: &str,
+        step: &Step,
+        domain: Option<String>,
+        before: Vec<String>,
+    ) -> Result<Intent, JournalError> {
+        // One entry for each call of each resource: a repeated run overwrites it, so the journal stays as small as
+        // the fleet. Names hold what keys do not; their bytes stand for themselves.
+        let name: String = step
+            .name
+            .bytes()
+            .map(|b| if is_plain(b) { char::from(b).to_string() } else { format!("={b:02x}") })
+            .collect();
+        let key = key(&format!("{JOURNAL}/{}/{call}/{name}", step.location))?;
+        let entry = Entry {
+            call: call.to_owned(),
+            kind: step.kind.to_owned(),
+            name: step.name.clone(),
+            location: step.location.clone(),
+            domain,
+            before,
+            intended: self.clock.now(),
+            outcome: None,
+        };
+        self.write(&key, &entry).await?;
+        Ok(Intent { key, entry })
+    }
+
+    /// Stores what came of it.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn finish(&self, intent: Intent, what: impl Into<String>) -> Result<(), JournalError> {
+        let Intent { key, mut entry } = intent;
+        entry.outcome = Some(Outcome { at: self.clock.now(), what: what.into() });
+        self.write(&key, &entry).await
+    }
+
+    /// Takes what was made into the index.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn made(&self, kind: &str, id: &str) -> Result<(), JournalError> {
+        let now = self.clock.now().to_string();
+        self.store.put(&key(&format!("{INDEX}/{kind}/{id}"))?, now.into(), Expected::Any).await?;
+        Ok(())
+    }
+
+    /// Takes what is gone out of the index.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn gone(&self, kind: &str, id: &str) -> Result<(), JournalError> {
+        Ok(self.store.delete(&key(&format!("{INDEX}/{kind}/{id}"))?, Expected::Any).await?)
+    }
+
+    /// Forgets everything: nothing of the fleet is left.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn clear(&self) -> Result<(), JournalError> {
+        for prefix in [JOURNAL, INDEX] {
+            for (key, _) in self.store.list(&key(prefix)?).await? {
+                self.store.delete(&key, Expected::Any).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn write(&self, key: &Key, entry: &Entry) -> Result<(), JournalError> {
+        let value = serde_json::to_vec(entry)
+            .map_err(|source| JournalError::Entry { key: key.to_string(), source })?;
+        self.store.put(key, Bytes::from(value), Expected::Any).await?;
+        Ok(())
+    }
+}
+
+fn key(path: &str) -> Result<Key, JournalError> {
+    Key::new(path).map_err(|_| JournalError::Key(path.to_owned()))
+}
+
+/// Bytes that stand for themselves in keys; `/` parts a node from its disk, which is fine.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-_./".contains(&byte)
+}

@@ -1,0 +1,172 @@
+//! How cloud resources say whose they are: a mark in descriptions, a suffix on names of firewall rules.
+
+use fleet_model::FleetName;
+use fleet_plan::resolved::{NetworkRef, Opening};
+use sha2::{Digest, Sha256};
+
+/// Ends the name of every firewall rule of ours. Rules have no description, but they live in a network domain that
+/// has one.
+const RULE_SUFFIX: &str = ".fleet";
+
+/// Longest name of a rule; the API takes 75, its own console 60.
+const MAX_RULE_NAME: usize = 60;
+
+/// The mark of one fleet: its name for people, its id against another fleet of the same name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    fleet: FleetName,
+    id: String,
+}
+
+/// Whose a resource is, by its description.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// This fleet's.
+    Ours,
+    /// A fleet's of this name with another id.
+    Fleet(String),
+    /// No fleet's.
+    Nobody,
+}
+
+impl Mark {
+    /// The mark of `fleet`.
+    pub fn new(fleet: FleetName, id: String) -> Self {
+        Self { fleet, id }
+    }
+
+    /// A description for people that ends with the mark.
+    pub fn describe(&self, text: &str) -> String {
+        let text = text.trim();
+        let space = if text.is_empty() { "" } else { " " };
+        format!("{text}{space}fleet={} id={}", self.fleet, self.id)
+    }
+
+    /// Whose the resource of this description is.
+    pub fn owner(&self, description: Option<&str>) -> Owner {
+        let words: Vec<&str> = description.unwrap_or_default().split_whitespace().collect();
+        // The mark is what the description ends with; a plan's own text before it may say anything.
+        let [.., fleet, id] = words.as_slice() else { return Owner::Nobody };
+        match (fleet.strip_prefix("fleet="), id.strip_prefix("id=")) {
+            (Some(fleet), Some(id)) if fleet == self.fleet.as_str() && id == self.id => Owner::Ours,
+            (Some(fleet), Some(_)) => Owner::Fleet(fleet.to_owned()),
+            _ => Owner::Nobody,
+        }
+    }
+
+    /// Whether the resource of this description is this fleet's.
+    pub fn is_ours(&self, description: Option<&str>) -> bool {
+        self.owner(description) == Owner::Ours
+    }
+}
+
+/// Whether a firewall rule of this name, in a network domain of ours, is ours.
+pub fn is_our_rule(name: &str) -> bool {
+    name.ends_with(RULE_SUFFIX)
+}
+
+/// Name of the rule that opens a node's public address: `EU7rethinkSeed.TCPv4_22.fleet`.
+pub fn opening_rule(node: &str, opening: Opening) -> String {
+    let ports = |first: u16, last: u16| {
+        if first == last { first.to_string() } else { format!("{first}_{last}") }
+    };
+    let what = match opening {
+        Opening::Icmp => "ICMPv4_any".to_owned(),
+        Opening::Tcp(first, last) => format!("TCPv4_{}", ports(first, last)),
+        Opening::Udp(first, last) => format!("UDPv4_{}", ports(first, last)),
+    };
+    rule_name(&[node, &what])
+}
+
+/// Name of the rule that lets one network into another: `From.EU6.RethinkNetwork.To.RethinkSeedNetwork.IPv6.fleet`.
+pub fn accept_rule(from: &NetworkRef, to: &NetworkRef, version: &str) -> String {
+    rule_name(&["From", &from.location, &from.network, "To", &to.network, version])
+}
+
+/// Joins the parts with dots and ends with our suffix. Where that could be ambiguous, too long or not a name, a
+/// piece of the parts' digest keeps it unique, and the same for the same parts.
+fn rule_name(parts: &[&str]) -> String {
+    let plain =
+        parts.iter().all(|part| part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'));
+    let mut name: String = parts
+        .join(".")
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '_' })
+        .collect();
+    if name.starts_with(|c: char| c.is_ascii_digit()) {
+        name.insert(0, '_');
+    }
+    if !plain || name.len() + RULE_SUFFIX.len() > MAX_RULE_NAME {
+        // Case is kept out of it: the API may compare names without.
+        let digest = Sha256::digest(parts.join("/").to_ascii_lowercase().as_bytes());
+        let tail: String = digest.iter().take(5).map(|byte| format!("{byte:02x}")).collect();
+        name.truncate(MAX_RULE_NAME - RULE_SUFFIX.len() - tail.len() - 1);
+        name = format!("{name}_{tail}");
+    }
+    format!("{name}{RULE_SUFFIX}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn mark(id: &str) -> Mark {
+        Mark::new("rethink".parse().expect("a name"), id.to_owned())
+    }
+
+    #[test]
+    fn marks_are_recognised() {
+        let ours = mark("7f3a");
+        let check = |description: &str, expected: Owner| {
+            assert_eq!(ours.owner(Some(description)), expected, "{description}");
+        };
+        assert_eq!(ours.describe("Rethink seed "), "Rethink seed fleet=rethink id=7f3a");
+        check(&ours.describe(""), Owner::Ours);
+        check(&ours.describe("about id=9 fleet=other"), Owner::Ours);
+        check(&mark("0000").describe("x"), Owner::Fleet("rethink".into()));
+        check("#plumbery", Owner::Nobody);
+        check("fleet=rethink id=7f3a trailing", Owner::Nobody);
+        assert_eq!(ours.owner(None), Owner::Nobody);
+    }
+
+    #[test]
+    fn rules_are_named_for_people() {
+        let net =
+            |location: &str, network: &str| NetworkRef { location: location.into(), network: network.into() };
+        let check = |name: String, expected: &str| assert_eq!(name, expected);
+        check(opening_rule("EU7rethinkSeed", Opening::Tcp(22, 22)), "EU7rethinkSeed.TCPv4_22.fleet");
+        check(opening_rule("web", Opening::Udp(137, 138)), "web.UDPv4_137_138.fleet");
+        check(opening_rule("web", Opening::Icmp), "web.ICMPv4_any.fleet");
+        check(
+            accept_rule(&net("EU6", "RethinkNetwork"), &net("EU7", "RethinkSeedNetwork"), "IPv6"),
+            "From.EU6.RethinkNetwork.To.RethinkSeedNetwork.IPv6.fleet",
+        );
+        check(opening_rule("a-b", Opening::Icmp), "a_b.ICMPv4_any_444ca7a15a.fleet");
+    }
+
+    proptest! {
+        #[test]
+        fn rule_names_are_names(node in "[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?", first: u16, last: u16) {
+            let name = opening_rule(&node, Opening::Udp(first, last));
+            prop_assert!(name.len() <= MAX_RULE_NAME);
+            prop_assert!(is_our_rule(&name));
+            prop_assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.'));
+            prop_assert!(!name.starts_with(|c: char| c.is_ascii_digit()));
+        }
+
+        #[test]
+        fn rule_names_differ(parts in prop::collection::btree_set(
+            ("[A-Z]{2}-?[0-9]", "[a-z][a-z_.-]{0,40}", "[a-z][a-z_.-]{0,40}"), 2..20)) {
+            let names: BTreeSet<String> = parts.iter().map(|(location, from, to)| {
+                let from = NetworkRef { location: location.clone(), network: from.clone() };
+                let to = NetworkRef { location: "X".into(), network: to.clone() };
+                accept_rule(&from, &to, "IPv6").to_ascii_lowercase()
+            }).collect();
+            prop_assert_eq!(names.len(), parts.len());
+        }
+    }
+}

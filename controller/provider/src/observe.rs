@@ -1,0 +1,60 @@
+//! One look at the whole cloud, with as few calls as possible: three lists, and three more for each network domain
+//! that holds something of ours, in parallel.
+
+use std::sync::Arc;
+
+use fleet_mcp::McpError;
+use tokio::{sync::Semaphore, task::JoinSet};
+
+use crate::{cloud::Cloud, mark::Mark, view::View};
+
+/// Network domains read at once, with three calls each.
+const AT_ONCE: usize = 4;
+
+/// Looks at everything that may concern the fleet.
+///
+/// # Errors
+/// The first call that failed.
+///
+/// # Cancel safety
+/// Only reads; may be dropped at any time.
+pub async fn observe(cloud: &Arc<dyn Cloud>, mark: &Mark) -> Result<View, McpError> {
+    let (domains, vlans, servers) =
+        tokio::try_join!(cloud.network_domains(), cloud.vlans(), cloud.servers())?;
+    let mut view = View::default();
+    domains.into_iter().for_each(|domain| view.put_domain(domain));
+    vlans.into_iter().for_each(|vlan| view.put_vlan(vlan));
+    servers.into_iter().for_each(|server| view.put_server(server));
+
+    let slots = Arc::new(Semaphore::new(AT_ONCE));
+    let mut reads = JoinSet::new();
+    let of_interest = view.domains.values().filter(|held| {
+        let ours = |description: &Option<String>| mark.is_ours(description.as_deref());
+        ours(&held.domain.description)
+            || held.vlans.values().any(|vlan| ours(&vlan.description))
+            || held.servers.values().any(|server| ours(&server.description))
+    });
+    for held in of_interest {
+        let (cloud, id, slots) = (Arc::clone(cloud), held.domain.id.clone(), Arc::clone(&slots));
+        reads.spawn(async move {
+            let _slot = slots.acquire().await.expect("slots are never closed");
+            let inside = tokio::try_join!(
+                cloud.public_ip_blocks(&id),
+                cloud.nat_rules(&id),
+                cloud.firewall_rules(&id)
+            )?;
+            Ok::<_, McpError>((id, inside))
+        });
+    }
+    while let Some(read) = reads.join_next().await {
+        // The tasks are ours and are not aborted; a panic in one is a panic here.
+        let (id, (blocks, nats, rules)) =
+            read.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+        if let Some(held) = view.domains.get_mut(&id) {
+            held.blocks.extend(blocks.into_iter().map(|block| (block.id.clone(), block)));
+            held.nats.extend(nats.into_iter().map(|nat| (nat.id.clone(), nat)));
+            held.rules.extend(rules.into_iter().map(|rule| (rule.id.clone(), rule)));
+        }
+    }
+    Ok(view)
+}
