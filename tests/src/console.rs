@@ -51,7 +51,10 @@ impl Console {
                 let status = status.trim().parse().unwrap_or_else(|why| panic!("{why}: status {status:?}"));
                 return (status, output.replace('\r', "").trim().to_owned());
             }
-            assert!(started.elapsed() < deadline, "`{line}` on the console: no end within {deadline:?}:\n{said}");
+            assert!(
+                started.elapsed() < deadline,
+                "`{line}` on the console: no end within {deadline:?}:\n{said}"
+            );
         }
     }
 

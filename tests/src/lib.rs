@@ -10,4 +10,4 @@ mod sandbox;
 
 pub use cloud::{Holdings, LocalCloud};
 pub use console::Console;
-pub use sandbox::{Ended, Sandbox, eventually};
+pub use sandbox::{Ended, Sandbox, eventually, runs};

@@ -32,7 +32,8 @@ impl Ended {
     /// Standard output as JSON.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|why| panic!("{why} in:\n{}\nstderr:\n{}", self.out, self.err))
+        serde_json::from_str(&self.out)
+            .unwrap_or_else(|why| panic!("{why} in:\n{}\nstderr:\n{}", self.out, self.err))
     }
 }
 
@@ -175,6 +176,13 @@ impl Sandbox {
             kill(pid, libc::SIGKILL);
         }
     }
+}
+
+/// Whether a process still runs. One that ended but that nobody has waited for does not: where tests run,
+/// the first process may not be one that reaps.
+pub fn runs(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')))
 }
 
 fn pid_in(file: &Path) -> Option<i32> {

@@ -65,7 +65,9 @@ fn killed_three_times(sandbox: &Sandbox, plan: &str) {
         }),
         ("a first agent is home", |sandbox| {
             let states = sandbox.run(&["status", "--output", "json"]);
-            states.out.contains("\"converging\"") || states.out.contains("\"enrolled\"") || states.out.contains("\"ready\"")
+            states.out.contains("\"converging\"")
+                || states.out.contains("\"enrolled\"")
+                || states.out.contains("\"ready\"")
         }),
     ];
     for (moment, reached) in moments {
@@ -86,8 +88,10 @@ fn status_in_both_forms(sandbox: &Sandbox) -> Value {
     let names: BTreeSet<&str> = nodes.iter().filter_map(|node| node["name"].as_str()).collect();
     assert_eq!(names, BTreeSet::from(NODES));
     for node in nodes {
-        let (name, location) = (node["name"].as_str().expect("name"), node["location"].as_str().expect("location"));
-        let (public, ipv6) = (node["public_ipv4"].as_str().expect("public"), node["ipv6"].as_str().expect("ipv6"));
+        let (name, location) =
+            (node["name"].as_str().expect("name"), node["location"].as_str().expect("location"));
+        let (public, ipv6) =
+            (node["public_ipv4"].as_str().expect("public"), node["ipv6"].as_str().expect("ipv6"));
         assert_eq!((&node["state"], &node["health"]["level"]), (&json!("ready"), &json!("ok")), "{node:#}");
         assert_eq!(node["generation"]["desired"], node["generation"]["observed"], "{node:#}");
         assert!(node["tasks"].as_array().is_some_and(|tasks| tasks.len() == 3), "{node:#}");
@@ -124,7 +128,8 @@ fn disks_and_names(sandbox: &Sandbox, status: &Value) {
         assert!(df.trim().parse::<u64>().expect("a size in bytes") > 18 * GIB, "{name}: {df}");
         for other in NODES {
             let resolved = console.expect(&format!("getent ahosts {other} | cut -d ' ' -f 1 | sort -u"));
-            let wanted: std::net::Ipv6Addr = node(status, other)["ipv6"].as_str().expect("ipv6").parse().expect("an address");
+            let wanted: std::net::Ipv6Addr =
+                node(status, other)["ipv6"].as_str().expect("ipv6").parse().expect("an address");
             assert!(
                 resolved.lines().any(|line| line.trim().parse() == Ok(wanted)) || name == other,
                 "{name} resolves {other} to {resolved}, not {wanted}"
@@ -181,9 +186,11 @@ fn private_ipv6_as_accepted(sandbox: &Sandbox, status: &Value) {
     let eu7 = domains.iter().find(|domain| domain["datacenterId"] == "EU7").expect("a domain in EU7");
     let rules = cloud.list_in("network/firewallRule", eu7["id"].as_str().expect("id"));
     let source = node(status, "EU6rethink01")["ipv6"].as_str().expect("ipv6");
-    let network = |address: &str| address.parse::<std::net::Ipv6Addr>().map(|address| address.octets()[..8].to_vec());
+    let network =
+        |address: &str| address.parse::<std::net::Ipv6Addr>().map(|address| address.octets()[..8].to_vec());
     let from = |rule: &&Value| rule["source"]["ip"]["address"].as_str().and_then(|text| network(text).ok());
-    let to = |rule: &&Value| rule["destination"]["ip"]["address"].as_str().and_then(|text| network(text).ok());
+    let to =
+        |rule: &&Value| rule["destination"]["ip"]["address"].as_str().and_then(|text| network(text).ok());
     let rule = rules
         .iter()
         .find(|rule| from(rule) == network(source).ok() && to(rule) == network(&seed).ok())
@@ -227,7 +234,8 @@ impl Traces {
             let output = Command::new(program).args(arguments).output().expect("the program runs");
             String::from_utf8_lossy(&output.stdout).into_owned()
         };
-        let ours = |line: &&str| ["qemu-system", "slirp4netns", "fleetctl"].iter().any(|name| line.contains(name));
+        let ours =
+            |line: &&str| ["qemu-system", "slirp4netns", "fleetctl"].iter().any(|name| line.contains(name));
         let processes = say("ps", &["-eo", "pid=,args="]);
         let links = say("ip", &["-o", "link", "show"]);
         Self {

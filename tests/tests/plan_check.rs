@@ -24,7 +24,9 @@ fn every_problem_is_reported_at_once_with_its_place() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("bad.yaml");
     let text = std::fs::read_to_string(plan("minimal.yaml")).unwrap();
-    let text = text.replace("fleet: minimal", "fleet: minimal\ncolour: red").replace("internet: [icmp, 22]", "internet: [icmp, 99999]");
+    let text = text
+        .replace("fleet: minimal", "fleet: minimal\ncolour: red")
+        .replace("internet: [icmp, 22]", "internet: [icmp, 99999]");
     std::fs::write(&file, text).unwrap();
     let file = file.to_str().unwrap();
     let ended = sandbox.run(&["plan", "check", file]).expect(64);

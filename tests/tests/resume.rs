@@ -2,7 +2,7 @@
 
 use std::{path::Path, thread, time::Duration};
 
-use fleet_tests::{Holdings, LocalCloud, Sandbox, eventually};
+use fleet_tests::{Holdings, LocalCloud, Sandbox, eventually, runs};
 
 const FLEET: &str = "rethink";
 /// Long enough for a kill to find operations under way, short enough for many rounds.
@@ -11,7 +11,8 @@ const OPERATION_MS: u64 = 40;
 const LANES: usize = 3;
 /// Changing calls after which a round kills. A whole run sends about eighty.
 const KILL_AFTER: [usize; 30] = [
-    0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 23, 26, 29, 32, 35, 38, 41, 45, 49, 53, 57, 61, 65, 69,
+    0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 23, 26, 29, 32, 35, 38, 41, 45, 49, 53, 57, 61, 65,
+    69,
 ];
 
 fn reference_plan() -> String {
@@ -32,7 +33,8 @@ fn kill_and_finish(round: usize, after: usize, planned: &Holdings) {
     let plan = reference_plan();
     let mut up = sandbox.start(&["up", &plan]);
     let cloud = eventually("the cloud serves", Duration::from_secs(60), || sandbox.cloud());
-    let enough = |cloud: &LocalCloud| cloud.changing_calls() >= after && sandbox.controller_pid(FLEET).is_some();
+    let enough =
+        |cloud: &LocalCloud| cloud.changing_calls() >= after && sandbox.controller_pid(FLEET).is_some();
     eventually("changing calls", Duration::from_secs(120), || enough(&cloud).then_some(()));
     up.kill().expect("`up` still runs");
     sandbox.kill_controller(FLEET);
@@ -45,13 +47,20 @@ fn kill_and_finish(round: usize, after: usize, planned: &Holdings) {
     assert_eq!(cloud.holdings(), *planned, "killed after {after} changing calls");
     let quiet = cloud.changing_calls();
     sandbox.run(&["up", &plan]).expect(0);
-    assert_eq!(sandbox.cloud().expect("the cloud serves").changing_calls(), quiet, "a third run changes nothing");
+    assert_eq!(
+        sandbox.cloud().expect("the cloud serves").changing_calls(),
+        quiet,
+        "a third run changes nothing"
+    );
 }
 
 #[test]
 fn killed_at_thirty_points_the_next_run_ends_as_planned() {
     let (planned, calls) = undisturbed();
-    assert!(KILL_AFTER.iter().all(|after| *after < calls), "{calls} calls: a later kill would find nothing to cut");
+    assert!(
+        KILL_AFTER.iter().all(|after| *after < calls),
+        "{calls} calls: a later kill would find nothing to cut"
+    );
     thread::scope(|scope| {
         let lanes: Vec<_> = (0..LANES)
             .map(|lane| {
@@ -73,7 +82,10 @@ fn a_second_run_sends_no_changing_call_and_down_leaves_nothing() {
     let sandbox = Sandbox::with_state_only_cloud(0);
     let plan = reference_plan();
     sandbox.run(&["up", &plan, "--preview"]).expect(2);
-    assert!(sandbox.cloud().expect("the cloud serves").holdings().values().all(Vec::is_empty), "a preview does nothing");
+    assert!(
+        sandbox.cloud().expect("the cloud serves").holdings().values().all(Vec::is_empty),
+        "a preview does nothing"
+    );
     sandbox.run(&["up", &plan]).expect(0);
     let before = sandbox.cloud().expect("the cloud serves").changing_calls();
     sandbox.run(&["up", &plan, "--preview"]).expect(0);
@@ -86,7 +98,7 @@ fn a_second_run_sends_no_changing_call_and_down_leaves_nothing() {
     let down = sandbox.run(&["down", "--yes"]).expect(0);
     assert!(down.out.contains("servers: 0"), "{}", down.out);
     for pid in [controller, cloud] {
-        assert!(!Path::new(&format!("/proc/{pid}")).exists(), "process {pid} is left");
+        assert!(!runs(pid), "process {pid} is left");
     }
     assert!(!sandbox.home().exists(), "the home is left");
 }

@@ -153,6 +153,8 @@ pub struct Status {
     pub backing: String,
     /// Its process.
     pub pid: u32,
+    /// How many network domains it holds.
+    pub network_domains: usize,
     /// Its servers.
     pub servers: Vec<ServerStatus>,
 }

@@ -21,7 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    access::ServerStatus,
+    access::{ServerStatus, Status},
     backing::{Backing, Id},
     durable,
     error::chain,
@@ -46,8 +46,8 @@ pub(crate) type Outcome = Result<Answer, Refused>;
 pub(crate) enum Command {
     /// A call of the API.
     Call { call: Call, twist: Twist, reply: oneshot::Sender<Outcome> },
-    /// Every server, for status output.
-    Servers { reply: oneshot::Sender<Vec<ServerStatus>> },
+    /// What there is, for status output.
+    Status { reply: oneshot::Sender<Status> },
 }
 
 /// What a task of ours came to.
@@ -189,9 +189,9 @@ impl Driver {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Servers { reply } => {
+            Command::Status { reply } => {
                 // A caller that went away needs no answer; the same below.
-                let _ = reply.send(self.servers());
+                let _ = reply.send(self.status());
             }
             Command::Call { call, twist, reply } => {
                 let mut context = Context {
@@ -364,7 +364,7 @@ impl Driver {
         });
     }
 
-    fn servers(&self) -> Vec<ServerStatus> {
+    fn status(&self) -> Status {
         let row = |server: &fleet_mcp::types::Server| {
             let nic = server.network_info.as_ref().map(|network| &network.primary_nic);
             ServerStatus {
@@ -379,7 +379,12 @@ impl Driver {
                 console: self.backing.console(server.id.as_str()),
             }
         };
-        self.state.servers().map(row).collect()
+        Status {
+            backing: self.backing.kind().to_owned(),
+            pid: std::process::id(),
+            network_domains: self.state.domains.len(),
+            servers: self.state.servers().map(row).collect(),
+        }
     }
 }
 

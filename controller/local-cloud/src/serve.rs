@@ -83,7 +83,6 @@ pub async fn serve(
     let (calls, queue) = Driver::queue();
     let service = Arc::new(Service::new(
         calls,
-        backing.kind(),
         access.username.clone(),
         access.password.clone(),
         state.organisation.clone(),

@@ -196,9 +196,11 @@ async fn reset(home: &Home) -> Result<Vec<String>, Failure> {
 /// Ends the cloud once nothing is left in it; a cloud that still holds servers is left running.
 pub async fn end(home: &Home) -> Result<Vec<String>, Failure> {
     match fleet_local_cloud::status(&home.cloud()).await {
-        Ok(Some(status)) if !status.servers.is_empty() => {
-            Ok(vec![format!("the local cloud still holds {} servers and stays up", status.servers.len())])
-        }
+        Ok(Some(status)) if status.network_domains > 0 => Ok(vec![format!(
+            "the local cloud still holds {} network domains and {} servers of others, and stays up",
+            status.network_domains,
+            status.servers.len()
+        )]),
         _ => reset(home).await,
     }
 }

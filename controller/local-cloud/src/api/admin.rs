@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::Service;
-use crate::{access::Status, driver::Command, fault::Fault};
+use crate::{driver::Command, fault::Fault};
 
 /// Status and body of an answer.
 type Answer = (u16, Value);
@@ -50,13 +50,10 @@ impl Service {
     }
 
     async fn status(&self) -> Answer {
-        let (reply, servers) = oneshot::channel();
-        let sent = self.calls.send(Command::Servers { reply }).await;
-        match (sent, servers.await) {
-            (Ok(()), Ok(servers)) => {
-                let status = Status { backing: self.backing.to_owned(), pid: std::process::id(), servers };
-                (200, json!(status))
-            }
+        let (reply, status) = oneshot::channel();
+        let sent = self.calls.send(Command::Status { reply }).await;
+        match (sent, status.await) {
+            (Ok(()), Ok(status)) => (200, json!(status)),
             _ => (503, json!({"error": "the cloud is stopping"})),
         }
     }

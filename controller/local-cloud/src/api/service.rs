@@ -36,7 +36,6 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// What every connection shares.
 pub(crate) struct Service {
     pub(super) calls: mpsc::Sender<Command>,
-    pub(super) backing: &'static str,
     username: String,
     password: Secret,
     organisation: String,
@@ -76,7 +75,6 @@ impl Reply {
 impl Service {
     pub(crate) fn new(
         calls: mpsc::Sender<Command>,
-        backing: &'static str,
         username: String,
         password: Secret,
         organisation: String,
@@ -84,7 +82,6 @@ impl Service {
     ) -> Self {
         Self {
             calls,
-            backing,
             username,
             password,
             organisation,
@@ -172,11 +169,12 @@ impl Service {
         let mut subjects = prepared.subjects.clone();
         if self.faults().need_subjects() && !subjects.is_empty() {
             // Faults name servers by name as well; calls mostly carry ids.
-            let (reply, servers) = oneshot::channel();
-            if self.calls.send(Command::Servers { reply }).await.is_ok()
-                && let Ok(servers) = servers.await
+            let (reply, status) = oneshot::channel();
+            if self.calls.send(Command::Status { reply }).await.is_ok()
+                && let Ok(status) = status.await
             {
-                let named = servers.into_iter().filter(|server| prepared.subjects.contains(&server.id));
+                let named =
+                    status.servers.into_iter().filter(|server| prepared.subjects.contains(&server.id));
                 subjects.extend(named.map(|server| server.name));
             }
         }
