@@ -29,8 +29,8 @@ pub enum JournalError {
     /// A name that the store does not take as a key.
     #[error("journal of the provider: `{0}` is no key")]
     Key(String),
-    /// An entry of another version, or damaged.
-    #[error("journal of the provider: entry `{key}` cannot be read")]
+    /// An entry that cannot be written down.
+    #[error("journal of the provider: entry `{key}` cannot be written")]
     Entry {
         /// Where it is.
         key: String,
@@ -130,12 +130,17 @@ impl Journal {
     /// Intents without outcome, left by a run that was killed.
     ///
     /// # Errors
-    /// The store fails, or an entry cannot be read.
+    /// The store fails. An entry that cannot be read is left out: what it was about is found by its mark.
     pub async fn open(&self) -> Result<Vec<(Key, Entry)>, JournalError> {
         let mut open = Vec::new();
         for (key, held) in self.store.list(&key(JOURNAL)?).await? {
-            let entry: Entry = serde_json::from_slice(&held.value)
-                .map_err(|source| JournalError::Entry { key: key.to_string(), source })?;
+            let entry: Entry = match serde_json::from_slice(&held.value) {
+                Ok(entry) => entry,
+                Err(error) => {
+                    tracing::warn!(%key, %error, "journal entry cannot be read");
+                    continue;
+                }
+            };
             if entry.outcome.is_none() {
                 open.push((key, entry));
             }

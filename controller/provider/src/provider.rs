@@ -144,7 +144,10 @@ impl Provider {
         let (proof, problems) = proof(&left, &self.mark);
         let clean = problems.is_empty();
         outcome.proof = proof;
-        outcome.problems.extend(problems);
+        // A run that was stopped has left things, and that is no news.
+        if !outcome.stopped {
+            outcome.problems.extend(problems);
+        }
         if clean {
             self.journal.clear().await?;
         }

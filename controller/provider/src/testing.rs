@@ -121,6 +121,18 @@ impl World {
     pub(crate) async fn check_exact(&self, plan: &ResolvedPlan) {
         self.check_counts(plan);
         assert_eq!(self.journal().open().await.expect("readable"), []);
+        let index = self.journal().index().await.expect("readable");
+        {
+            let state = self.cloud.state();
+            assert!(
+                state.blocks.keys().all(|id| index.holds("block", id.as_str())),
+                "every block is in the index"
+            );
+            assert!(
+                state.nats.keys().all(|id| index.holds("nat", id.as_str())),
+                "every translation is in the index"
+            );
+        }
         self.cloud.count_anew();
         let outcome = self.apply(plan).await;
         assert_eq!(self.cloud.changes(), [] as [&str; 0], "a second run changes nothing");

@@ -83,6 +83,37 @@ impl Run {
         result
     }
 
+    /// The same for what has no name and no mark: blocks of addresses and translations. What was made is in the index
+    /// before the intent is closed, so that a kill in between leaves the intent open, and the next run finds it.
+    /// `None` if the cloud accepted the change, yet shows nothing.
+    pub(super) async fn act_unnamed<T, L, R>(
+        &self,
+        step: &Step,
+        about: About,
+        change: &Change,
+        look: L,
+        (kind, id): (&'static str, fn(&T) -> &str),
+    ) -> Result<Option<T>, Failure>
+    where
+        L: Fn() -> R,
+        R: Future<Output = Result<Option<T>, McpError>>,
+    {
+        let intent = self.journal.intend(change.name(), step, about.domain, about.before).await?;
+        let found = match self.send(step, change, &look).await {
+            Ok(Done::Found(found)) => Some(found),
+            Ok(Done::Accepted(_)) => self.read(&look).await?,
+            Err(Failure(why)) => {
+                self.journal.finish(intent, format!("failed: {why}")).await?;
+                return Err(Failure(why));
+            }
+        };
+        if let Some(found) = &found {
+            self.journal.made(kind, id(found)).await?;
+        }
+        self.journal.finish(intent, if found.is_some() { "made" } else { "accepted, not listed" }).await?;
+        Ok(found)
+    }
+
     async fn send<T, L, R>(&self, step: &Step, change: &Change, look: L) -> Result<Done<T>, Failure>
     where
         L: Fn() -> R,

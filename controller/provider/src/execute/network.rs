@@ -6,7 +6,7 @@ use fleet_mcp::{
     Id, McpError,
     types::{
         Action, AddPublicIpBlock, CreateFirewallRule, CreateNatRule, EditFirewallRule, FirewallRule, NatRule,
-        NetworkDomain,
+        NetworkDomain, PublicIpBlock,
     },
 };
 use fleet_model::NodeName;
@@ -64,15 +64,11 @@ impl Run {
                 external_ip: Some(external),
             });
             let about = About { domain: Some(domain.to_string()), before };
-            let found: NatRule = match self.act(step, about, &change, look).await? {
-                Done::Found(found) => found,
-                Done::Accepted(_) => match self.read(look).await? {
-                    Some(found) => found,
-                    // Somebody was quicker with that address: choose again.
-                    None => continue,
-                },
-            };
-            self.journal.made("nat", found.id.as_str()).await?;
+            let made = self
+                .act_unnamed(step, about, &change, look, ("nat", |nat: &NatRule| nat.id.as_str()))
+                .await?;
+            // Accepted, yet not listed: look at everything again.
+            let Some(found) = made else { continue };
             if let Some(held) = self.view().domains.get_mut(&domain) {
                 held.nats.insert(found.id.clone(), found);
             }
@@ -143,13 +139,16 @@ impl Run {
             before: before.iter().map(ToString::to_string).collect(),
         };
         let change = Change::AddPublicIpBlock(AddPublicIpBlock { network_domain_id: domain.clone() });
-        let found = match self.act(step, about, &change, look).await? {
-            Done::Found(found) => found,
-            Done::Accepted(_) => self.read(look).await?.ok_or_else(|| {
-                Failure("the cloud accepted the block, yet does not list it; run again in a while".into())
-            })?,
-        };
-        self.journal.made("block", found.id.as_str()).await?;
+        let made = self.act_unnamed(
+            step,
+            about,
+            &change,
+            look,
+            ("block", |block: &PublicIpBlock| block.id.as_str()),
+        );
+        let found = made.await?.ok_or_else(|| {
+            Failure("the cloud accepted the block, yet does not list it; run again in a while".into())
+        })?;
         if let Some(held) = self.view().domains.get_mut(domain) {
             held.blocks.insert(found.id.clone(), found);
         }
