@@ -39,6 +39,8 @@ impl Provisioners for CloudControl {
         };
         let mut settings = fleet_mcp::Settings::new(access.endpoint, credentials);
         settings.extra_ca_pem = access.ca_pem;
+        // The provider waits itself, where others can use the call's place and the wait is shown.
+        settings.retry.busy_for = std::time::Duration::ZERO;
         let client = fleet_mcp::Client::new(settings)
             .map_err(|error| ProvisionError(format!("{}; {}", crate::chain(&error), error.hint())))?;
         Ok(Arc::new(Provider::new(
