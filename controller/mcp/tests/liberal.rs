@@ -134,7 +134,7 @@ fn vlan() -> DeployVlan {
 #[tokio::test]
 async fn changes_send_the_documented_form_and_accept_ok_for_in_progress() {
     let answer = |body: String| async move {
-        assert_eq!(body, r#"{"networkDomainId":"d-1","name":"front","privateIpv4BaseAddress":"10.0.0.0"}"#);
+        assert_eq!(body, r#"{"name":"front","networkDomainId":"d-1","privateIpv4BaseAddress":"10.0.0.0"}"#);
         r#"{"operation":"DEPLOY_VLAN","responseCode":"OK","info":{"name":"vlanId","value":"v-1"}}"#
     };
     let routes = Router::new().route("/caas/2.4/o-1/network/deployVlan", post(answer));

@@ -358,7 +358,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
     fn any_life_is_a_good_one(seed: u64, steps in prop::collection::vec(moves(), 1..120)) {
