@@ -12,12 +12,11 @@ pub const DOCUMENT: &str = "opt/fleet-local-cloud/guest";
 /// Longest label of a host name (RFC 1035, section 2.3.4).
 const LONGEST_LABEL: usize = 63;
 
-/// Lines of `key value…` as the script in the image expects them. Holds the hash of the password, never the
-/// password.
-pub fn document(server: &ServerSpec, domain: &DomainSpec) -> Result<String, BackingError> {
+/// Lines of `key value…` as the script in the image expects them. `password` is the hash of root's, never the
+/// password itself.
+pub fn document(server: &ServerSpec, domain: &DomainSpec, password: Option<&str>) -> String {
     let mut text = format!("hostname {}\ndns {RESOLVER}\n", host_name(&server.name));
-    if let Some(password) = &server.root_password {
-        let hash = hash(password.reveal())?;
+    if let Some(hash) = password {
         writeln!(text, "password {hash}").expect("a string takes everything");
     }
     for (index, nic) in server.nics.iter().enumerate() {
@@ -37,11 +36,11 @@ pub fn document(server: &ServerSpec, domain: &DomainSpec) -> Result<String, Back
         )
         .expect("a string takes everything");
     }
-    Ok(text)
+    text
 }
 
 /// A crypt(5) hash with a random salt.
-fn hash(password: &str) -> Result<String, BackingError> {
+pub fn hash(password: &str) -> Result<String, BackingError> {
     let parameters = sha_crypt::Sha512Params::new(sha_crypt::ROUNDS_DEFAULT);
     parameters
         .and_then(|parameters| sha_crypt::sha512_simple(password, &parameters))
@@ -65,7 +64,6 @@ fn host_name(name: &str) -> String {
 mod tests {
     use super::*;
     use crate::backing::{NicSpec, VlanSpec};
-    use fleet_model::Secret;
     use proptest::prelude::*;
 
     fn vlan(id: &str, octet: u8) -> VlanSpec {
@@ -106,10 +104,12 @@ mod tests {
             memory_mib: 1024,
             disks: vec![],
             nics: vec![nic("a", 60), nic("b", 70)],
-            root_password: Some(Secret::new("pass word")),
+            root_password: None,
         };
-        let text = document(&server, &domain).expect("a document");
+        let hash = hash("pass word").expect("a hash");
+        let text = document(&server, &domain, Some(&hash));
         assert!(!text.contains("pass word"));
+        assert!(!document(&server, &domain, None).contains("password"));
         let (password, rest): (Vec<&str>, Vec<&str>) =
             text.lines().partition(|line| line.starts_with("password"));
         assert!(password[0].starts_with("password $6$"), "{password:?}");

@@ -263,7 +263,6 @@ fn router_switches() -> Vec<(String, &'static str)> {
         ("ipv6/conf/default/forwarding", "1"),
         ("ipv6/conf/default/accept_ra", "0"),
         ("ipv6/conf/default/accept_dad", "0"),
-        ("ipv6/conf/default/addr_gen_mode", "1"),
         // A host that filters bridged frames must not filter ours a second time.
         ("bridge/bridge-nf-call-iptables", "0"),
         ("bridge/bridge-nf-call-ip6tables", "0"),

@@ -100,6 +100,11 @@ impl Vms {
             .create(files.folder())
             .and_then(|()| fs::write(files.domain(), &server.domain))
             .map_err(|source| Doing::new(format!("make {}", files.folder().display())).io(source))?;
+        if let Some(password) = &server.root_password {
+            let hash = guest::hash(password.reveal())?;
+            write_secret(&files.password(), &hash)
+                .map_err(|source| Doing::new(format!("write {}", files.password().display())).io(source))?;
+        }
         let mut qmp = match self.is_running(&server.id) {
             true => Some(Qmp::connect(&files.qmp()).await?),
             false => None,
@@ -158,7 +163,14 @@ impl Vms {
             return Ok(());
         }
         let files = self.files(&server.id);
-        write_secret(&files.document(), &guest::document(server, domain)?)
+        let password = match fs::read_to_string(files.password()) {
+            Ok(hash) => Some(hash),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(source) => {
+                return Err(Doing::new(format!("read {}", files.password().display())).io(source));
+            }
+        };
+        write_secret(&files.document(), &guest::document(server, domain, password.as_deref()))
             .map_err(|source| Doing::new(format!("write {}", files.document().display())).io(source))?;
         let namespace = self.names.domain(&server.domain);
         Program::new("ip")

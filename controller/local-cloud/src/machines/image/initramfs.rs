@@ -14,8 +14,7 @@ use crate::{
 
 /// Drivers of the hardware that every machine of this cloud has. Loaded here, so that nothing later has to
 /// wait for devices to be announced.
-const DRIVERS: [&str; 8] = [
-    "virtio_mmio",
+const DRIVERS: [&str; 9] = [
     "virtio_pci",
     "virtio_scsi",
     "sd_mod",
@@ -23,6 +22,8 @@ const DRIVERS: [&str; 8] = [
     "virtio_net",
     "virtio_rng",
     "qemu_fw_cfg",
+    "button",
+    "evdev",
 ];
 /// The script that runs first.
 const INIT: &str = include_str!("files/initramfs-init");
