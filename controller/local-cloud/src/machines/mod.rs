@@ -13,6 +13,8 @@ mod marker;
 mod names;
 mod namespace;
 mod net;
+#[cfg(test)]
+mod network_tests;
 mod preflight;
 mod process;
 mod qcow2;
