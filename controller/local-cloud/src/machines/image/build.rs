@@ -16,6 +16,10 @@ use crate::{
 
 /// Downloads included; a mirror slower than this is better replaced.
 const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(1800);
+/// Mirrors fail for moments, and a first start is worth more than one try.
+const ATTEMPTS: u32 = 3;
+/// Pause after a failed try; longer after each.
+const PAUSE: Duration = Duration::from_secs(5);
 /// How often a process that waits for another one's build looks again.
 const LOCK_INTERVAL: Duration = Duration::from_millis(500);
 /// The script that tells whether an accelerator works.
@@ -84,8 +88,26 @@ impl Stages<'_> {
         };
         lay_out().map_err(|source| Doing::new(format!("fill {}", files.display())).io(source))?;
 
-        let sources = mirror::sources(self.mirror).await?;
         (self.progress)("machine image: installing Debian packages (once; one to three minutes)".into());
+        let mut attempt = 1;
+        while let Err(error) = self.packages(&files).await {
+            if attempt == ATTEMPTS {
+                return Err(error);
+            }
+            (self.progress)(format!("machine image: trying the package mirror again, because: {error}"));
+            remove_folder(&tree)
+                .map_err(|source| Doing::new(format!("empty {}", tree.display())).io(source))?;
+            tokio::time::sleep(PAUSE * attempt).await;
+            attempt += 1;
+        }
+        fs::write(&finished, "")
+            .map_err(|source| Doing::new(format!("write {}", finished.display())).io(source))
+    }
+
+    /// Installs the packages, and our files on top, into an empty tree.
+    async fn packages(&self, files: &Path) -> Result<(), BackingError> {
+        let tree = self.tree_path();
+        let sources = mirror::sources(self.mirror).await?;
         let mut bootstrap = Program::new("unshare")
             // A namespace of its own, so that nothing the build started outlives it.
             .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "mmdebstrap"])
@@ -106,13 +128,12 @@ impl Stages<'_> {
         bootstrap
             .arg(format!("--customize-hook={}", files.join("finish").display()))
             .args([SUITE.as_ref(), tree.as_os_str(), "-".as_ref()])
-            .env("FILES", &files)
+            .env("FILES", files)
             .input(sources)
             .timeout(BOOTSTRAP_TIMEOUT)
             .run("install the machine image's packages")
             .await?;
-        fs::write(&finished, "")
-            .map_err(|source| Doing::new(format!("write {}", finished.display())).io(source))
+        Ok(())
     }
 
     /// Kernel, first file system, probe and disk.
