@@ -303,9 +303,10 @@ fn bytes(program: &str, text: &str) -> Result<u64, TaskError> {
 mod tests {
     use super::*;
 
-    const TREE: &[u8] = include_bytes!("captured/lsblk.json");
-    const PVS: &[u8] = include_bytes!("captured/pvs.json");
-    const LVS: &[u8] = include_bytes!("captured/lvs.json");
+    // Written after the programs' documented forms, Debian 12 versions; wipefs-*.json is real output.
+    const TREE: &[u8] = include_bytes!("samples/lsblk.json");
+    const PVS: &[u8] = include_bytes!("samples/pvs.json");
+    const LVS: &[u8] = include_bytes!("samples/lvs.json");
 
     fn spec() -> LvmTask {
         LvmTask {
@@ -337,9 +338,9 @@ mod tests {
 
     #[test]
     fn signatures_with_and_without_labels() {
-        let json = include_bytes!("captured/wipefs-ext4.json");
+        let json = include_bytes!("samples/wipefs-ext4.json");
         assert_eq!(signatures(json).expect("json"), ["ext4 `data`"]);
-        assert_eq!(signatures(include_bytes!("captured/wipefs-blank.json")).expect("json"), [""; 0]);
+        assert_eq!(signatures(include_bytes!("samples/wipefs-blank.json")).expect("json"), [""; 0]);
         assert_eq!(signatures(b"\n").expect("nothing"), [""; 0]);
         assert!(is_seed("iso9660 `cidata`") && !is_seed("ext4 `data`"));
     }

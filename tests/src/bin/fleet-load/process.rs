@@ -19,6 +19,17 @@ pub fn wakeups(pid: u32) -> anyhow::Result<u64> {
     Ok(sum)
 }
 
+/// Processor time it has used, in seconds.
+pub fn cpu(pid: u32) -> anyhow::Result<f64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid}"))?;
+    // The name in parentheses may hold anything; user and system time are the 14th and 15th field (proc(5)).
+    let after = stat.rsplit_once(')').context("no name")?.1;
+    let ticks: f64 =
+        after.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
+    let hertz = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("no clock tick")?;
+    Ok(ticks / hertz as f64)
+}
+
 fn field(pid: u32, name: &str) -> anyhow::Result<u64> {
     let status =
         fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("process {pid}"))?;
