@@ -303,7 +303,7 @@ fn bytes(program: &str, text: &str) -> Result<u64, TaskError> {
 mod tests {
     use super::*;
 
-    // Written after the programs' documented forms, Debian 12 versions; wipefs-*.json is real output.
+    // Written after the programs' documented forms, Debian 12 versions; wipefs-*.json after real output.
     const TREE: &[u8] = include_bytes!("samples/lsblk.json");
     const PVS: &[u8] = include_bytes!("samples/pvs.json");
     const LVS: &[u8] = include_bytes!("samples/lvs.json");
