@@ -6,9 +6,11 @@ set -u
 umask 077
 lib=/usr/local/lib/fleet
 
-# Two ways home: this line for whoever runs cloud-init by hand, and a report to the controller.
+# Two ways home: this line for whoever runs cloud-init by hand, and a report to the controller. The second is
+# spared when the controller itself is watching, but for a failure.
 say() {
     printf 'fleet-first-boot: %s %s\n' "$1" "${2-}"
+    [ -n "${FLEET_WATCHED-}" ] && [ "$1" != failed ] && return
     if [ -f "$lib/report.py" ] && command -v python3 >/dev/null; then
         python3 "$lib/report.py" "$1" "${2-}" >/dev/null 2>&1 &
     fi
