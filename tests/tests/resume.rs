@@ -38,7 +38,7 @@ fn kill_and_finish(round: usize, after: usize, planned: &Holdings) {
     eventually("changing calls", Duration::from_secs(120), || enough(&cloud).then_some(()));
     up.kill().expect("`up` still runs");
     sandbox.kill_controller(FLEET);
-    if round % 3 == 0 {
+    if round.is_multiple_of(3) {
         sandbox.kill_cloud();
     }
     up.wait().expect("`up` is our child");

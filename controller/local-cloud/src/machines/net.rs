@@ -181,7 +181,7 @@ impl Network {
         switches.push((format!("ipv4/neigh/{}/proxy_delay", names.host_peer()), "0"));
         namespace::set_switches(&own, switches).await?;
 
-        let PublicRange { host, prefix, .. } = self.public;
+        let PublicRange { network, host, prefix } = self.public;
         let (host_peer, outside, table) = (names.host_peer(), names.outside(), names.table());
         let host_lines =
             format!("address replace {host}/{prefix} dev {host_link}\nlink set {host_link} up\n");
@@ -192,9 +192,13 @@ impl Network {
             BACKBONE_SIDE.0
         );
         namespace::ip(Some(&own), doing, &lines).await?;
+        // A public address nobody holds must not lead outside: user-mode networking would dial it from the host,
+        // which leads back here, without end.
         let ruleset = format!(
             "table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n  chain outside {{\n    \
-             type nat hook postrouting priority srcnat;\n    oifname \"{outside}\" masquerade\n  }}\n}}\n"
+             type nat hook postrouting priority srcnat;\n    oifname \"{outside}\" masquerade\n  }}\n  \
+             chain nowhere {{\n    type filter hook forward priority filter;\n    \
+             oifname \"{outside}\" ip daddr {network}/{prefix} reject with icmp type host-unreachable\n  }}\n}}\n"
         );
         namespace::nft(&own, doing, ruleset).await?;
         if slirp.is_empty() {
