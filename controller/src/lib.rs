@@ -1,4 +1,12 @@
 //! The controller: enrolment, sessions, reconcilers, operator API.
+//!
+//! Start with [`serve`]: [`Controller`] opens a fleet's state, serves both listeners and stops in order; [`run`] is
+//! that in one call. Below it, [`enrol`] says who is who, [`session`] who is there, [`reconcile`] brings a plan
+//! about, [`api`] answers operators. Decisions are pure and apart ([`enrol::policy`], [`session::admission`],
+//! [`desired`]); what must survive is in [`records`].
+//!
+//! It knows no cloud but through `fleet-provider`, and no agent but through `fleet-proto`; it holds no state outside
+//! its store, and binds no socket: callers do.
 
 pub mod api;
 pub mod authority;
@@ -7,6 +15,9 @@ mod doors;
 pub mod enrol;
 pub mod first_boot;
 pub mod home;
+mod house;
+mod identities;
+pub mod memory;
 pub mod reconcile;
 pub mod records;
 pub mod sealing;

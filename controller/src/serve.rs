@@ -6,14 +6,13 @@ use std::{
     time::Duration,
 };
 
-use fleet_model::{Clock, NodeName, Timestamp};
+use fleet_model::{Clock, NodeName};
 use fleet_proto::{
     refusal::{Refusal, RefusalKind},
     tls::{IdentitySlot, TlsError},
     v1,
 };
 use fleet_store::{EmbeddedStore, Store, StoreError};
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -22,13 +21,15 @@ use crate::{
     api::OperatorService,
     doors::{EnrolDoor, SessionDoor},
     enrol::{
-        ca::{Ca, CaError, SERVER_LIFE, pem},
+        ca::{Ca, CaError},
         revoke::Revoked,
         service::{Enrolment, EnrolmentService},
         token::{self, Token, TokenError},
     },
     first_boot::{FirstBoot, OverSsh, reports::FirstBoots},
-    home::{ControllerFile, Home, HomeError, OperatorFile},
+    home::{ControllerFile, Home, HomeError},
+    house,
+    identities::{refresh_operator, server_identity},
     reconcile::{
         board::Board,
         cloud_control::CloudControl,
@@ -53,15 +54,8 @@ use crate::{
 const ENROL_OPEN: usize = 4096;
 /// Longest life of an enrolment connection.
 const ENROL_AGE: Duration = Duration::from_secs(120);
-/// How often the house is kept: silence noticed, certificates that ran out cut off.
-const KEEP: Duration = Duration::from_secs(1);
-/// How often observations are written behind, and how many at once.
-const WRITE_BEHIND: Duration = Duration::from_secs(2);
-const WRITE_BEHIND_NODES: usize = 512;
 /// How long stopping may take once everything was told to.
 const STOP: Duration = Duration::from_secs(8);
-/// Name of the operator whose identity lies in the controller's folder.
-const OPERATOR: &str = "local";
 
 /// Why a controller did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -249,9 +243,9 @@ impl Controller {
         let tasks = TaskTracker::new();
         let driver = self.driver(ready_with.enrol_addresses.clone(), &tasks, &stop);
         self.listen(listeners, driver, &identity, &tasks, &stop)?;
-        tasks.spawn(keep_house(self.desk.clone(), self.connections.clone(), stop.clone()));
-        tasks.spawn(write_behind(self.desk.clone(), self.records.clone(), stop.clone()));
-        tasks.spawn(renew_identity(identity, self.ca.clone(), self.desk.clock.clone(), stop.clone()));
+        tasks.spawn(house::keep(self.desk.clone(), self.connections.clone(), stop.clone()));
+        tasks.spawn(house::write_behind(self.desk.clone(), self.records.clone(), stop.clone()));
+        tasks.spawn(house::renew_identity(identity, self.ca.clone(), self.desk.clock.clone(), stop.clone()));
 
         self.home.announce(&ControllerFile {
             pid: std::process::id(),
@@ -351,7 +345,7 @@ impl Controller {
             tracing::warn!(tasks = tasks.len(), "stopped without waiting any longer");
         }
         let dirty = self.desk.registry.take_dirty(self.desk.clock.now(), usize::MAX);
-        write(&self.records, dirty).await;
+        house::write(&self.records, dirty).await;
         self.home.withdraw();
     }
 }
@@ -371,27 +365,6 @@ async fn remembered(records: &Records) -> Result<Registry, RecordError> {
         }
     }
     Ok(registry)
-}
-
-/// Makes the operator's identity if there is none, if it is another authority's, or if it runs out soon.
-fn refresh_operator(home: &Home, ca: &Ca, now: Timestamp) -> Result<(), ControllerError> {
-    let bundle = ca.bundle_pem();
-    if home.operator()?.is_some_and(|held| held.bundle == bundle && !runs_out(&held.cert, now)) {
-        return Ok(());
-    }
-    let (leaf, key) = ca.issue_operator(OPERATOR, now)?;
-    let file = OperatorFile { cert: pem("CERTIFICATE", &leaf.der), key: key.serialize_pem(), bundle };
-    home.set_operator(&file)?;
-    tracing::info!("operator identity written");
-    Ok(())
-}
-
-/// Whether less than a month of a certificate is left; one that cannot be read has run out.
-fn runs_out(cert_pem: &str, now: Timestamp) -> bool {
-    const LEFT: Duration = Duration::from_secs(30 * 24 * 3600);
-    let Ok((_, parsed)) = x509_parser::pem::parse_x509_pem(cert_pem.as_bytes()) else { return true };
-    let Ok(certificate) = parsed.parse_x509() else { return true };
-    certificate.validity().not_after.timestamp() < now.after(LEFT).as_secs()
 }
 
 fn addresses(settings: &Settings, listeners: &Listeners) -> Result<Ready, ControllerError> {
@@ -425,86 +398,6 @@ fn advertised(advertise: &[IpAddr], locals: &[SocketAddr]) -> Vec<String> {
             local.or(locals.first()).map(|local| SocketAddr::new(*ip, local.port()).to_string())
         })
         .collect()
-}
-
-fn server_identity(ca: &Ca, now: Timestamp) -> Result<IdentitySlot, ControllerError> {
-    let (leaf, key) = ca.issue_server(&uuid::Uuid::new_v4().to_string(), now)?;
-    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    Ok(IdentitySlot::new(vec![leaf.der], key)?)
-}
-
-/// Renews our own certificate at two thirds of its life, by the clock that certificates are judged by.
-async fn renew_identity(
-    identity: Arc<IdentitySlot>,
-    ca: Arc<Ca>,
-    clock: Arc<dyn Clock>,
-    stop: CancellationToken,
-) {
-    const LOOK: Duration = Duration::from_secs(30);
-    let mut issued = clock.now();
-    // Cancel safe: nothing is under way while it sleeps.
-    while !stopped_after(LOOK, &stop).await {
-        let now = clock.now();
-        // A clock that was set back makes the certificate not valid yet: as good a reason as age.
-        if now.since(issued) < SERVER_LIFE * 2 / 3 && now >= issued {
-            continue;
-        }
-        let renewed = ca.issue_server(&uuid::Uuid::new_v4().to_string(), now).map_err(|e| crate::chain(&e));
-        let swapped = renewed.and_then(|(leaf, key)| {
-            let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-            identity.swap(vec![leaf.der], key).map_err(|error| crate::chain(&error))
-        });
-        match swapped {
-            Ok(()) => {
-                tracing::info!("own certificate renewed");
-                issued = now;
-            }
-            Err(error) => tracing::error!(error, "own certificate not renewed; trying again"),
-        }
-    }
-}
-
-/// Notices silence, and ends connections whose certificate ran out: TLS looks at it in the handshake only.
-async fn keep_house(desk: Arc<Desk>, connections: Connections, stop: CancellationToken) {
-    let mut silent = 0;
-    while !stopped_after(KEEP, &stop).await {
-        let now = desk.clock.now();
-        let count = desk.registry.silent(now);
-        if count != silent {
-            tracing::info!(silent = count, "sessions silent");
-            silent = count;
-            desk.registry.touch();
-        }
-        let ended = connections.cut(|peer| peer.not_after <= now);
-        if ended > 0 {
-            tracing::info!(connections = ended, "certificates ran out; connections ended");
-        }
-    }
-}
-
-/// Writes observations behind: often enough for a restarted controller, seldom enough for the disk.
-async fn write_behind(desk: Arc<Desk>, records: Records, stop: CancellationToken) {
-    while !stopped_after(WRITE_BEHIND, &stop).await {
-        let dirty = desk.registry.take_dirty(desk.clock.now(), WRITE_BEHIND_NODES);
-        write(&records, dirty).await;
-    }
-}
-
-async fn write(records: &Records, dirty: Vec<(NodeName, ObservedRecord)>) {
-    let writes = dirty
-        .into_iter()
-        .map(|(node, record)| async move { records.put_message(&keys::observed(&node), &record).await });
-    // All at once, so that the store's writer takes them in few transactions.
-    for outcome in futures::future::join_all(writes).await {
-        if let Err(error) = outcome {
-            // Lost only if the controller also dies before the node is next heard of.
-            tracing::warn!(error = %crate::chain(&error), "observation not written");
-        }
-    }
-}
-
-async fn stopped_after(pause: Duration, stop: &CancellationToken) -> bool {
-    tokio::time::timeout(pause, stop.cancelled()).await.is_ok()
 }
 
 #[cfg(test)]

@@ -103,12 +103,11 @@ impl Apply<'_> {
         if stopped {
             problems.push("stopped before the end; `fleetctl up` continues".to_owned());
         }
-        problems.extend(
-            nodes
-                .iter()
-                .filter(|node| node.state() == NodeState::NodeFailed)
-                .map(|node| format!("node `{}`: {}", node.node, node.reason)),
-        );
+        // What the cloud failed at is among the problems already.
+        problems.extend(self.outcomes.iter().filter_map(|(node, done)| match done {
+            Err(Stuck::Failed(why)) => Some(format!("node `{node}`: {why}")),
+            Ok(()) | Err(Stuck::Stopped) => None,
+        }));
         let wanted = match self.until {
             v1::Until::Ready => NodeState::NodeReady,
             v1::Until::Provisioned => NodeState::NodeProvisioned,

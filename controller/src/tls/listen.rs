@@ -4,7 +4,7 @@
 //! way (the rest wait in the kernel's queue), a deadline on each, a bounded number of connections, and small
 //! HTTP/2 windows, so that a peer who sends without pause to a stalled handler costs kilobytes.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use fleet_model::FleetName;
 use http::{Request, Response};
@@ -24,7 +24,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -124,18 +124,16 @@ impl<D: Door> Listen<D> {
 
     async fn connection(&self, stream: TcpStream, permits: Permits) {
         stream.set_nodelay(true).ok();
+        // Boxed, and its outcome too: a task is as large as its largest moment, and this one has to be small for
+        // as long as the session lasts.
+        let handshake = Box::pin(self.shake(stream));
         // Cancel safe: the handshake is dropped with its connection.
         let shaken = tokio::select! {
             () = self.stop.cancelled() => return,
-            // Boxed, so that what only a handshake needs is freed after it.
-            shaken = Box::pin(timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(stream))) => shaken,
+            shaken = handshake => shaken,
         };
         drop(permits.handshake);
-        let stream = match shaken {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return tracing::debug!(%error, "handshake refused"),
-            Err(_) => return tracing::debug!("handshake took too long"),
-        };
+        let Some(stream) = shaken else { return };
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let peer = match certificate.map(|certificate| Peer::read(&self.fleet, certificate)).transpose() {
             Ok(peer) => peer.map(Arc::new),
@@ -147,7 +145,16 @@ impl<D: Door> Listen<D> {
         drop(permits.open);
     }
 
-    async fn serve(&self, stream: tokio_rustls::server::TlsStream<TcpStream>, peer: Option<Arc<Peer>>) {
+    async fn shake(&self, stream: TcpStream) -> Option<Box<TlsStream<TcpStream>>> {
+        match timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => return Some(Box::new(stream)),
+            Ok(Err(error)) => tracing::debug!(%error, "handshake refused"),
+            Err(_) => tracing::debug!("handshake took too long"),
+        }
+        None
+    }
+
+    async fn serve(&self, stream: Box<TlsStream<TcpStream>>, peer: Option<Arc<Peer>>) {
         let serving = Serving { door: self.door.clone(), peer: peer.clone() };
         // Agents and operators ask for HTTP/2 in the handshake; a first-boot reporter asks for nothing.
         let speaks_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
@@ -165,17 +172,18 @@ impl<D: Door> Listen<D> {
                 .initial_connection_window_size(WINDOW)
                 .max_concurrent_streams(STREAMS)
                 .max_header_list_size(HEADERS)
+                .header_table_size(0)
                 .keep_alive_interval(PING.0)
                 .keep_alive_timeout(PING.1)
                 .serve_connection(io, serving);
-            drain(connection, http2::Connection::graceful_shutdown, aged, &self.stop).await
+            drain(Box::pin(connection), http2::Connection::graceful_shutdown, aged, &self.stop).await
         } else {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .keep_alive(false)
                 .max_buf_size(HEADERS as usize)
                 .serve_connection(io, serving);
-            drain(connection, http1::Connection::graceful_shutdown, aged, &self.stop).await
+            drain(Box::pin(connection), http1::Connection::graceful_shutdown, aged, &self.stop).await
         };
         if let Err(error) = ended {
             tracing::debug!(%error, "connection ended");
@@ -185,12 +193,11 @@ impl<D: Door> Listen<D> {
 
 /// Drives a connection to its end; once it is too old, or all is to stop, it may finish what it is at.
 async fn drain<C: Future<Output = hyper::Result<()>>>(
-    connection: C,
-    shut: fn(std::pin::Pin<&mut C>),
+    mut connection: Pin<Box<C>>,
+    shut: fn(Pin<&mut C>),
     aged: impl Future<Output = ()>,
     stop: &CancellationToken,
 ) -> hyper::Result<()> {
-    let mut connection = std::pin::pin!(connection);
     // Cancel safe: the connection is pinned outside and polled on below.
     tokio::select! {
         ended = &mut connection => return ended,

@@ -71,6 +71,13 @@ impl Peer {
         })
     }
 
+    /// A node without a connection; for tests of what only asks who it is.
+    #[cfg(test)]
+    pub(crate) fn of_node(node: NodeName) -> Self {
+        let serial = Serial::from_slice(&[1; 16]).expect("16 bytes");
+        Self { identity: Identity::Node(node), serial, not_after: Timestamp::default(), cut: Cut::default() }
+    }
+
     /// Ends the connection: the next read or write fails, whatever is under way.
     pub fn cut(&self) {
         self.cut.severed.store(true, Ordering::Release);

@@ -18,13 +18,14 @@ use super::peer::Peer;
 /// A stream that fails as soon as its peer was cut.
 #[derive(Debug)]
 pub struct Guarded {
-    stream: TlsStream<TcpStream>,
+    /// Boxed: a connection's future is moved about while it is set up, and its largest part need not be.
+    stream: Box<TlsStream<TcpStream>>,
     peer: Option<Arc<Peer>>,
 }
 
 impl Guarded {
     /// Guards `stream`; without a peer there is nobody to cut.
-    pub fn new(stream: TlsStream<TcpStream>, peer: Option<Arc<Peer>>) -> Self {
+    pub fn new(stream: Box<TlsStream<TcpStream>>, peer: Option<Arc<Peer>>) -> Self {
         Self { stream, peer }
     }
 

@@ -6,3 +6,7 @@ mod operator;
 mod runs;
 mod sessions;
 mod world;
+
+/// As in production, so that everything here runs on it.
+#[global_allocator]
+static ALLOCATOR: fleet_controller::memory::Paged = fleet_controller::memory::Paged;
