@@ -53,7 +53,9 @@ fn the_reference_fleet_from_nothing_to_nothing() {
 
 /// Kills `up` and its controller while resources are made, while machines boot, while agents come home.
 fn killed_three_times(sandbox: &Sandbox, plan: &str) {
-    let moments: [(&str, fn(&Sandbox) -> bool); 3] = [
+    /// Whether the moment has come.
+    type Reached = fn(&Sandbox) -> bool;
+    let moments: [(&str, Reached); 3] = [
         ("servers are being made", |sandbox| {
             sandbox.cloud().is_some_and(|cloud| !cloud.list("server/server").is_empty())
         }),
