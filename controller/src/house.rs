@@ -51,9 +51,14 @@ pub(crate) async fn renew_identity(
     }
 }
 
-/// Notices silence, and ends connections whose certificate ran out: TLS looks at it in the handshake only.
+/// Connections since the last trim that make the next one worth its while, and new ones within one look that mean
+/// the storm is not over.
+const STORM: (u64, u64) = (500, 20);
+
+/// Notices silence, trims memory after storms, and ends connections whose certificate ran out: TLS looks at it in the handshake only.
 pub(crate) async fn keep(desk: Arc<Desk>, connections: Connections, stop: CancellationToken) {
     let mut silent = 0;
+    let (mut entered, mut trimmed) = (0, 0);
     while !stopped_after(KEEP, &stop).await {
         let now = desk.clock.now();
         let count = desk.registry.silent(now);
@@ -65,6 +70,12 @@ pub(crate) async fn keep(desk: Arc<Desk>, connections: Connections, stop: Cancel
         let ended = connections.cut(|peer| peer.not_after <= now);
         if ended > 0 {
             tracing::info!(connections = ended, "certificates ran out; connections ended");
+        }
+        let entered_before = std::mem::replace(&mut entered, connections.entered());
+        if entered - trimmed >= STORM.0 && entered - entered_before < STORM.1 {
+            trimmed = entered;
+            // Fails only while the runtime shuts down.
+            tokio::task::spawn_blocking(crate::memory::trim).await.ok();
         }
     }
 }

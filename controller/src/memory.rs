@@ -28,6 +28,17 @@ const PAGE: usize = 4096;
 const SLOTS: usize = 1 << 17;
 const SPAN: usize = SLOTS * SLOT;
 
+/// Gives memory that a storm of connections left behind back to the kernel; takes some milliseconds, during which
+/// others may wait for memory. glibc does that by itself only at the end of its heap, where there is always
+/// somebody.
+pub fn trim() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: documented as callable at any time by any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// The system's allocator, but for blocks of 8 to 16 KiB.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Paged;

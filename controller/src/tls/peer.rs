@@ -142,9 +142,9 @@ impl Connections {
         picked.len()
     }
 
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        self.open().len()
+    /// How many there have been.
+    pub fn entered(&self) -> u64 {
+        self.0.next.load(Ordering::Relaxed)
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<u64, Arc<Peer>>> {
