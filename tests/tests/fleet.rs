@@ -75,7 +75,10 @@ fn killed_three_times(sandbox: &Sandbox, plan: &str) {
     for (moment, reached) in moments {
         let mut up = sandbox.start(&["up", plan]);
         // The first run may have to build the machine image.
-        eventually(moment, Duration::from_secs(900), || reached(sandbox).then_some(()));
+        eventually(moment, Duration::from_secs(900), || {
+            assert!(matches!(up.try_wait(), Ok(None)), "`up` ended before {moment}");
+            reached(sandbox).then_some(())
+        });
         up.kill().expect("`up` still runs");
         sandbox.kill_controller(FLEET);
         up.wait().expect("`up` is our child");

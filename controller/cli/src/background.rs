@@ -16,9 +16,14 @@ use nix::{
 };
 use tokio::time::{Instant, sleep};
 
-use crate::failure::{Exit, Failure};
+use crate::{
+    failure::{Exit, Failure},
+    home,
+};
 
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How long another process doing the same may take to answer once ours found the place taken.
+const ANOTHER: Duration = Duration::from_secs(2);
 
 /// A program started in the background, and where it writes.
 pub struct Started {
@@ -34,7 +39,7 @@ pub fn start(name: &'static str, arguments: &[String], log: &Path) -> Result<Sta
     let failed =
         |what: &str, why: std::io::Error| Failure::new(Exit::Failed, format!("start {name}: {what}: {why}"));
     if let Some(dir) = log.parent() {
-        fs::create_dir_all(dir).map_err(|why| failed("make its folder", why))?;
+        home::make_private(dir).map_err(|why| failed("make its folder", why))?;
     }
     let file = OpenOptions::new().create(true).append(true).mode(0o600).open(log);
     let file = file.map_err(|why| failed("open its log", why))?;
@@ -71,7 +76,7 @@ impl Started {
         mut line: impl FnMut(&str),
     ) -> Result<T, Failure> {
         let started = Instant::now();
-        let mut last = String::new();
+        let (mut last, mut ended_at) = (String::new(), None);
         loop {
             if let Some(found) = there().await {
                 return Ok(found);
@@ -81,7 +86,10 @@ impl Started {
                 line(&text);
                 last = text;
             }
-            if let Ok(Some(status)) = ended {
+            // Another may have been a moment faster at the same: then it is there any moment.
+            if let Ok(Some(status)) = ended
+                && ended_at.get_or_insert_with(Instant::now).elapsed() > ANOTHER
+            {
                 let why = if last.is_empty() { format!("it ended with {status}") } else { last };
                 return Err(Failure::new(Exit::Failed, format!("start {}: {why}", self.name)));
             }

@@ -2,6 +2,7 @@
 
 use std::{
     env, fs, io,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
@@ -117,6 +118,11 @@ impl Home {
         }
         Ok(())
     }
+}
+
+/// Makes a folder, and those above it, for this user alone.
+pub fn make_private(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
 /// Machine images and other things worth keeping between fleets.

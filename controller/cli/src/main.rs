@@ -15,6 +15,10 @@ mod words;
 
 use std::process::ExitCode;
 
+/// Gives what a storm of sessions took back to the system.
+#[global_allocator]
+static ALLOCATOR: fleet_controller::memory::Paged = fleet_controller::memory::Paged;
+
 use clap::Parser as _;
 
 fn main() -> ExitCode {

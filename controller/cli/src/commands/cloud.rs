@@ -105,8 +105,18 @@ pub async fn answers(home: &Home) -> Option<Access> {
 
 /// The cloud of this home; started in the background if none answers.
 pub async fn ensure(home: &Home, note: impl Fn(&str)) -> Result<Access, Failure> {
-    if let Some(access) = answers(home).await {
-        return Ok(access);
+    match fleet_local_cloud::status(&home.cloud()).await {
+        Ok(Some(_)) => {
+            if let Some(access) = access(home) {
+                return Ok(access);
+            }
+        }
+        Ok(None) => {}
+        Err(error) => {
+            return Err(Failure::new(Exit::Unreachable, chain(&error)).hint(
+                "a cloud serves this home but cannot be used: stop its process, then run the command again",
+            ));
+        }
     }
     if std::env::var("FLEET_CLOUD_BACKING").as_deref() != Ok("none") {
         require(home, &home::cache()?)?;

@@ -55,6 +55,11 @@ pub async fn run(global: &Global, args: Serve) -> Result<Exit, Failure> {
     settings.advertise = advertised(&args, &listen);
     settings.agent = Some(find_agent(args.agent.as_deref())?);
     settings.timing.boot = Duration::from_secs(args.boot_deadline);
+    // Looked at before anything is bound: a folder that is taken is a better reason than a port that is.
+    drop(
+        fleet_controller::home::Home::open(&dir)
+            .map_err(|error| Failure::new(Exit::Failed, chain(&error)))?,
+    );
     let listeners = bind(&dir, &listen, Ports { session: args.session_port, enrol: args.enrol_port }).await?;
     let stop = stop_signal()?;
     let watchdog = tokio::spawn(notify::watchdog(stop.clone()));
@@ -110,8 +115,7 @@ async fn bind(dir: &Path, listen: &[IpAddr], asked: Ports) -> Result<Listeners, 
     };
     let ports = Ports { session: port(&session).unwrap_or(0), enrol: port(&enrol).unwrap_or(0) };
     let json = serde_json::to_vec(&ports).expect("two numbers make JSON");
-    fs::create_dir_all(dir)
-        .and_then(|()| fs::write(&file, json))
+    fs::write(&file, json)
         .map_err(|why| Failure::new(Exit::Failed, format!("write {}: {why}", file.display())))?;
     Ok(Listeners { session, enrol })
 }

@@ -303,6 +303,7 @@ mod tests {
 
     #[test]
     fn the_document_has_the_promised_members() {
-        insta::assert_json_snapshot!(document(&sample()));
+        // Sorted, since the order of members is not part of the promise.
+        insta::with_settings!({ sort_maps => true }, { insta::assert_json_snapshot!(document(&sample())) });
     }
 }

@@ -20,10 +20,11 @@ use crate::backing::{DomainSpec, Match, NatSpec, Protocol, RuleSpec, VlanSpec};
 const OPEN: Duration = Duration::from_secs(10);
 /// What is filtered never answers; waiting longer proves nothing more.
 const FILTERED: Duration = Duration::from_millis(400);
-const HOST: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
-const PUBLIC_A: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
-const SNAT_A: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 20);
-const SNAT_B: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 21);
+// From the block for tests of networks (RFC 2544): documentation blocks may be in use where this runs.
+const HOST: Ipv4Addr = Ipv4Addr::new(198, 19, 250, 1);
+const PUBLIC_A: Ipv4Addr = Ipv4Addr::new(198, 19, 250, 10);
+const SNAT_A: Ipv4Addr = Ipv4Addr::new(198, 19, 250, 20);
+const SNAT_B: Ipv4Addr = Ipv4Addr::new(198, 19, 250, 21);
 
 /// Runs something in a namespace; sockets made there stay there.
 fn inside<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -271,7 +272,7 @@ async fn rules_and_translations_hold_for_real_packets() {
     let folder = tempfile::tempdir().expect("a folder");
     let settings = Settings {
         prefix: "flt".into(),
-        public: PublicRange { network: Ipv4Addr::new(203, 0, 113, 0), prefix: 24, host: HOST },
+        public: PublicRange { network: Ipv4Addr::new(198, 19, 250, 0), prefix: 24, host: HOST },
         ..Settings::new(folder.path(), folder.path().join("cache"))
     };
     // In a task, so that a failed assertion still leaves the host clean.
