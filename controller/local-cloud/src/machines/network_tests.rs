@@ -250,7 +250,9 @@ async fn scenario(settings: Settings) {
     assert_eq!(open(Some(&at_two), HOST, outside).1, PUBLIC_A);
     a.nat.clear();
     network.apply(&a).await.expect("applies");
-    filtered(None, PUBLIC_A, 22);
+    // Nobody holds the address any more, and the backbone says so.
+    let nowhere = connect(None, PUBLIC_A, 22, OPEN).expect_err("leads nowhere");
+    assert_eq!(nowhere.kind(), io::ErrorKind::HostUnreachable, "{nowhere}");
     assert!(!carries(&mut through_nat, FILTERED));
     assert_eq!(open(Some(&at_one), HOST, outside).1, SNAT_A);
 

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use super::{
     Settings,
     image::{Image, Recipe},
-    marker, qemu,
+    marker,
+    names::Names,
+    net::PublicRange,
+    qemu,
 };
 use crate::backing::BackingError;
 
@@ -83,12 +86,43 @@ pub fn preflight(settings: &Settings) -> Vec<Missing> {
             "end other programs, or use a larger host".into(),
         );
     }
-    if let Some(other) = marker::holder(&settings.public, &settings.cloud, &settings.prefix)
-        && let BackingError::Host { what, fix } = marker::taken(&settings.public, &other)
+    let other = marker::holder(&settings.public, &settings.cloud, &settings.prefix);
+    if let Some(other) = &other
+        && let BackingError::Host { what, fix } = marker::taken(&settings.public, other)
     {
         lacks(what, fix);
     }
+    // The route of another cloud has just been named.
+    let own = other.map_or_else(
+        || Names::new(&settings.prefix, &settings.cloud).host_link(),
+        |other| Names::new(&settings.prefix, &other).host_link(),
+    );
+    let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+    if let Some(link) = overlapping(&routes, &settings.public, &own) {
+        lacks(
+            format!(
+                "the addresses {}/{}: this host reaches some of them through {link}",
+                settings.public.network, settings.public.prefix
+            ),
+            format!("take that route away; it is in: ip route show dev {link}"),
+        );
+    }
     missing
+}
+
+/// The link of a route, other than wide ones and our own, into the public range. `table` is what
+/// `/proc/net/route` shows: link, destination and, in the eighth column, mask, both as the bytes in memory.
+fn overlapping<'a>(table: &'a str, public: &PublicRange, own: &str) -> Option<&'a str> {
+    let mask_of = |prefix: u8| u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
+    let (network, mask) = (public.network.to_bits(), mask_of(public.prefix));
+    table.lines().skip(1).find_map(|line| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let number = |at: usize| u32::from_str_radix(words.get(at)?, 16).ok().map(u32::from_be);
+        let (link, destination, route_mask) = (*words.first()?, number(1)?, number(7)?);
+        // A default route, or half of one, says nothing about these addresses in particular.
+        let narrow = route_mask.leading_ones() >= 8;
+        (narrow && link != own && (destination ^ network) & mask & route_mask == 0).then_some(link)
+    })
 }
 
 /// Where a program is, as the shell would find it; the folders of system programs are always looked at.
@@ -125,6 +159,20 @@ mod tests {
     fn programs_are_found_as_a_shell_finds_them() {
         assert!(find("sh").is_some());
         assert_eq!(find("no-such-program-anywhere"), None);
+    }
+
+    #[test]
+    fn routes_into_the_range_are_seen() {
+        let table = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
+            eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
+            eth1\t006433C6\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
+        let range =
+            |c, prefix| PublicRange { network: [198, 51, c, 0].into(), prefix, host: [198, 51, c, 1].into() };
+        assert_eq!(overlapping(table, &range(100, 24), "ours"), Some("eth1"));
+        assert_eq!(overlapping(table, &range(0, 16), "ours"), Some("eth1"), "also when the range is wider");
+        assert_eq!(overlapping(table, &range(101, 24), "ours"), None);
+        assert_eq!(overlapping(table, &range(100, 24), "eth1"), None, "our own link does not count");
+        assert_eq!(overlapping("", &range(100, 24), "ours"), None);
     }
 
     #[test]

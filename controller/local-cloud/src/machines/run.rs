@@ -14,7 +14,7 @@ use crate::backing::BackingError;
 /// Most programs here take milliseconds; a host this slow cannot run machines.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How much of what a failing program said is kept.
-const KEPT_STDERR: usize = 600;
+const KEPT_STDERR: usize = 1500;
 
 /// One program to run to its end.
 #[derive(Debug)]

@@ -265,9 +265,7 @@ fn grow_disk(disk: &DiskSpec, path: &Path, bytes: u64) -> io::Result<()> {
 /// Adds or grows a disk of a running machine.
 async fn plug_disk(qmp: &mut Qmp, files: &Files, disk: &DiskSpec, bytes: u64) -> Result<(), BackingError> {
     let node = qemu::node_name(disk);
-    let nodes = qmp.execute("query-named-block-nodes", json!({ "flat": true })).await?;
-    let known = nodes.as_array().into_iter().flatten().find(|known| known["node-name"] == node.as_str());
-    match known.map(|known| known["image"]["virtual-size"].as_u64().unwrap_or(0)) {
+    match find_node(qmp, &node).await?.map(|known| known["image"]["virtual-size"].as_u64().unwrap_or(0)) {
         None => {
             qmp.execute("blockdev-add", qemu::block_node(files, disk)).await?;
         }
@@ -298,11 +296,22 @@ async fn unplug_disk(qmp: &mut Qmp, disk: &DiskSpec) -> Result<(), BackingError>
         tokio::time::sleep(LOOK_INTERVAL).await;
     }
     let node = qemu::node_name(disk);
-    let nodes = qmp.execute("query-named-block-nodes", json!({ "flat": true })).await?;
-    if nodes.as_array().into_iter().flatten().any(|known| known["node-name"] == node.as_str()) {
-        qmp.execute("blockdev-del", json!({ "node-name": node })).await?;
+    while find_node(qmp, &node).await?.is_some() {
+        match qmp.execute("blockdev-del", json!({ "node-name": node })).await {
+            // QEMU lets go of the front end a little after it stopped listing it.
+            Err(BackingError::Program { .. }) if Instant::now() < deadline => {
+                tokio::time::sleep(LOOK_INTERVAL).await;
+            }
+            answer => drop(answer?),
+        }
     }
     Ok(())
+}
+
+/// What the machine says about a disk's back end, if it has it.
+async fn find_node(qmp: &mut Qmp, node: &str) -> Result<Option<Value>, BackingError> {
+    let nodes = qmp.execute("query-named-block-nodes", json!({ "flat": true })).await?;
+    Ok(nodes.as_array().into_iter().flatten().find(|known| known["node-name"] == node).cloned())
 }
 
 /// Whether the machine has the disk's front end.
