@@ -8,6 +8,7 @@ use fleet_local_cloud::{
     machines::{self, Machines},
 };
 use serde_json::json;
+use tokio::time::{Instant, sleep};
 
 use super::{console, serve::stop_signal, up::confirm};
 use crate::{
@@ -22,6 +23,9 @@ use crate::{
 const START: Duration = Duration::from_secs(30 * 60);
 /// Open operations are finished first.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How long a cloud that is ending may hold its place.
+const ENDING: Duration = Duration::from_secs(3);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Marks lines of the background log that are for people.
 const PROGRESS: &str = "local cloud: ";
 
@@ -105,18 +109,8 @@ pub async fn answers(home: &Home) -> Option<Access> {
 
 /// The cloud of this home; started in the background if none answers.
 pub async fn ensure(home: &Home, note: impl Fn(&str)) -> Result<Access, Failure> {
-    match fleet_local_cloud::status(&home.cloud()).await {
-        Ok(Some(_)) => {
-            if let Some(access) = access(home) {
-                return Ok(access);
-            }
-        }
-        Ok(None) => {}
-        Err(error) => {
-            return Err(Failure::new(Exit::Unreachable, chain(&error)).hint(
-                "a cloud serves this home but cannot be used: stop its process, then run the command again",
-            ));
-        }
+    if let Some(access) = serving(home).await? {
+        return Ok(access);
     }
     if std::env::var("FLEET_CLOUD_BACKING").as_deref() != Ok("none") {
         require(home, &home::cache()?)?;
@@ -136,6 +130,24 @@ pub async fn ensure(home: &Home, note: impl Fn(&str)) -> Result<Access, Failure>
         failure.hint(format!("its log is {}; `fleetctl doctor` says what is wrong", log.display()))
     };
     started.until(START, there, shown).await.map_err(hint)
+}
+
+/// The cloud that serves this home, or `None` if none does. One that is just ending holds its place a moment
+/// longer than it answers.
+async fn serving(home: &Home) -> Result<Option<Access>, Failure> {
+    let started = Instant::now();
+    loop {
+        match fleet_local_cloud::status(&home.cloud()).await {
+            Ok(Some(_)) => return Ok(access(home)),
+            Ok(None) => return Ok(None),
+            Err(_) if started.elapsed() < ENDING => sleep(LOOK_AGAIN).await,
+            Err(error) => {
+                return Err(Failure::new(Exit::Unreachable, chain(&error)).hint(
+                    "a cloud serves this home but cannot be used: stop its process, then run the command again",
+                ));
+            }
+        }
+    }
 }
 
 async fn status(home: &Home, output: Output) -> Result<Exit, Failure> {
