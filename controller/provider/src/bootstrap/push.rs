@@ -169,19 +169,13 @@ async fn seed_and_run(
     document: &[u8],
     events: &mpsc::Sender<BootStage>,
 ) -> Result<(), BootstrapError> {
-    let broken = |error: SshError| BootstrapError::Broken(chain(&error));
-    let mut said = Vec::new();
-    let exit = ssh.run(&write_seed(target, document), document, |line| said.push(line.to_owned())).await;
-    if exit.map_err(broken)?.status != Some(0) {
-        return Err(BootstrapError::Failed(format!("write the seed: {}", said.join("; "))));
-    }
-    tell(events, BootStage::SeedWritten);
     let mut tail = Vec::new();
     let mut failure = None;
     let exit = ssh
-        .run(RUN_CLOUD_INIT, &[], |line| {
+        .run(&first_boot(target, document), document, |line| {
             if let Some(word) = line.strip_prefix("fleet-first-boot: ") {
                 match word.split_once(' ').unwrap_or((word, "")) {
+                    ("seed-written", _) => tell(events, BootStage::SeedWritten),
                     ("seed-read", _) => tell(events, BootStage::SeedRead),
                     ("agent-unpacked", _) => tell(events, BootStage::AgentUnpacked),
                     ("agent-started", _) => tell(events, BootStage::AgentStarted),
@@ -197,14 +191,14 @@ async fn seed_and_run(
             }
         })
         .await
-        .map_err(broken)?;
+        .map_err(|error| BootstrapError::Broken(chain(&error)))?;
     match (failure, exit.status) {
         (Some(line), _) => Err(BootstrapError::Failed(line)),
         (None, Some(0)) => Ok(()),
         (None, Some(status)) => {
             let line = tail.iter().rev().find(|line| looks_like_failure(line)).or(tail.last());
             let line = line.map_or("it said nothing", String::as_str);
-            Err(BootstrapError::Failed(format!("cloud-init ended with status {status}: {line}")))
+            Err(BootstrapError::Failed(format!("it ended with status {status}: {line}")))
         }
         (None, None) => Err(BootstrapError::Broken("the server closed it".to_owned())),
     }
@@ -215,30 +209,35 @@ fn looks_like_failure(line: &str) -> bool {
     ["error", "fail", "Traceback", "No space left"].iter().any(|word| line.contains(word))
 }
 
-/// Shell that writes the NoCloud seed; the document is its standard input. The instance id changes with the
-/// document, so that a new seed counts as a new instance and cloud-init runs it.
-fn write_seed(target: &SshTarget, document: &[u8]) -> String {
+/// Shell that writes the NoCloud seed, the document being its standard input, and runs cloud-init on it.
+///
+/// A first boot whose watcher was killed goes on; the next one waits for its end rather than pull the seed from
+/// under it. A document cut short by a lost connection is not run. The instance id changes with the document, so that a new seed counts as a new instance.
+///
+/// cloud-init runs now, without a reboot, and is installed first where the image lacks it. Two of its four stages
+/// do: reading the seed needs no network, and nothing in it waits for the configuration stage; on an emulated
+/// processor each stage is ten seconds of Python. Network configuration stays the image's. The script need not
+/// report what is seen here. The seed goes away afterwards, so that a reboot finds cloud-init idle.
+fn first_boot(target: &SshTarget, document: &[u8]) -> String {
     let digest = Sha256::digest(document);
     let instance = u64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes"));
-    let node = &target.node;
+    let (node, size) = (&target.node, document.len());
     format!(
-        "set -e; umask 077; d=/var/lib/cloud/seed/nocloud-net; mkdir -p $d /etc/cloud/cloud.cfg.d; cat >$d/user-data; \
-         printf 'instance-id: fleet-{node}-{instance:016x}\\nlocal-hostname: {node}\\n' >$d/meta-data; \
-         printf 'network: {{config: disabled}}\\n' >/etc/cloud/cloud.cfg.d/99-fleet-network.cfg"
+        "exec 2>&1 9>/run/fleet-first-boot.lock; export FLEET_WATCHED=1; \
+         flock -w 600 9 || {{ echo 'fleet-first-boot: failed an earlier first boot does not end'; exit 1; }}; \
+         d=/var/lib/cloud/seed/nocloud-net; \
+         (umask 077; mkdir -p $d /etc/cloud/cloud.cfg.d && cat >$d/user-data && \
+         [ \"$(wc -c <$d/user-data)\" -eq {size} ] && \
+         printf 'instance-id: fleet-{node}-{instance:016x}\\nlocal-hostname: {node}\\n' >$d/meta-data && \
+         printf 'network: {{config: disabled}}\\n' >/etc/cloud/cloud.cfg.d/99-fleet-network.cfg) || exit 1; \
+         echo fleet-first-boot: seed-written; \
+         if ! command -v cloud-init >/dev/null; then \
+         DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 update && \
+         DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 install cloud-init || exit 1; \
+         fi; \
+         cloud-init init && cloud-init modules --mode=final; status=$?; rm -rf $d; exit $status"
     )
 }
-
-/// Runs cloud-init now, without a reboot; installs it first where the image lacks it. Two of its four stages:
-/// reading the seed needs no network, and nothing in it waits for the configuration stage; on an emulated
-/// processor each stage is ten seconds of Python. The script need not report what is seen here. The seed goes
-/// away afterwards, so that a reboot finds cloud-init idle.
-const RUN_CLOUD_INIT: &str = "exec 2>&1; export FLEET_WATCHED=1; \
-    if ! command -v cloud-init >/dev/null; then \
-        DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 update && \
-        DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 install cloud-init || exit 1; \
-    fi; \
-    cloud-init init && cloud-init modules --mode=final; status=$?; \
-    rm -rf /var/lib/cloud/seed/nocloud-net; exit $status";
 
 /// An error and its causes in one line.
 fn chain(error: &dyn std::error::Error) -> String {
@@ -268,8 +267,8 @@ mod tests {
 
     #[test]
     fn a_new_document_is_a_new_instance() {
-        assert_ne!(write_seed(&target(), b"one"), write_seed(&target(), b"two"));
-        assert_eq!(write_seed(&target(), b"one"), write_seed(&target(), b"one"));
+        assert_ne!(first_boot(&target(), b"one"), first_boot(&target(), b"two"));
+        assert_eq!(first_boot(&target(), b"one"), first_boot(&target(), b"one"));
     }
 
     #[tokio::test]
