@@ -12,8 +12,9 @@ const DISK_LOW: u64 = 10;
 const DISK_OUT: u64 = 2;
 /// Percent of memory that should be available.
 const MEMORY_LOW: u64 = 5;
-/// A clock off by more than this is worth attention.
-const CLOCK_OFF_MS: u64 = 1_000;
+/// A clock off by more than this is worth attention. Well above what a starved machine adds to the measurement,
+/// well below what certificates or logs would suffer from.
+const CLOCK_OFF_MS: u64 = 5_000;
 /// A clock off by more than this breaks certificates and clusters.
 const CLOCK_BROKEN_MS: u64 = 30_000;
 
@@ -149,13 +150,13 @@ mod tests {
         check(|f| f.disks[0].free_bytes = 19, &[], None, Failed, "/ has 1 % free");
         check(|f| f.disks[0].size_bytes = 0, &[], None, Ok, "");
         check(|f| f.memory_available_bytes = 100, &[], None, Degraded, "2 % of memory is available");
-        check(|f| f.clock_offset_ms = 1000, &[], None, Ok, "");
+        check(|f| f.clock_offset_ms = 5000, &[], None, Ok, "");
         check(
-            |f| f.clock_offset_ms = -1500,
+            |f| f.clock_offset_ms = -7500,
             &[],
             None,
             Degraded,
-            "the clock is 1.5 s behind the controller's",
+            "the clock is 7.5 s behind the controller's",
         );
         check(
             |f| f.clock_offset_ms = 31_000,

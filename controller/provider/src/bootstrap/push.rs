@@ -169,8 +169,7 @@ async fn seed_and_run(
     document: &[u8],
     events: &mpsc::Sender<BootStage>,
 ) -> Result<(), BootstrapError> {
-    let mut tail = Vec::new();
-    let mut failure = None;
+    let (mut tail, mut failure, mut started) = (Vec::new(), None, false);
     let exit = ssh
         .run(&first_boot(target, document), document, |line| {
             if let Some(word) = line.strip_prefix("fleet-first-boot: ") {
@@ -178,7 +177,10 @@ async fn seed_and_run(
                     ("seed-written", _) => tell(events, BootStage::SeedWritten),
                     ("seed-read", _) => tell(events, BootStage::SeedRead),
                     ("agent-unpacked", _) => tell(events, BootStage::AgentUnpacked),
-                    ("agent-started", _) => tell(events, BootStage::AgentStarted),
+                    ("agent-started", _) => {
+                        started = true;
+                        tell(events, BootStage::AgentStarted);
+                    }
                     ("failed", why) => failure = Some(why.to_owned()),
                     _ => {}
                 }
@@ -194,7 +196,11 @@ async fn seed_and_run(
         .map_err(|error| BootstrapError::Broken(chain(&error)))?;
     match (failure, exit.status) {
         (Some(line), _) => Err(BootstrapError::Failed(line)),
-        (None, Some(0)) => Ok(()),
+        (None, Some(0)) if started => Ok(()),
+        (None, Some(0)) => Err(BootstrapError::Failed(
+            "cloud-init ended well but did not run the seed; is `scripts-user` missing in its final stage?"
+                .to_owned(),
+        )),
         (None, Some(status)) => {
             let line = tail.iter().rev().find(|line| looks_like_failure(line)).or(tail.last());
             let line = line.map_or("it said nothing", String::as_str);
@@ -212,7 +218,8 @@ fn looks_like_failure(line: &str) -> bool {
 /// Shell that writes the NoCloud seed, the document being its standard input, and runs cloud-init on it.
 ///
 /// A first boot whose watcher was killed goes on; the next one waits for its end rather than pull the seed from
-/// under it. A document cut short by a lost connection is not run. The instance id changes with the document, so that a new seed counts as a new instance.
+/// under it. A document cut short by a lost connection is not run. The instance id changes with the document, and what an earlier one left cached is forgotten, so that a new seed counts
+/// as a new instance.
 ///
 /// cloud-init runs now, without a reboot, and is installed first where the image lacks it. Two of its four stages
 /// do: reading the seed needs no network, and nothing in it waits for the configuration stage; on an emulated
@@ -235,7 +242,7 @@ fn first_boot(target: &SshTarget, document: &[u8]) -> String {
          DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 update && \
          DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 install cloud-init || exit 1; \
          fi; \
-         cloud-init init && cloud-init modules --mode=final; status=$?; rm -rf $d; exit $status"
+         rm -rf /var/lib/cloud/instance; cloud-init init && cloud-init modules --mode=final; status=$?; rm -rf $d; exit $status"
     )
 }
 
