@@ -125,14 +125,17 @@ impl Driver {
     /// [`RecordError`] if the store fails; then nothing was started.
     ///
     /// # Cancel safety
-    /// Dropping the future before it returns may leave the earlier run stopped and none started.
+    /// Dropping the future before it returns leaves the earlier run stopping, or stopped and none started.
     pub async fn start(&self, order: Order) -> Result<Listener, RecordError> {
         let mut running = self.running.lock().await;
-        if let Some(earlier) = running.take() {
+        // Left in its place until it has ended: whoever asked may go away meanwhile, and the next must wait for it
+        // just the same.
+        if let Some(earlier) = running.as_mut() {
             earlier.stop.cancel();
-            if let Err(error) = earlier.task.await {
+            if let Err(error) = (&mut earlier.task).await {
                 tracing::error!(%error, "the earlier run ended badly");
             }
+            *running = None;
         }
         let record = self.begin(order.kind()).await?;
         let (teller, listener) = Teller::new(self.tools.clock().clone());

@@ -1,6 +1,9 @@
 //! Following a run to its end.
 
+use std::time::Duration;
+
 use fleet_proto::v1::{Finished, HaltRequest, NodeState, Progress, progress::What};
+use tokio::time::timeout;
 use tonic::Streaming;
 
 use crate::{
@@ -9,6 +12,9 @@ use crate::{
     progress::Screen,
     words,
 };
+
+/// How long the controller may take to hear a halt.
+const HALT: Duration = Duration::from_secs(5);
 
 /// How a followed run ended.
 pub enum End {
@@ -35,7 +41,10 @@ pub async fn follow(
                 }
                 interrupted = true;
                 screen.note("Ctrl-C: finishing the steps in hand; again to leave them to the controller");
-                operator.halt(HaltRequest {}).await.map_err(|status| refused(&status))?;
+                // Not waited for long: the second Ctrl-C must find us listening.
+                if let Ok(halted) = timeout(HALT, operator.halt(HaltRequest {})).await {
+                    halted.map_err(|status| refused(&status))?;
+                }
                 continue;
             }
         };

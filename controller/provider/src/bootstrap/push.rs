@@ -218,7 +218,8 @@ fn looks_like_failure(line: &str) -> bool {
 /// Shell that writes the NoCloud seed, the document being its standard input, and runs cloud-init on it.
 ///
 /// A first boot whose watcher was killed goes on; the next one waits for its end rather than pull the seed from
-/// under it. A document cut short by a lost connection is not run. The instance id changes with the document, and what an earlier one left cached is forgotten, so that a new seed counts
+/// under it. The document is taken in whole before that, so that a connection that hangs holds nobody up, and one cut
+/// short is not run. The instance id changes with the document, and what an earlier one left cached is forgotten, so that a new seed counts
 /// as a new instance.
 ///
 /// cloud-init runs now, without a reboot, and is installed first where the image lacks it. Two of its four stages
@@ -231,10 +232,10 @@ fn first_boot(target: &SshTarget, document: &[u8]) -> String {
     let (node, size) = (&target.node, document.len());
     format!(
         "exec 2>&1 9>/run/fleet-first-boot.lock; export FLEET_WATCHED=1; \
+         new=$(mktemp /run/fleet-seed.XXXXXX) && cat >$new && [ \"$(wc -c <$new)\" -eq {size} ] || exit 1; \
          flock -w 600 9 || {{ echo 'fleet-first-boot: failed an earlier first boot does not end'; exit 1; }}; \
          d=/var/lib/cloud/seed/nocloud-net; \
-         (umask 077; mkdir -p $d /etc/cloud/cloud.cfg.d && cat >$d/user-data && \
-         [ \"$(wc -c <$d/user-data)\" -eq {size} ] && \
+         (umask 077; mkdir -p $d /etc/cloud/cloud.cfg.d && cat $new >$d/user-data && rm -f $new && \
          printf 'instance-id: fleet-{node}-{instance:016x}\\nlocal-hostname: {node}\\n' >$d/meta-data && \
          printf 'network: {{config: disabled}}\\n' >/etc/cloud/cloud.cfg.d/99-fleet-network.cfg) || exit 1; \
          echo fleet-first-boot: seed-written; \

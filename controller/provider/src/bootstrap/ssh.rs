@@ -32,7 +32,7 @@ pub(super) enum SshError {
 }
 
 /// A new server has a host key nobody has seen before and the API does not tell it: the first key is taken.
-/// The password it sees is this server's alone and locked afterwards; identity proper starts at enrolment.
+/// The password it sees is this server's alone; identity proper starts at enrolment.
 struct FirstContact;
 
 impl client::Handler for FirstContact {
