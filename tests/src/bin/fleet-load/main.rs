@@ -27,6 +27,10 @@ usage: fleet-load all [--sizes N,N…] [--json]
 
 FLEET_DIST names the folder of the finished programs; with a `fleet-agent` there, that is measured too.";
 
+/// The controller's own, since this program starts itself as the controller it measures.
+#[global_allocator]
+static ALLOCATOR: fleet_controller::memory::Paged = fleet_controller::memory::Paged;
+
 fn main() -> ExitCode {
     match run() {
         Ok(code) => code,
