@@ -11,6 +11,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::ssh::{Ssh, SshError};
+use crate::execute::chain;
 
 /// Pause between looks at a server that does not listen yet: short, since a look costs one SYN.
 const LOOK_AGAIN: Duration = Duration::from_millis(700);
@@ -245,18 +246,6 @@ fn first_boot(target: &SshTarget, document: &[u8]) -> String {
          fi; \
          rm -rf /var/lib/cloud/instance; cloud-init init && cloud-init modules --mode=final; status=$?; rm -rf $d; exit $status"
     )
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]
