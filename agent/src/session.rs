@@ -148,7 +148,7 @@ impl Session {
             }
             Some(to_agent::Message::Command(command)) => self.obey(command, shared).await,
             // A second welcome changes nothing; a message of a newer protocol is not for us.
-            Some(to_agent::Message::Welcome(_)) | None => Ok(()),
+            Some(to_agent::Message::Welcome(_) | to_agent::Message::Permit(_)) | None => Ok(()),
         }
     }
 
@@ -172,7 +172,9 @@ impl Session {
                     Err(_) => Some(answer("too many requests to look again; wait for those under way")),
                 }
             }
-            None => Some(answer("this agent does not know that command; update the agent")),
+            Some(v1::command::What::Repair(_)) | None => {
+                Some(answer("this agent does not know that command; update the agent"))
+            }
         };
         match now {
             Some(answer) => say(&self.up, from_agent::Message::Answer(answer)).await,

@@ -30,7 +30,7 @@ pub fn next(held: Option<&v1::Desired>, tasks: Vec<TaskSpec>) -> Option<v1::Desi
         Some(held) if held.tasks == tasks => None,
         held => {
             let generation = Generation(held.map_or(0, |held| held.generation)).next();
-            Some(v1::Desired { generation: generation.0, tasks })
+            Some(v1::Desired { generation: generation.0, tasks, recheck_s: 0 })
         }
     }
 }
@@ -60,7 +60,7 @@ fn of_node(
 }
 
 fn task(name: &str, phase: &str, kind: Kind) -> TaskSpec {
-    TaskSpec { name: name.to_owned(), phase: phase.to_owned(), kind: Some(kind) }
+    TaskSpec { name: name.to_owned(), phase: phase.to_owned(), kind: Some(kind), ..TaskSpec::default() }
 }
 
 /// Every node by name, as seen from `from`. Private IPv4 addresses repeat between locations, so they are good only
@@ -120,7 +120,7 @@ pub fn convergence(desired: Option<&v1::Desired>, observed: Option<&v1::Observed
         let report = observed.tasks.iter().find(|report| report.name == task.name);
         match report.map(v1::TaskReport::result) {
             Some(v1::TaskResult::Unchanged | v1::TaskResult::Changed) => {}
-            Some(v1::TaskResult::Failed) => {
+            Some(v1::TaskResult::Failed | v1::TaskResult::Drifted) => {
                 let reason = report.map(|report| report.reason.as_str()).unwrap_or_default();
                 return Convergence::Failed(format!("task `{}` failed: {reason}", task.name));
             }

@@ -21,7 +21,7 @@ pub fn from_spec(id: TaskId, kind: Option<&Kind>) -> Arc<dyn Task> {
         Some(Kind::Hostname(spec)) => Arc::new(Hostname::new(id, spec.hostname.clone())),
         Some(Kind::Hosts(spec)) => Arc::new(Hosts::new(id, spec.entries.clone())),
         Some(Kind::Lvm(spec)) => Arc::new(Lvm::new(id, spec.clone())),
-        None => Arc::new(unknown::Unknown::new(id)),
+        Some(_) | None => Arc::new(unknown::Unknown::new(id)),
     }
 }
 

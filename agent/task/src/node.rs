@@ -6,20 +6,31 @@ use std::{
     sync::Arc,
 };
 
-use crate::{Command, CommandError, Journal, Output, Runner, TaskError, atomic, command};
+use crate::{
+    Command, CommandError, Controller, Journal, NoController, Output, Runner, TaskError, atomic, command,
+};
 
-/// The node: files below one root folder, programs through a [`Runner`], memory through the [`Journal`].
+/// The node: files below one root folder, programs through a [`Runner`], memory through the [`Journal`], the rest of
+/// the fleet through the [`Controller`].
 #[derive(Clone, Debug)]
 pub struct Node {
     root: PathBuf,
     runner: Arc<dyn Runner>,
     journal: Arc<Journal>,
+    controller: Arc<dyn Controller>,
 }
 
 impl Node {
     /// A node whose files are below `root`.
     pub fn new(root: impl Into<PathBuf>, runner: Arc<dyn Runner>, journal: Arc<Journal>) -> Self {
-        Self { root: root.into(), runner, journal }
+        Self { root: root.into(), runner, journal, controller: Arc::new(NoController) }
+    }
+
+    /// The same with a controller to ask.
+    #[must_use]
+    pub fn with_controller(mut self, controller: Arc<dyn Controller>) -> Self {
+        self.controller = controller;
+        self
     }
 
     /// Where the node's file `absolute` really is.
@@ -58,6 +69,11 @@ impl Node {
     /// What tasks remember between runs, also across a reboot.
     pub fn journal(&self) -> &Journal {
         &self.journal
+    }
+
+    /// What the controller gives: permits, artifacts, certificates.
+    pub fn controller(&self) -> &dyn Controller {
+        self.controller.as_ref()
     }
 }
 

@@ -68,6 +68,7 @@ impl From<&Report> for v1::TaskReport {
             changes,
             at_ms: report.at.as_millis(),
             took_ms: u32::try_from(report.took.as_millis()).unwrap_or(u32::MAX),
+            ..Self::default()
         }
     }
 }

@@ -37,6 +37,8 @@ pub struct Finding {
     pub waiting: Option<String>,
     /// What is worth a person's attention though it is not this task's to change.
     pub warnings: Vec<String>,
+    /// Permit of the controller that `apply` needs; it is asked for first, and given back once converged.
+    pub permit: Option<String>,
 }
 
 impl Finding {
@@ -48,6 +50,13 @@ impl Finding {
     /// These things differ.
     pub fn drift(lines: impl IntoIterator<Item = String>) -> Self {
         Self { drift: lines.into_iter().collect(), ..Self::default() }
+    }
+
+    /// The same, to be applied only with this permit.
+    #[must_use]
+    pub fn with_permit(mut self, permit: impl Into<String>) -> Self {
+        self.permit = Some(permit.into());
+        self
     }
 
     /// Nothing to change before `what` has come.

@@ -265,6 +265,18 @@ impl Enrolment for Service {
 #[tonic::async_trait]
 impl Agents for Service {
     type SessionStream = ReceiverStream<Result<v1::ToAgent, Status>>;
+    type FetchStream = ReceiverStream<Result<v1::Chunk, Status>>;
+
+    async fn certify(
+        &self,
+        _: Request<v1::CertifyRequest>,
+    ) -> Result<Response<v1::ServiceCredentials>, Status> {
+        Err(Status::unimplemented("service certificates"))
+    }
+
+    async fn fetch(&self, _: Request<v1::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
+        Err(Status::unimplemented("artifacts"))
+    }
 
     async fn session(
         &self,

@@ -39,7 +39,10 @@ pub fn read(args: &PlanFile, output: Output) -> Result<Read, Failure> {
                 }
             }
             let parameters = parameters.into_iter().collect();
-            Ok(Read { plan: loaded.plan, document: PlanDocument { file, text, parameters } })
+            Ok(Read {
+                plan: loaded.plan,
+                document: PlanDocument { file, text, parameters, ..PlanDocument::default() },
+            })
         }
         Err(problems) => {
             show(&problems, output)?;

@@ -40,6 +40,7 @@ pub fn task(result: TaskResult) -> &'static str {
         TaskResult::Failed => "failed",
         TaskResult::Waiting => "waiting",
         TaskResult::Running => "running",
+        TaskResult::Drifted => "drifted",
     }
 }
 

@@ -86,6 +86,7 @@ impl Operator for OperatorService {
     type ApplyStream = ProgressStream;
     type DownStream = ProgressStream;
     type WatchStream = StatusStream;
+    type ReplaceStream = ProgressStream;
 
     async fn ping(&self, request: Request<v1::PingRequest>) -> Result<Response<v1::PingReply>, Status> {
         operator(&request)?;
@@ -200,6 +201,35 @@ impl Operator for OperatorService {
         let made = self.driver.tools().homecoming.document_and_expiry(&node).await;
         let (document, expires) = made.map_err(Status::failed_precondition)?;
         Ok(Response::new(v1::UserDataReply { document, token_expires_ms: expires.as_millis() }))
+    }
+
+    async fn missing(
+        &self,
+        request: Request<v1::ArtifactList>,
+    ) -> Result<Response<v1::ArtifactList>, Status> {
+        operator(&request)?;
+        Err(Status::unimplemented("artifacts"))
+    }
+
+    async fn keep(
+        &self,
+        request: Request<tonic::Streaming<v1::KeepChunk>>,
+    ) -> Result<Response<v1::KeepReply>, Status> {
+        operator(&request)?;
+        Err(Status::unimplemented("artifacts"))
+    }
+
+    async fn replace(
+        &self,
+        request: Request<v1::ReplaceRequest>,
+    ) -> Result<Response<ProgressStream>, Status> {
+        operator(&request)?;
+        Err(Status::unimplemented("replace"))
+    }
+
+    async fn repair(&self, request: Request<v1::RepairRequest>) -> Result<Response<v1::RepairReply>, Status> {
+        operator(&request)?;
+        Err(Status::unimplemented("repair"))
     }
 
     async fn noop(&self, request: Request<v1::NoopRequest>) -> Result<Response<v1::NoopReply>, Status> {

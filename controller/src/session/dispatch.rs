@@ -65,7 +65,7 @@ impl Dispatch {
         for (index, (live, _)) in round.asked.iter().enumerate() {
             let index = u64::try_from(index).unwrap_or(u64::MAX);
             // One that takes no more commands will not answer either, and is listed at the end.
-            live.command(v1::Command { id: number << INDEX_BITS | index, what: Some(what) });
+            live.command(v1::Command { id: number << INDEX_BITS | index, what: Some(what.clone()) });
         }
         if round.left.load(Ordering::Acquire) > 0 {
             tokio::time::timeout(timeout, round.done.notified()).await.ok();

@@ -82,6 +82,7 @@ impl AgentsService {
 #[tonic::async_trait]
 impl Agents for AgentsService {
     type SessionStream = SessionStream;
+    type FetchStream = tokio_stream::wrappers::ReceiverStream<Result<v1::Chunk, Status>>;
 
     async fn session(
         &self,
@@ -101,6 +102,19 @@ impl Agents for AgentsService {
         let _place = self.under_way.try_acquire().map_err(|_| busy())?;
         let credentials = self.enrolment.renew(node, &peer.serial, &request.into_inner().csr).await?;
         Ok(Response::new(credentials))
+    }
+
+    async fn certify(
+        &self,
+        request: Request<v1::CertifyRequest>,
+    ) -> Result<Response<v1::ServiceCredentials>, Status> {
+        node(&*caller(&request)?)?;
+        Err(Status::unimplemented("service certificates"))
+    }
+
+    async fn fetch(&self, request: Request<v1::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
+        node(&*caller(&request)?)?;
+        Err(Status::unimplemented("artifacts"))
     }
 }
 

@@ -35,7 +35,12 @@ locations:
 ";
 
 pub fn document(text: &str) -> PlanDocument {
-    PlanDocument { file: "plan.yaml".to_owned(), text: text.to_owned(), parameters: HashMap::new() }
+    PlanDocument {
+        file: "plan.yaml".to_owned(),
+        text: text.to_owned(),
+        parameters: HashMap::new(),
+        ..PlanDocument::default()
+    }
 }
 
 async fn apply(fixture: &Fixture, text: &str, until: Until) -> Streaming<v1::Progress> {

@@ -12,7 +12,7 @@ use fleet_proto::{
 use rcgen::KeyPair;
 
 fn desired(generation: u64) -> Arc<v1::Desired> {
-    Arc::new(v1::Desired { generation, tasks: vec![] })
+    Arc::new(v1::Desired { generation, ..v1::Desired::default() })
 }
 
 #[tokio::test]

@@ -288,7 +288,7 @@ async fn agent(node: NodeName, document: String, world: Arc<Inner>) {
                 let answer = v1::Answer { id: command.id, error: String::new() };
                 session.say(from_agent::Message::Answer(answer)).await;
             }
-            Some(to_agent::Message::Welcome(_)) | None => {}
+            Some(to_agent::Message::Welcome(_) | to_agent::Message::Permit(_)) | None => {}
         }
     }
 }

@@ -1,0 +1,1 @@
+//! The todo web application.
