@@ -85,8 +85,8 @@ mod tests {
     use super::*;
 
     fn desired(generation: u64, name: &str) -> v1::Desired {
-        let spec = v1::TaskSpec { name: name.into(), phase: "p".into(), kind: None };
-        v1::Desired { generation, tasks: vec![spec] }
+        let spec = v1::TaskSpec { name: name.into(), phase: "p".into(), ..v1::TaskSpec::default() };
+        v1::Desired { generation, tasks: vec![spec], recheck_s: 0 }
     }
 
     #[test]

@@ -121,13 +121,14 @@ impl Session {
 }
 
 fn spec(name: &str, phase: &str, kind: v1::task_spec::Kind) -> v1::TaskSpec {
-    v1::TaskSpec { name: name.into(), phase: phase.into(), kind: Some(kind) }
+    v1::TaskSpec { name: name.into(), phase: phase.into(), kind: Some(kind), ..v1::TaskSpec::default() }
 }
 
 fn desired(generation: u64, hostname: &str) -> v1::Desired {
     let entry = v1::HostsEntry { address: "10.0.0.1".into(), names: vec![hostname.into()] };
     v1::Desired {
         generation,
+        recheck_s: 0,
         tasks: vec![
             spec(
                 "hostname",
@@ -348,8 +349,11 @@ async fn storage_below_another_root_is_refused_unless_simulated() {
         mount_point: "/".into(),
         expected_disks: 1,
     };
-    let desired =
-        v1::Desired { generation: 1, tasks: vec![spec("lvm", "storage", v1::task_spec::Kind::Lvm(lvm))] };
+    let desired = v1::Desired {
+        generation: 1,
+        recheck_s: 0,
+        tasks: vec![spec("lvm", "storage", v1::task_spec::Kind::Lvm(lvm))],
+    };
     for simulated in [false, true] {
         let mut controller = Controller::start().await;
         let mut machine = Machine::new();
