@@ -270,6 +270,7 @@ pub(crate) mod tests {
         let desired = v1::Desired {
             generation: 2,
             tasks: ["a", "b"].map(|name| TaskSpec { name: name.to_owned(), ..TaskSpec::default() }).into(),
+            recheck_s: 0,
         };
         let check = |generation, results: &[(&str, v1::TaskResult)], wanted: &str| {
             let tasks = results.iter().map(|(name, result)| v1::TaskReport {

@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_node_speaks_for_itself_while_it_can() {
-        let desired = Some(Arc::new(v1::Desired { generation: 1, tasks: vec![] }));
+        let desired = Some(Arc::new(v1::Desired { generation: 1, ..v1::Desired::default() }));
         let observed = Some(Arc::new(v1::Observed { generation: 1, ..v1::Observed::default() }));
         let seen = Timestamp::from_millis(1);
         let never = View::default();
