@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use fleet_model::{Clock, Timestamp};
+use fleet_model::{Clock, Timestamp, chain};
 use rand::rngs::StdRng;
 use tokio::{
     sync::{OnceCell, Semaphore, mpsc, oneshot},
@@ -24,7 +24,6 @@ use crate::{
     access::{ServerStatus, Status},
     backing::{Backing, Id},
     durable,
-    error::chain,
     settings::Settings,
     state::{Answer, Call, Context, Done, Refused, State, Step, Twist, Work},
 };
