@@ -112,6 +112,7 @@ fn report(reports: &[fleet_task::Report]) -> ExitCode {
             Outcome::Changed(what) => format!("changed: {}", what.join(", ")),
             Outcome::Failed(why) => format!("failed: {why}"),
             Outcome::Waiting(what) => format!("waiting for {what}"),
+            Outcome::Drifted { lines, .. } => format!("drifted: {}", lines.join(", ")),
             Outcome::Running => "cut off".to_owned(),
         };
         text.push_str(&format!("{}: {line}\n", report.task));

@@ -142,7 +142,7 @@ impl Worker {
             let board = self.board.borrow();
             if board.generation == generation { board.reports.clone() } else { Vec::new() }
         };
-        let run = Run { generation: generation.0, previous: &previous, asked_for };
+        let run = Run { generation: generation.0, previous: &previous, asked_for, ..Run::default() };
         let board = &self.board;
         let publish = |reports: &[Report], running| {
             board.send_if_modified(|board| {

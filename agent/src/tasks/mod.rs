@@ -73,7 +73,7 @@ pub(crate) mod tests {
 
         pub(crate) async fn run(&self, task: Arc<dyn Task>) -> Report {
             let engine = Engine::new(self.node(), Arc::new(SystemClock));
-            let run = Run { generation: 1, previous: &[], asked_for: false };
+            let run = Run { generation: 1, ..Run::default() };
             let phases = Phases::new().then("only", [task]);
             engine.run(&phases, run, &CancellationToken::new(), |_| ()).await.remove(0)
         }

@@ -19,6 +19,9 @@ pub enum Permission {
 /// The controller, as tasks see it. It may be out of reach: what needs it waits then, all else goes on.
 #[async_trait]
 pub trait Controller: Send + Sync + fmt::Debug {
+    /// Whether there is a session. Without one, permits, artifacts and certificates are not to be had.
+    fn is_connected(&self) -> bool;
+
     /// Whether `permit` is held; if not, it is asked for on behalf of `task`.
     fn permit(&self, permit: &str, task: &TaskId) -> Permission;
 
@@ -29,7 +32,8 @@ pub trait Controller: Send + Sync + fmt::Debug {
     /// continued where an earlier attempt was cut.
     ///
     /// # Errors
-    /// [`TaskError::Refused`] with a next step: no session, unknown artifact, no room on the disk.
+    /// [`TaskError::NotYet`] without a session; [`TaskError::Refused`] with a next step: unknown artifact, no room on
+    /// the disk, bytes that are not what they should be.
     ///
     /// # Cancel safety
     /// Dropping the future keeps what has come so far for the next attempt.
@@ -38,7 +42,7 @@ pub trait Controller: Send + Sync + fmt::Debug {
     /// A certificate for the services of this node, for the key of this CSR (PKCS#10, DER).
     ///
     /// # Errors
-    /// [`TaskError::Refused`].
+    /// [`TaskError::NotYet`] without a session, [`TaskError::Refused`].
     async fn certify(&self, csr: Vec<u8>) -> Result<v1::ServiceCredentials, TaskError>;
 }
 
@@ -46,17 +50,21 @@ pub trait Controller: Send + Sync + fmt::Debug {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoController;
 
+/// What waits for a session without which it cannot be done.
+pub const AWAY: &str = "a session with the controller";
+
 fn away() -> TaskError {
-    TaskError::Refused {
-        why: "this needs the controller, and there is no session with it".into(),
-        next: "wait for the session; the task is tried again by itself".into(),
-    }
+    TaskError::NotYet(AWAY.into())
 }
 
 #[async_trait]
 impl Controller for NoController {
+    fn is_connected(&self) -> bool {
+        false
+    }
+
     fn permit(&self, _permit: &str, _task: &TaskId) -> Permission {
-        Permission::Waiting("a session with the controller, which gives permits".into())
+        Permission::Waiting(AWAY.into())
     }
 
     fn release(&self, _permit: &str) {}

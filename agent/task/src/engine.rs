@@ -2,56 +2,47 @@
 //!
 //! Phases run in order, the tasks of a phase together. A phase that is not converged holds back the ones
 //! after it: their tasks are reported as waiting for it and are not even looked at, since what they build
-//! on is not there. What a task says of its own `apply` counts for nothing; the second look decides.
+//! on is not there. What a task says of its own `apply` counts for nothing; the second look decides. What happens
+//! to one task is in [`crate::turn`].
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use fleet_model::{Clock, Timestamp};
+use fleet_model::Clock;
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Finding, Node, Outcome, Report, Task, TaskId, journal::Intent};
+use crate::{Node, Outcome, Phases, Report, TaskId, board::Board, phases::Planned, turn::Turn};
 
-/// After this many interruptions in a row an apply is suspected of causing them (a reboot loop).
-const MAX_INTERRUPTIONS: u32 = 3;
 /// How long tasks under way may go on after the engine was told to stop. Less than the two seconds the
 /// whole agent has.
 const STOP_GRACE: Duration = Duration::from_millis(1500);
 /// Room for "task n begins to apply"; one message a task and run.
 const BEGUN: usize = 16;
 
-/// Phases in order, each with tasks that may run together.
-#[derive(Clone, Default)]
-pub struct Phases(Vec<(String, Vec<Arc<dyn Task>>)>);
+/// Whose drift is repaired whatever the policy says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Repair {
+    /// Nobody's.
+    #[default]
+    None,
+    /// This task's.
+    Task(TaskId),
+    /// Everybody's.
+    All,
+}
 
-impl Phases {
-    /// No phases yet.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds `task` to the phase of that name, which takes its place where it first appears.
-    pub fn add(&mut self, phase: &str, task: Arc<dyn Task>) {
-        match self.0.iter_mut().find(|(name, _)| name == phase) {
-            Some((_, tasks)) => tasks.push(task),
-            None => self.0.push((phase.to_owned(), vec![task])),
+impl Repair {
+    fn means(&self, id: &TaskId) -> bool {
+        match self {
+            Self::None => false,
+            Self::Task(task) => task == id,
+            Self::All => true,
         }
-    }
-
-    /// The same with one more phase.
-    #[must_use]
-    pub fn then(mut self, phase: &str, tasks: impl IntoIterator<Item = Arc<dyn Task>>) -> Self {
-        tasks.into_iter().for_each(|task| self.add(phase, task));
-        self
-    }
-
-    fn tasks(&self) -> impl Iterator<Item = &Arc<dyn Task>> {
-        self.0.iter().flat_map(|(_, tasks)| tasks)
     }
 }
 
 /// What one run is about.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Run<'a> {
     /// Generation of the desired state the phases come from.
     pub generation: u64,
@@ -59,6 +50,8 @@ pub struct Run<'a> {
     pub previous: &'a [Report],
     /// A person asked for it: also try what was interrupted too often.
     pub asked_for: bool,
+    /// A person asked for drift to be repaired.
+    pub repair: Repair,
 }
 
 /// Runs tasks on one node.
@@ -87,28 +80,26 @@ impl Engine {
         stop: &CancellationToken,
         mut on_change: impl FnMut(&[Report]),
     ) -> Vec<Report> {
+        self.forget_others(phases);
         let mut board = Board::new(phases, run.previous, self.clock.now());
         let mut held: Option<String> = None;
         for (phase, tasks) in &phases.0 {
             if let Some(by) = &held {
-                for task in tasks {
-                    board.set(
-                        task.id(),
-                        Outcome::Waiting(format!("phase `{by}` to converge")),
-                        self.clock.now(),
-                    );
+                let what = Outcome::Waiting(format!("phase `{by}` to converge"));
+                for planned in tasks {
+                    board.set(planned.task.id(), what.clone(), self.clock.now());
                 }
                 continue;
             }
             if stop.is_cancelled() {
                 break;
             }
-            for task in tasks {
-                board.start(task.id(), self.clock.now());
+            for planned in tasks {
+                board.start(planned.task.id(), self.clock.now());
             }
             on_change(&board.0);
-            self.phase(tasks, run, stop, &mut board, &mut on_change).await;
-            if tasks.iter().any(|task| !board.is_converged(task.id())) {
+            self.phase(tasks, &run, stop, &mut board, &mut on_change).await;
+            if tasks.iter().any(|planned| board.holds(planned)) {
                 held = Some(phase.clone());
             }
         }
@@ -116,26 +107,40 @@ impl Engine {
         board.0
     }
 
+    /// What is remembered of tasks that are gone, their permits above all, is given up.
+    fn forget_others(&self, phases: &Phases) {
+        let kept: BTreeSet<&TaskId> = phases.names().collect();
+        if kept.is_empty() {
+            // More likely a desired state that could not be read than a node with nothing to do.
+            return;
+        }
+        match self.node.journal().keep_only(&kept) {
+            Ok(permits) => permits.iter().for_each(|permit| self.node.controller().release(permit)),
+            Err(error) => tracing::warn!(%error, "the journal keeps tasks that are gone"),
+        }
+    }
+
     async fn phase(
         &self,
-        tasks: &[Arc<dyn Task>],
-        run: Run<'_>,
+        tasks: &[Planned],
+        run: &Run<'_>,
         stop: &CancellationToken,
         board: &mut Board,
         on_change: &mut impl FnMut(&[Report]),
     ) {
         let (begun, mut begins) = mpsc::channel(BEGUN);
         let mut working = JoinSet::new();
-        for task in tasks {
-            let worker = Worker {
-                task: task.clone(),
+        for planned in tasks {
+            let turn = Turn {
+                planned: planned.clone(),
                 node: self.node.clone(),
                 clock: self.clock.clone(),
                 generation: run.generation,
                 asked_for: run.asked_for,
+                repair: run.repair.means(planned.task.id()),
                 begun: begun.clone(),
             };
-            working.spawn(worker.work());
+            working.spawn(turn.work());
         }
         drop(begun);
         // Its message may be read after its end; then it is old news.
@@ -173,210 +178,10 @@ impl Engine {
             }
             on_change(&board.0);
         }
-        for task in tasks {
-            board.give_up(task.id(), stop.is_cancelled(), self.clock.now());
+        for planned in tasks {
+            board.give_up(planned.task.id(), stop.is_cancelled(), self.clock.now());
         }
     }
-}
-
-/// Everybody's latest report.
-struct Board(Vec<Report>);
-
-impl Board {
-    fn new(phases: &Phases, previous: &[Report], at: Timestamp) -> Self {
-        let fresh = |id: &TaskId| Report {
-            task: id.clone(),
-            outcome: Outcome::Waiting("its turn".into()),
-            warnings: Vec::new(),
-            at,
-            took: Duration::ZERO,
-        };
-        let of =
-            |id: &TaskId| previous.iter().find(|old| old.task == *id).cloned().unwrap_or_else(|| fresh(id));
-        Self(phases.tasks().map(|task| of(task.id())).collect())
-    }
-
-    fn of(&mut self, task: &TaskId) -> Option<&mut Report> {
-        self.0.iter_mut().find(|report| report.task == *task)
-    }
-
-    fn set(&mut self, task: &TaskId, outcome: Outcome, at: Timestamp) {
-        if let Some(report) = self.of(task) {
-            *report = Report { task: task.clone(), outcome, warnings: Vec::new(), at, took: Duration::ZERO };
-        }
-    }
-
-    fn put(&mut self, report: Report) {
-        if let Some(place) = self.of(&report.task) {
-            *place = report;
-        }
-    }
-
-    /// A converged task being looked at again is still converged; any other one is at work.
-    fn start(&mut self, task: &TaskId, at: Timestamp) {
-        if !self.is_converged(task) {
-            self.set(task, Outcome::Running, at);
-        }
-    }
-
-    fn is_converged(&self, task: &TaskId) -> bool {
-        self.0.iter().any(|report| report.task == *task && report.is_converged())
-    }
-
-    /// Whoever is still "running" when its phase is over did not report.
-    fn give_up(&mut self, task: &TaskId, stopping: bool, at: Timestamp) {
-        if self.of(task).is_some_and(|report| report.outcome == Outcome::Running) {
-            let outcome = if stopping {
-                Outcome::Waiting("the agent to start again; it was stopped half way".into())
-            } else {
-                Outcome::Failed(
-                    "it ended abnormally; next: look at the agent's log and report a defect".into(),
-                )
-            };
-            self.set(task, outcome, at);
-        }
-    }
-}
-
-/// One task being worked on.
-struct Worker {
-    task: Arc<dyn Task>,
-    node: Node,
-    clock: Arc<dyn Clock>,
-    generation: u64,
-    asked_for: bool,
-    begun: mpsc::Sender<TaskId>,
-}
-
-impl Worker {
-    async fn work(self) -> Report {
-        let (id, started) = (self.task.id().clone(), Instant::now());
-        let deadline = self.task.deadline();
-        let (outcome, warnings) = match tokio::time::timeout(deadline, self.converge()).await {
-            Ok(result) => result,
-            Err(_) => {
-                self.close();
-                let why = format!(
-                    "it did not end within {} s; next: look at what it runs on the node (`systemctl status fleet-agent`)",
-                    deadline.as_secs()
-                );
-                (Outcome::Failed(why), Vec::new())
-            }
-        };
-        match &outcome {
-            Outcome::Failed(why) => tracing::warn!(task = %id, %why, "task failed"),
-            Outcome::Changed(what) => tracing::info!(task = %id, ?what, "task changed the node"),
-            Outcome::Waiting(what) => tracing::info!(task = %id, for_what = %what, "task waits"),
-            Outcome::Unchanged | Outcome::Running => tracing::debug!(task = %id, "task unchanged"),
-        }
-        Report { task: id, outcome, warnings, at: self.clock.now(), took: started.elapsed() }
-    }
-
-    async fn converge(&self) -> (Outcome, Vec<String>) {
-        let (task, node) = (&self.task, &self.node);
-        let interrupted = node.journal().interrupted(task.id());
-        let first = match task.check(node).await {
-            Ok(finding) => finding,
-            Err(error) => return (Outcome::Failed(error.explain()), Vec::new()),
-        };
-        if first.drift.is_empty() {
-            let outcome = match interrupted {
-                Some(intent) if first.waiting.is_none() => {
-                    self.close();
-                    Outcome::Changed(finished(&intent))
-                }
-                _ => settled(&first),
-            };
-            return (outcome, first.warnings);
-        }
-        let interruptions = match &interrupted {
-            Some(intent) if intent.generation == self.generation && !self.asked_for => {
-                intent.interruptions + 1
-            }
-            _ => 0,
-        };
-        if interruptions >= MAX_INTERRUPTIONS {
-            let why = format!(
-                "its apply was cut off {interruptions} times in a row ({}); next: see in the node's log what \
-                 stopped it, then run `fleet-agent --once` there",
-                first.drift.join(", ")
-            );
-            return (Outcome::Failed(why), first.warnings);
-        }
-        let intent = Intent {
-            begun: self.clock.now(),
-            generation: self.generation,
-            drift: first.drift.clone(),
-            interruptions,
-        };
-        if let Err(error) = node.journal().begin(task.id(), intent) {
-            return (Outcome::Failed(crate::TaskError::from(error).explain()), first.warnings);
-        }
-        // Only tells the board; a full channel means it is being told anyway.
-        let _ = self.begun.try_send(task.id().clone());
-        let applied = task.apply(node).await;
-        let second = task.check(node).await;
-        self.close();
-        judge(interrupted.as_ref(), first, applied, second)
-    }
-
-    /// The apply is over, whatever came of it. Failing to say so costs one more look after a restart.
-    fn close(&self) {
-        if let Err(error) = self.node.journal().end(self.task.id()) {
-            tracing::warn!(task = %self.task.id(), %error, "the journal keeps an apply that is over");
-        }
-    }
-}
-
-/// What two looks and an apply between them amount to. Pure.
-fn judge(
-    interrupted: Option<&Intent>,
-    first: Finding,
-    applied: Result<(), crate::TaskError>,
-    second: Result<Finding, crate::TaskError>,
-) -> (Outcome, Vec<String>) {
-    let second = match second {
-        Ok(second) => second,
-        Err(look) => {
-            // The apply's own trouble explains more than the look that failed after it.
-            return (Outcome::Failed(applied.err().unwrap_or(look).explain()), first.warnings);
-        }
-    };
-    let mut warnings = second.warnings.clone();
-    if !second.drift.is_empty() {
-        let why = match applied {
-            Err(error) => error.explain(),
-            Ok(()) => format!(
-                "still differs after it was applied: {}; next: something on the node undoes it or hides it",
-                second.drift.join(", ")
-            ),
-        };
-        return (Outcome::Failed(why), warnings);
-    }
-    if let Err(error) = applied {
-        warnings.push(format!("it is as desired although applying it complained: {}", error.explain()));
-    }
-    if let Some(what) = second.waiting {
-        return (Outcome::Waiting(what), warnings);
-    }
-    let mut changes = first.drift;
-    if interrupted.is_some() {
-        changes.push("an earlier apply of this was interrupted and has been resumed".into());
-    }
-    (Outcome::Changed(changes), warnings)
-}
-
-fn settled(finding: &Finding) -> Outcome {
-    match &finding.waiting {
-        Some(what) => Outcome::Waiting(what.clone()),
-        None => Outcome::Unchanged,
-    }
-}
-
-fn finished(intent: &Intent) -> Vec<String> {
-    let mut lines = intent.drift.clone();
-    lines.push(format!("begun {}, interrupted, and found complete", intent.begun));
-    lines
 }
 
 #[cfg(test)]
@@ -387,8 +192,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        Journal, NoRunner,
+        Journal, NoRunner, Task,
         fake::{Behaviour, FakeTask},
+        turn::MAX_INTERRUPTIONS,
     };
 
     struct Bench {
@@ -418,7 +224,7 @@ mod tests {
         }
     }
 
-    const RUN: Run<'static> = Run { generation: 1, previous: &[], asked_for: false };
+    const RUN: Run<'static> = Run { generation: 1, previous: &[], asked_for: false, repair: Repair::None };
 
     fn task(name: &str, behaviour: Behaviour) -> Arc<FakeTask> {
         Arc::new(FakeTask::new(name, behaviour))
@@ -444,6 +250,7 @@ mod tests {
         check(Behaviour::CannotLook, |o| matches!(o, Outcome::Failed(why) if why.contains("cannot look")))
             .await;
         check(Behaviour::Waits, |outcome| *outcome == Outcome::Waiting("a disk".into())).await;
+        check(Behaviour::NotYet, |outcome| *outcome == Outcome::Waiting("a lock".into())).await;
     }
 
     #[tokio::test]

@@ -1,9 +1,12 @@
-//! Stand-ins for tests: a task that does as told, a runner that answers from a list.
+//! Stand-ins for tests: a task that does as told, a runner that answers from a list, a controller that gives what it
+//! is told to.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt, fs,
+    path::PathBuf,
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
@@ -11,7 +14,12 @@ use std::{
 
 use async_trait::async_trait;
 
-use crate::{Command, CommandError, Finding, Node, Output, Runner, Task, TaskError, TaskId};
+use fleet_proto::v1;
+
+use crate::{
+    AWAY, Command, CommandError, Controller, Finding, Node, Output, Permission, Runner, Task, TaskError,
+    TaskId,
+};
 
 /// How a [`FakeTask`] behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +36,8 @@ pub enum Behaviour {
     Waits,
     /// `check` fails.
     CannotLook,
+    /// `apply` meets something to wait for.
+    NotYet,
 }
 
 /// A task with one bit of state and a chosen behaviour.
@@ -43,6 +53,8 @@ pub struct FakeTask {
     pub applies: AtomicU32,
     /// What check, apply and check may take together.
     pub deadline: Duration,
+    /// What its `apply` needs.
+    pub permit: Option<String>,
 }
 
 impl FakeTask {
@@ -55,7 +67,15 @@ impl FakeTask {
             checks: AtomicU32::new(0),
             applies: AtomicU32::new(0),
             deadline: Duration::from_secs(60),
+            permit: None,
         }
+    }
+
+    /// The same, needing a permit.
+    #[must_use]
+    pub fn needing(mut self, permit: &str) -> Self {
+        self.permit = Some(permit.into());
+        self
     }
 }
 
@@ -71,7 +91,10 @@ impl Task for FakeTask {
             Behaviour::Waits => Ok(Finding::waiting("a disk")),
             Behaviour::CannotLook => Err(refusal("cannot look")),
             _ if self.converged.load(Ordering::SeqCst) => Ok(Finding::converged()),
-            _ => Ok(Finding::drift([format!("{} differs", self.id)])),
+            _ => {
+                let finding = Finding::drift([format!("{} differs", self.id)]);
+                Ok(Finding { permit: self.permit.clone(), ..finding })
+            }
         }
     }
 
@@ -79,6 +102,7 @@ impl Task for FakeTask {
         self.applies.fetch_add(1, Ordering::SeqCst);
         match self.behaviour {
             Behaviour::Fails => Err(refusal("cannot move")),
+            Behaviour::NotYet => Err(TaskError::NotYet("a lock".into())),
             Behaviour::Hangs => std::future::pending().await,
             Behaviour::Lies => Ok(()),
             _ => {
@@ -125,5 +149,118 @@ impl Runner for FakeRunner {
             program: command.program.clone(),
             source: std::io::Error::from(std::io::ErrorKind::NotFound),
         })
+    }
+}
+
+type Certify = dyn Fn(Vec<u8>) -> Result<v1::ServiceCredentials, TaskError> + Send + Sync;
+
+/// A controller that gives what it was told to give.
+#[derive(Default)]
+pub struct FakeController {
+    state: Mutex<Given>,
+}
+
+#[derive(Default)]
+struct Given {
+    away: bool,
+    permits: BTreeSet<String>,
+    asked: Vec<String>,
+    released: Vec<String>,
+    artifacts: BTreeMap<String, PathBuf>,
+    certify: Option<Box<Certify>>,
+}
+
+impl fmt::Debug for FakeController {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FakeController").field("permits", &self.given().permits).finish_non_exhaustive()
+    }
+}
+
+impl FakeController {
+    /// Gives this permit from now on.
+    pub fn grant(&self, permit: &str) {
+        self.given().permits.insert(permit.into());
+    }
+
+    /// There is no session from now on, or there is one again.
+    pub fn away(&self, away: bool) {
+        self.given().away = away;
+    }
+
+    /// Holds these bytes as an artifact, in a file of `folder`; what names it in a desired state.
+    ///
+    /// # Panics
+    /// If the file cannot be written.
+    pub fn hold(&self, folder: &std::path::Path, name: &str, bytes: &[u8]) -> v1::Artifact {
+        let digest = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+        });
+        // As long as a real digest, and as telling for a test.
+        let sha256 = format!("{digest:016x}").repeat(4);
+        let path = folder.join(&sha256);
+        fs::write(&path, bytes).expect("a folder of the test's");
+        self.given().artifacts.insert(sha256.clone(), path);
+        v1::Artifact { name: name.into(), sha256, size: bytes.len() as u64 }
+    }
+
+    /// Answers requests for certificates.
+    pub fn certifies(
+        &self,
+        certify: impl Fn(Vec<u8>) -> Result<v1::ServiceCredentials, TaskError> + Send + Sync + 'static,
+    ) {
+        self.given().certify = Some(Box::new(certify));
+    }
+
+    /// The permits it was asked for, in order.
+    pub fn asked(&self) -> Vec<String> {
+        self.given().asked.clone()
+    }
+
+    /// The permits it was given back, in order.
+    pub fn released(&self) -> Vec<String> {
+        self.given().released.clone()
+    }
+
+    fn given(&self) -> MutexGuard<'_, Given> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Controller for FakeController {
+    fn is_connected(&self) -> bool {
+        !self.given().away
+    }
+
+    fn permit(&self, permit: &str, _task: &TaskId) -> Permission {
+        let mut given = self.given();
+        given.asked.push(permit.to_owned());
+        match (given.away, given.permits.contains(permit)) {
+            (true, _) => Permission::Waiting(AWAY.into()),
+            (false, true) => Permission::Held,
+            (false, false) => Permission::Waiting(format!("its turn for `{permit}`")),
+        }
+    }
+
+    fn release(&self, permit: &str) {
+        self.given().released.push(permit.to_owned());
+    }
+
+    async fn artifact(&self, artifact: &v1::Artifact) -> Result<PathBuf, TaskError> {
+        let given = self.given();
+        match given.artifacts.get(&artifact.sha256) {
+            Some(path) => Ok(path.clone()),
+            None if given.away => Err(TaskError::NotYet(AWAY.into())),
+            None => Err(refusal("no such artifact")),
+        }
+    }
+
+    async fn certify(&self, csr: Vec<u8>) -> Result<v1::ServiceCredentials, TaskError> {
+        let given = self.given();
+        match &given.certify {
+            _ if given.away => Err(TaskError::NotYet(AWAY.into())),
+            Some(certify) => certify(csr),
+            None => Err(refusal("no certificates here")),
+        }
     }
 }

@@ -4,7 +4,7 @@
 //! interrupted. A run that changes nothing writes nothing.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -59,6 +59,22 @@ pub(crate) struct Intent {
     pub interruptions: u32,
 }
 
+/// Where a task stands between its looks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Standing {
+    /// Digest of the wish it last converged to.
+    pub converged: Option<String>,
+    /// Since when it is known to differ again.
+    pub differs_since: Option<Timestamp>,
+    /// A person asked for its drift to be repaired, and it is not yet.
+    pub repairing: bool,
+    /// The permit it asked for or holds.
+    pub permit: Option<String>,
+    /// What was changed since it last converged.
+    pub changed: Vec<String>,
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Pages {
     /// Applies under way, or interrupted.
@@ -67,6 +83,9 @@ struct Pages {
     /// What tasks remember, by task and key.
     #[serde(default)]
     notes: BTreeMap<String, BTreeMap<String, String>>,
+    /// Where tasks stand.
+    #[serde(default)]
+    standings: BTreeMap<String, Standing>,
 }
 
 /// The durable record of intents.
@@ -131,6 +150,34 @@ impl Journal {
                 }
             }
         })
+    }
+
+    /// Where `task` stands.
+    pub(crate) fn standing(&self, task: &TaskId) -> Standing {
+        self.lock().standings.get(task.as_str()).cloned().unwrap_or_default()
+    }
+
+    /// Keeps where `task` stands; writes only what is news.
+    pub(crate) fn stand(&self, task: &TaskId, standing: &Standing) -> Result<(), JournalError> {
+        self.change(|pages| {
+            if *standing == Standing::default() {
+                pages.standings.remove(task.as_str());
+            } else {
+                pages.standings.insert(task.as_str().to_owned(), standing.clone());
+            }
+        })
+    }
+
+    /// Gives up where all other tasks stood; the permits they asked for.
+    pub(crate) fn keep_only(&self, tasks: &BTreeSet<&TaskId>) -> Result<Vec<String>, JournalError> {
+        let kept = |name: &String| tasks.iter().any(|task| task.as_str() == name);
+        let permits = {
+            let pages = self.lock();
+            let gone = pages.standings.iter().filter(|(name, _)| !kept(name));
+            gone.filter_map(|(_, standing)| standing.permit.clone()).collect()
+        };
+        self.change(|pages| pages.standings.retain(|name, _| kept(name)))?;
+        Ok(permits)
     }
 
     /// The interrupted apply of `task`, as long as nobody has taken it up again.

@@ -10,19 +10,23 @@
 //! decides nothing about schedules. A test can do without a real node: see [`fake`].
 
 pub mod atomic;
+mod board;
 mod command;
 mod controller;
 mod engine;
 pub mod fake;
 mod journal;
 mod node;
+mod phases;
 mod report;
 mod task;
+mod turn;
 
 pub use command::{Command, CommandError, NoRunner, Output, Runner, SystemRunner};
-pub use controller::{Controller, NoController, Permission};
-pub use engine::{Engine, Phases, Run};
+pub use controller::{AWAY, Controller, NoController, Permission};
+pub use engine::{Engine, Repair, Run};
 pub use journal::{Journal, JournalError};
 pub use node::Node;
-pub use report::{Outcome, Report};
+pub use phases::{OnDrift, Phases, Terms};
+pub use report::{Outcome, Report, age};
 pub use task::{Finding, Task, TaskError, TaskId};

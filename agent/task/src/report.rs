@@ -23,6 +23,13 @@ pub enum Outcome {
     Failed(String),
     /// Not yet; for what.
     Waiting(String),
+    /// It had converged, differs again, and is left so: its policy says to show it.
+    Drifted {
+        /// What differs, one line each.
+        lines: Vec<String>,
+        /// Since when it is known to.
+        since: Timestamp,
+    },
 }
 
 /// One task's outcome.
@@ -45,18 +52,28 @@ impl Report {
     pub fn is_converged(&self) -> bool {
         matches!(self.outcome, Outcome::Unchanged | Outcome::Changed(_))
     }
+
+    /// Whether looking again soon is of no use: it is as wanted, or left as it is on purpose.
+    pub fn is_settled(&self) -> bool {
+        self.is_converged() || matches!(self.outcome, Outcome::Drifted { .. })
+    }
 }
 
 impl From<&Report> for v1::TaskReport {
     /// Warnings of a converged task travel as its reason: on the wire, *unchanged* or *changed* with a
     /// reason means "fine, but look at this".
     fn from(report: &Report) -> Self {
+        let (mut drift, mut since_ms) = (Vec::new(), 0);
         let (result, reason, changes) = match &report.outcome {
             Outcome::Running => (v1::TaskResult::Running, String::new(), Vec::new()),
             Outcome::Unchanged => (v1::TaskResult::Unchanged, String::new(), Vec::new()),
             Outcome::Changed(what) => (v1::TaskResult::Changed, String::new(), what.clone()),
             Outcome::Failed(why) => (v1::TaskResult::Failed, why.clone(), Vec::new()),
             Outcome::Waiting(what) => (v1::TaskResult::Waiting, what.clone(), Vec::new()),
+            Outcome::Drifted { lines, since } => {
+                (drift, since_ms) = (lines.clone(), since.as_millis());
+                (v1::TaskResult::Drifted, String::new(), Vec::new())
+            }
         };
         let mut parts = vec![reason];
         parts.extend(report.warnings.iter().cloned());
@@ -68,8 +85,21 @@ impl From<&Report> for v1::TaskReport {
             changes,
             at_ms: report.at.as_millis(),
             took_ms: u32::try_from(report.took.as_millis()).unwrap_or(u32::MAX),
-            ..Self::default()
+            drift,
+            drift_since_ms: since_ms,
         }
+    }
+}
+
+/// A length of time as people say it, in its two largest units.
+pub fn age(length: Duration) -> String {
+    let seconds = length.as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match () {
+        () if seconds < 60 => format!("{seconds} s"),
+        () if hours == 0 => format!("{minutes} min"),
+        () if days == 0 => format!("{hours} h {} min", minutes % 60),
+        () => format!("{days} d {} h", hours % 24),
     }
 }
 
@@ -99,6 +129,31 @@ mod tests {
         assert_eq!(wire.result(), v1::TaskResult::Unchanged);
         assert_eq!(wire.reason, "/dev/sdc was left alone");
         assert_eq!((wire.at_ms, wire.took_ms), (7, 3));
+    }
+
+    #[test]
+    fn drift_travels_with_its_age() {
+        let since = Timestamp::from_millis(5);
+        let report = Report {
+            task: TaskId::new("hosts"),
+            outcome: Outcome::Drifted { lines: vec!["a line".into()], since },
+            warnings: Vec::new(),
+            at: Timestamp::from_millis(7),
+            took: Duration::ZERO,
+        };
+        let wire = v1::TaskReport::from(&report);
+        assert_eq!((wire.result(), wire.drift_since_ms), (v1::TaskResult::Drifted, 5));
+        assert_eq!(wire.drift, ["a line"]);
+    }
+
+    #[test]
+    fn ages_are_short() {
+        let check = |seconds, expected| assert_eq!(age(Duration::from_secs(seconds)), expected);
+        check(0, "0 s");
+        check(59, "59 s");
+        check(3599, "59 min");
+        check(3600 + 125, "1 h 2 min");
+        check(86_400 * 3 + 7200, "3 d 2 h");
     }
 
     #[test]

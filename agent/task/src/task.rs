@@ -99,6 +99,9 @@ pub enum TaskError {
         /// What a person can do about it.
         next: String,
     },
+    /// It cannot be done before something has come; no failure, and looked at again soon.
+    #[error("waits for {0}")]
+    NotYet(String),
     /// A program answered something this task does not understand.
     #[error("understand the answer of `{program}`: {detail}")]
     Answer {
@@ -120,6 +123,7 @@ impl TaskError {
             Self::Read { path, .. } => {
                 format!("look at {path} on the node; the task is tried again by itself")
             }
+            Self::NotYet(what) => format!("wait for {what}; the task is tried again by itself"),
             Self::Answer { program, .. } => {
                 format!("run `{program}` on the node by hand and compare its version with Debian 12's")
             }
