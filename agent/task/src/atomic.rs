@@ -10,14 +10,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::sys::statvfs::statvfs;
+
 /// Why a file was not written. The old one, if any, is untouched.
 #[derive(Debug, thiserror::Error)]
 pub enum AtomicError {
     /// The file system is full.
-    #[error("no space left to write {}; it was left as it was", path.display())]
+    #[error("no space left to write {}{}; it was left as it was", path.display(), lack(*missing))]
     NoSpace {
         /// The file.
         path: PathBuf,
+        /// How many bytes more are needed at least, if that is known.
+        missing: Option<u64>,
     },
     /// The path is a symbolic link, or not a plain file: replacing it would not do what was meant.
     #[error("{} is {what}, not a plain file", path.display())]
@@ -42,7 +46,7 @@ impl AtomicError {
     /// What a person can do about it.
     pub fn next_step(&self) -> String {
         match self {
-            Self::NoSpace { path } => {
+            Self::NoSpace { path, .. } => {
                 format!("free some space on the file system of {} (see `df`)", path.display())
             }
             Self::NotPlain { path, .. } => {
@@ -52,13 +56,27 @@ impl AtomicError {
         }
     }
 
-    fn from_io(path: &Path, source: io::Error) -> Self {
-        let path = path.to_owned();
+    /// What went wrong while `size` bytes were to be written to `path`.
+    pub fn from_io(path: &Path, size: u64, source: io::Error) -> Self {
         match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace { path },
-            _ => Self::Io { path, source },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::NoSpace { path: path.to_owned(), missing: missing(path, size) }
+            }
+            _ => Self::Io { path: path.to_owned(), source },
         }
     }
+}
+
+/// By how much `size` bytes exceed what is free where `path` is to be. A quota, or a file system out of something else
+/// than blocks, has no answer.
+fn missing(path: &Path, size: u64) -> Option<u64> {
+    let found = statvfs(path.parent()?).ok()?;
+    let free = found.blocks_available().saturating_mul(found.fragment_size());
+    size.checked_sub(free).filter(|missing| *missing > 0)
+}
+
+fn lack(missing: Option<u64>) -> String {
+    missing.map_or_else(String::new, |bytes| format!(", {} KiB more are needed", bytes.div_ceil(1024)))
 }
 
 /// Writes `contents` to `path`; a file that does not exist yet gets `new_mode`.
@@ -73,7 +91,7 @@ pub fn write(path: &Path, contents: &[u8], new_mode: u32) -> Result<(), AtomicEr
             return Err(AtomicError::NotPlain { path: path.to_owned(), what });
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(AtomicError::from_io(path, error)),
+        Err(error) => return Err(AtomicError::from_io(path, 0, error)),
     };
     let beside = beside(path)?;
     // Left over from a crash; only we use that name.
@@ -83,7 +101,7 @@ pub fn write(path: &Path, contents: &[u8], new_mode: u32) -> Result<(), AtomicEr
         .and_then(|()| sync_folder(path));
     written.map_err(|error| {
         let _ = fs::remove_file(&beside);
-        AtomicError::from_io(path, error)
+        AtomicError::from_io(path, contents.len() as u64, error)
     })
 }
 
@@ -93,9 +111,9 @@ pub fn write(path: &Path, contents: &[u8], new_mode: u32) -> Result<(), AtomicEr
 /// [`AtomicError::Io`].
 pub fn remove(path: &Path) -> Result<(), AtomicError> {
     match fs::remove_file(path) {
-        Ok(()) => sync_folder(path).map_err(|error| AtomicError::from_io(path, error)),
+        Ok(()) => sync_folder(path).map_err(|error| AtomicError::from_io(path, 0, error)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(AtomicError::from_io(path, error)),
+        Err(error) => Err(AtomicError::from_io(path, 0, error)),
     }
 }
 
@@ -187,8 +205,11 @@ mod tests {
     #[test]
     fn a_full_disk_has_its_own_reason() {
         let full = io::Error::from(io::ErrorKind::StorageFull);
-        let error = AtomicError::from_io(Path::new("/etc/hosts"), full);
+        let error = AtomicError::from_io(Path::new("/etc/hosts"), 0, full);
         assert_eq!(error.to_string(), "no space left to write /etc/hosts; it was left as it was");
         assert!(error.next_step().contains("df"));
+        let error = AtomicError::NoSpace { path: "/etc/hosts".into(), missing: Some(1025) };
+        let text = "no space left to write /etc/hosts, 2 KiB more are needed; it was left as it was";
+        assert_eq!(error.to_string(), text);
     }
 }

@@ -1,16 +1,15 @@
 //! Running programs on the node: arguments as a list, a clean environment, a deadline, bounded output.
 
-use std::{fmt, io, process::Stdio, time::Duration};
+use std::{fmt, io, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
-use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// Most bytes kept of each of a program's outputs; the rest is read and dropped.
-const MAX_OUTPUT: usize = 1024 * 1024;
+use crate::process::{self, Sink};
+
 /// Longest piece of standard error quoted in a message.
 const QUOTED: usize = 400;
 /// Where programs are looked for; the environment is otherwise empty but for the language.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A program and its arguments; never a shell line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +18,8 @@ pub struct Command {
     pub program: String,
     /// Arguments, one each.
     pub args: Vec<String>,
+    /// What its environment holds beside `PATH` and `LC_ALL`.
+    pub env: Vec<(String, String)>,
     /// How long it may take.
     pub deadline: Duration,
 }
@@ -29,6 +30,7 @@ impl Command {
         Self {
             program: program.into(),
             args: args.into_iter().map(Into::into).collect(),
+            env: Vec::new(),
             deadline: Duration::from_secs(60),
         }
     }
@@ -37,6 +39,13 @@ impl Command {
     #[must_use]
     pub fn within(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
+        self
+    }
+
+    /// The same with one more variable in its environment.
+    #[must_use]
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.env.push((name.into(), value.into()));
         self
     }
 }
@@ -64,6 +73,56 @@ impl Output {
     pub fn ok(stdout: impl Into<Vec<u8>>) -> Self {
         Self { code: Some(0), stdout: stdout.into(), stderr: Vec::new() }
     }
+
+    /// `status 5`, or that a signal ended it.
+    pub fn status(&self) -> String {
+        status(self.code)
+    }
+}
+
+/// `status 5`, or that a signal ended it.
+pub(crate) fn status(code: Option<i32>) -> String {
+    code.map_or_else(|| "a signal".into(), |code| format!("status {code}"))
+}
+
+/// Where a program's words are put, and how many of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spill {
+    /// File for standard output; replaced.
+    pub stdout: PathBuf,
+    /// File for standard error; replaced.
+    pub stderr: PathBuf,
+    /// Most bytes kept in each; the rest is counted and dropped.
+    pub most: u64,
+}
+
+/// What a program that ended said, its words being in files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Spilled {
+    /// Exit status; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// Of standard output.
+    pub stdout: Said,
+    /// Of standard error.
+    pub stderr: Said,
+}
+
+impl Spilled {
+    /// `status 5`, or that a signal ended it.
+    pub fn status(&self) -> String {
+        status(self.code)
+    }
+}
+
+/// How much was said, and what came last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// All bytes, also those that were dropped.
+    pub bytes: u64,
+    /// How many of them are in the file.
+    pub kept: u64,
+    /// The last bytes, at most 1 KiB.
+    pub tail: Vec<u8>,
 }
 
 /// Why a program did not do its work.
@@ -83,6 +142,17 @@ pub enum CommandError {
     Read {
         /// The program.
         program: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// What it said could not be kept.
+    #[error("keep the output of `{program}` in {}", path.display())]
+    Keep {
+        /// The program.
+        program: String,
+        /// The file.
+        path: PathBuf,
         /// Why.
         #[source]
         source: io::Error,
@@ -122,6 +192,9 @@ impl CommandError {
             }
             Self::Elsewhere { .. } => "run the agent with --root / on a node".into(),
             Self::Read { program, .. } => format!("run `{program}` on the node by hand"),
+            Self::Keep { path, .. } => {
+                format!("look at the folder of {} on the node, and at its free space", path.display())
+            }
             Self::Deadline { command, .. } | Self::Failed { command, .. } => {
                 format!("run `{command}` on the node by hand and look at what it says")
             }
@@ -137,37 +210,37 @@ pub trait Runner: Send + Sync + fmt::Debug {
     /// # Cancel safety
     /// Dropping the future ends the program.
     async fn output(&self, command: &Command) -> Result<Output, CommandError>;
+
+    /// Runs `command` to its end, what it says going to files.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the program; the files keep what has come so far.
+    async fn spill(&self, command: &Command, files: &Spill) -> Result<Spilled, CommandError> {
+        let output = self.output(command).await?;
+        let (mut stdout, mut stderr) = process::sinks(command, files)?;
+        stdout.take(&output.stdout);
+        stderr.take(&output.stderr);
+        Ok(Spilled { code: output.code, stdout: stdout.end()?, stderr: stderr.end()? })
+    }
 }
 
-/// Runs real programs on this host.
+/// Runs real programs on this host. Each is the leader of a process group, and when it has to be ended the whole group
+/// is: a program left behind would go on with work that nobody waits for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemRunner;
 
 #[async_trait]
 impl Runner for SystemRunner {
     async fn output(&self, command: &Command) -> Result<Output, CommandError> {
-        let mut child = tokio::process::Command::new(&command.program)
-            .args(&command.args)
-            .env_clear()
-            .env("PATH", PATH)
-            .env("LC_ALL", "C")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|source| CommandError::Start { program: command.program.clone(), source })?;
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let all = async { tokio::try_join!(bounded(stdout), bounded(stderr), child.wait()) };
-        match tokio::time::timeout(command.deadline, all).await {
-            Ok(Ok((stdout, stderr, status))) => Ok(Output { code: status.code(), stdout, stderr }),
-            Ok(Err(source)) => Err(CommandError::Read { program: command.program.clone(), source }),
-            Err(_) => {
-                // Best effort: the child is killed again when dropped.
-                let _ = child.start_kill();
-                Err(CommandError::Deadline { command: command.to_string(), deadline: command.deadline })
-            }
-        }
+        let (mut stdout, mut stderr) = (process::Kept::default(), process::Kept::default());
+        let code = process::run(command, &mut stdout, &mut stderr).await?;
+        Ok(Output { code, stdout: stdout.0, stderr: stderr.0 })
+    }
+
+    async fn spill(&self, command: &Command, files: &Spill) -> Result<Spilled, CommandError> {
+        let (mut stdout, mut stderr) = process::sinks(command, files)?;
+        let code = process::run(command, &mut stdout, &mut stderr).await?;
+        Ok(Spilled { code, stdout: stdout.end()?, stderr: stderr.end()? })
     }
 }
 
@@ -194,23 +267,9 @@ pub(crate) fn succeeded(command: &Command, output: Output) -> Result<Output, Com
     let from = said.char_indices().rev().nth(QUOTED).map_or(0, |(at, _)| at);
     Err(CommandError::Failed {
         command: command.to_string(),
-        status: output.code.map_or_else(|| "a signal".into(), |code| format!("status {code}")),
+        status: output.status(),
         said: said[from..].to_owned(),
     })
-}
-
-async fn bounded(stream: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
-    let mut kept = Vec::new();
-    let Some(mut stream) = stream else { return Ok(kept) };
-    let mut piece = [0; 4096];
-    loop {
-        let n = stream.read(&mut piece).await?;
-        if n == 0 {
-            return Ok(kept);
-        }
-        let room = MAX_OUTPUT - kept.len();
-        kept.extend_from_slice(&piece[..n.min(room)]);
-    }
 }
 
 #[cfg(test)]
@@ -249,7 +308,7 @@ mod tests {
     #[tokio::test]
     async fn output_is_bounded() {
         let output = sh("head -c 3000000 /dev/zero", LONG).await.expect("zeros");
-        assert_eq!(output.stdout.len(), MAX_OUTPUT);
+        assert_eq!(output.stdout.len(), process::MAX_OUTPUT);
     }
 
     #[tokio::test]

@@ -7,7 +7,8 @@ use std::{
 };
 
 use crate::{
-    Command, CommandError, Controller, Journal, NoController, Output, Runner, TaskError, atomic, command,
+    Command, CommandError, Controller, Journal, NoController, Output, Runner, Spill, Spilled, TaskError,
+    atomic, command,
 };
 
 /// The node: files below one root folder, programs through a [`Runner`], memory through the [`Journal`], the rest of
@@ -64,6 +65,22 @@ impl Node {
     /// [`CommandError`].
     pub async fn run(&self, wanted: &Command) -> Result<Output, CommandError> {
         command::succeeded(wanted, self.runner.output(wanted).await?)
+    }
+
+    /// Runs a program; its status is the caller's to judge.
+    ///
+    /// # Errors
+    /// [`CommandError`] if it could not be started, listened to, or ended in time.
+    pub async fn output(&self, wanted: &Command) -> Result<Output, CommandError> {
+        self.runner.output(wanted).await
+    }
+
+    /// Runs a program, what it says going to files; its status is the caller's to judge.
+    ///
+    /// # Errors
+    /// As [`Node::output`], and [`CommandError::Keep`].
+    pub async fn spill(&self, wanted: &Command, files: &Spill) -> Result<Spilled, CommandError> {
+        self.runner.spill(wanted, files).await
     }
 
     /// What tasks remember between runs, also across a reboot.
