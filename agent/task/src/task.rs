@@ -154,6 +154,11 @@ pub trait Task: Send + Sync {
     /// Moves the node towards "converged"; safe to repeat, also after it was cut off anywhere.
     async fn apply(&self, node: &Node) -> Result<(), TaskError>;
 
+    /// What the last `apply` did, one line each, where that says more than what differed before it.
+    fn done(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// How long check, apply and check may take together.
     fn deadline(&self) -> Duration {
         Duration::from_secs(300)

@@ -147,7 +147,8 @@ impl Turn {
             let second = self.look().await;
             self.close();
             let stage = judge(finding, applied, second);
-            note(&mut standing.changed, stage.done);
+            let told = self.planned.task.done();
+            note(&mut standing.changed, if told.is_empty() { stage.done } else { told });
             match stage.verdict {
                 Verdict::Settled(second) => {
                     if resumed && second.waiting.is_none() {
