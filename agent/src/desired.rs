@@ -5,7 +5,7 @@ use std::{fs, io, sync::Arc};
 use fleet_model::{Generation, Stale};
 use fleet_proto::v1;
 use fleet_task::{
-    Phases, TaskId,
+    OnDrift, Phases, TaskId, Terms,
     atomic::{self, AtomicError},
 };
 use prost::Message;
@@ -71,10 +71,24 @@ impl Held {
     pub(crate) fn phases(&self) -> Phases {
         let mut phases = Phases::new();
         for spec in &self.desired.tasks {
-            phases.add(&spec.phase, tasks::from_spec(TaskId::new(&spec.name), spec.kind.as_ref()));
+            let task = tasks::from_spec(TaskId::new(&spec.name), spec.kind.as_ref());
+            let on_drift = match spec.on_drift() {
+                v1::OnDrift::Repair => OnDrift::Repair,
+                v1::OnDrift::Report => OnDrift::Report,
+                v1::OnDrift::Hold => OnDrift::Hold,
+            };
+            phases.add_under(&spec.phase, task, Terms { on_drift, wish: Some(wish(spec)) });
         }
         phases
     }
+}
+
+/// Digest of what a task is to bring about. Its place among the others and its policy are no part of that: they may
+/// change without the node being any different.
+fn wish(spec: &v1::TaskSpec) -> String {
+    let bare = v1::TaskSpec { kind: spec.kind.clone(), ..v1::TaskSpec::default() };
+    let digest = ring::digest::digest(&ring::digest::SHA256, &bare.encode_to_vec());
+    digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The newest offer, on its way from the session to the worker.
@@ -100,6 +114,18 @@ mod tests {
         assert!(!held.accept(desired(3, "b"), &places).expect("equal"));
         assert!(matches!(held.accept(desired(2, "c"), &places), Err(OfferError::Stale(_))));
         assert_eq!(Held::load(&places).desired, desired(3, "a"));
+    }
+
+    #[test]
+    fn a_wish_is_what_is_to_be_and_nothing_else() {
+        let hostname = |hostname: &str| v1::TaskSpec {
+            name: "hostname".into(),
+            kind: Some(v1::task_spec::Kind::Hostname(v1::HostnameTask { hostname: hostname.into() })),
+            ..v1::TaskSpec::default()
+        };
+        let elsewhere = v1::TaskSpec { phase: "other".into(), on_drift: 2, ..hostname("a") };
+        assert_eq!(wish(&hostname("a")), wish(&elsewhere));
+        assert_ne!(wish(&hostname("a")), wish(&hostname("b")));
     }
 
     #[test]

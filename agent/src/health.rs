@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fleet_model::Timestamp;
 use fleet_proto::v1::{Facts, Health, HealthLevel};
-use fleet_task::{Outcome, Report};
+use fleet_task::{Outcome, Report, age};
 
 /// Percent of a file system that should be free; below it the node is degraded.
 const DISK_LOW: u64 = 10;
@@ -27,6 +27,8 @@ pub struct Inputs<'a> {
     pub reports: &'a [Report],
     /// Now, by the controller's clock as far as known.
     pub now: Timestamp,
+    /// Now, by this node's clock, which dates the reports.
+    pub local: Timestamp,
     /// Why the last renewal failed, if it did.
     pub renewal_failing: Option<&'a str>,
     /// Why the newest desired state was not taken, if so.
@@ -65,6 +67,14 @@ pub fn assess(inputs: &Inputs<'_>) -> Health {
     for report in inputs.reports {
         if let Outcome::Failed(why) = &report.outcome {
             reasons.push((HealthLevel::HealthFailed, format!("{}: {why}", report.task)));
+        }
+        if let Outcome::Drifted { lines, since } = &report.outcome {
+            let age = age(inputs.local.since(*since));
+            let what = lines.join(", ");
+            reasons.push((
+                HealthLevel::HealthDegraded,
+                format!("{}: has drifted for {age}: {what}", report.task),
+            ));
         }
         for warning in &report.warnings {
             reasons.push((HealthLevel::HealthDegraded, format!("{}: {warning}", report.task)));
@@ -135,7 +145,7 @@ mod tests {
     ) {
         let mut facts = fine();
         edit(&mut facts);
-        let inputs = Inputs { facts: &facts, reports, now: NOW, renewal_failing, trouble: None };
+        let inputs = Inputs { facts: &facts, reports, now: NOW, local: NOW, renewal_failing, trouble: None };
         let health = assess(&inputs);
         assert_eq!(health.level(), level, "{health:?}");
         assert_eq!(health.reasons.first().map_or("", String::as_str), first);
@@ -186,6 +196,9 @@ mod tests {
             Failed,
             "lvm: why; next: what",
         );
+        let since = NOW.before(Duration::from_secs(720));
+        let drifted = report(Outcome::Drifted { lines: vec!["a line differs".into()], since }, &[]);
+        check(|_| (), &[drifted], None, Degraded, "lvm: has drifted for 12 min: a line differs");
         let warned = report(Outcome::Unchanged, &["/dev/sdc was left alone: ext4"]);
         check(|_| (), &[warned], None, Degraded, "lvm: /dev/sdc was left alone: ext4");
     }

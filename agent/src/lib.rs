@@ -1,7 +1,7 @@
 //! The agent on each node: it dials home over mutual TLS, does its node's work, and reports.
 //!
 //! Start with [`run`]. Two loops share one thread: the *worker* owns the desired state and runs the task
-//! engine, the *link* owns identity and session. They meet in two channels, so that a controller that is
+//! engine, the *link* owns identity and session. They meet in a few channels, so that a controller that is
 //! away never stops the node's work, and work that takes long never stops the session.
 //!
 //! What it deliberately does not do: it opens no port, decides nothing for another node, and calls no
@@ -9,6 +9,7 @@
 //! resolved by hickory.
 
 mod backoff;
+mod controller;
 mod desired;
 mod dial;
 mod facts;
@@ -31,6 +32,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use controller::{Permits, Remote};
+
 pub use backoff::Backoff;
 pub use health::{Inputs as HealthInputs, assess};
 pub use places::Places;
@@ -40,7 +43,7 @@ pub use settings::Settings;
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Requests to look again that wait for the worker; more than this is a controller that floods.
-const RECHECKS: usize = 16;
+const LOOKS: usize = 16;
 
 /// Why an agent could not start, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -80,11 +83,15 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Agen
     let places = Places::below(&settings.root);
     let _lock = places.claim()?;
     let journal = Arc::new(Journal::open(places.journal())?);
-    let node = Node::new(&settings.root, settings.runner(), journal);
+    let permits = Arc::new(Permits::default());
+    let (line, on_line) = watch::channel(None);
+    let controller = Remote::new(permits.clone(), on_line, places.artifacts());
+    let node = Node::new(&settings.root, settings.runner(), journal).with_controller(Arc::new(controller));
     let (offers, offered) = watch::channel(None);
-    let (asked, rechecks) = mpsc::channel(RECHECKS);
-    let inbox = worker::Inbox { offers: offered, rechecks };
-    let orders = link::Orders { offers, rechecks: asked };
+    let (asked, looks) = mpsc::channel(LOOKS);
+    let inbox = worker::Inbox { offers: offered, looks, permits: permits.clone() };
+    let orders = link::Orders { offers, looks: asked };
+    let wires = link::Wires { permits, line };
     let (board, observed) = watch::channel(worker::Board::default());
 
     // One part ending means the agent ends: the guard stops the other.
@@ -96,7 +103,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Agen
         worker.run(inbox).await;
         "worker"
     });
-    let link = link::Link::new(settings, places, orders, observed, stop.clone());
+    let link = link::Link::new(settings, places, orders, wires, observed, stop.clone());
     parts.spawn(async move {
         link.run().await;
         "link"

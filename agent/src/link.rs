@@ -17,6 +17,7 @@ use tonic::transport::Channel;
 use crate::{
     Places, Settings,
     backoff::{Backoff, SESSION_MOST, about},
+    controller::{Line, Permits},
     desired::Offer,
     dial::{DialError, Dialler},
     facts::Gatherer,
@@ -28,7 +29,7 @@ use crate::{
     },
     offset::ControllerTime,
     session::{End, Session, hello},
-    worker::{Board, Recheck},
+    worker::{Board, Look},
 };
 
 /// How often to look for a seed where there is none.
@@ -42,7 +43,13 @@ const GOOD: Duration = Duration::from_secs(30);
 /// The ways from the session to the worker.
 pub(crate) struct Orders {
     pub(crate) offers: watch::Sender<Offer>,
-    pub(crate) rechecks: mpsc::Sender<Recheck>,
+    pub(crate) looks: mpsc::Sender<Look>,
+}
+
+/// What tasks reach the controller by.
+pub(crate) struct Wires {
+    pub(crate) permits: Arc<Permits>,
+    pub(crate) line: watch::Sender<Line>,
 }
 
 /// What the link and its sessions share.
@@ -52,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) board: watch::Receiver<Board>,
     pub(crate) orders: Orders,
     pub(crate) controller: Option<ControllerTime>,
+    pub(crate) permits: Arc<Permits>,
+    line: watch::Sender<Line>,
     places: Places,
     gatherer: Gatherer,
     holdings: Option<Holdings>,
@@ -89,6 +98,7 @@ impl Shared {
             facts,
             reports: &board.reports,
             now: self.now(),
+            local: self.clock.now(),
             renewal_failing: self.renewal_failing.as_deref(),
             trouble: board.trouble.as_deref(),
         };
@@ -183,6 +193,7 @@ impl Link {
         settings: Settings,
         places: Places,
         orders: Orders,
+        wires: Wires,
         board: watch::Receiver<Board>,
         stop: CancellationToken,
     ) -> Self {
@@ -192,6 +203,8 @@ impl Link {
             board,
             orders,
             controller: None,
+            permits: wires.permits,
+            line: wires.line,
             gatherer: Gatherer::new(places.clone()),
             places,
             holdings: None,
@@ -320,7 +333,10 @@ impl Link {
         tracing::info!(controller = ?credentials.session_addresses, "session open");
         self.unexplained = 0;
         self.shared.settle();
-        Ok(session.serve(&mut self.shared).await)
+        self.shared.line.send_replace(Some(session.client.clone()));
+        let end = session.serve(&mut self.shared).await;
+        self.shared.line.send_replace(None);
+        Ok(end)
     }
 
     async fn come_back(&mut self, credentials: &Credentials) -> Result<End, EnrolError> {

@@ -52,6 +52,11 @@ impl Places {
         self.state().join("journal.json")
     }
 
+    /// Artifacts of the controller, each under its digest.
+    pub fn artifacts(&self) -> PathBuf {
+        self.state().join("artifacts")
+    }
+
     /// The host's own id, drawn at its first boot.
     pub fn machine_id(&self) -> PathBuf {
         self.root.join("etc/machine-id")

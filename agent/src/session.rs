@@ -14,7 +14,9 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming, transport::Channel};
 
-use crate::{backoff::about, facts::notable, link::Shared, offset::ControllerTime};
+use fleet_task::{Repair, TaskId};
+
+use crate::{backoff::about, facts::notable, link::Shared, offset::ControllerTime, worker::Look};
 
 /// How long the controller may take to open the stream and to say welcome.
 const OPENING: Duration = Duration::from_secs(15);
@@ -95,6 +97,8 @@ impl Session {
         let mut next_beat = Instant::now() + about(heartbeat, &mut rand::rng());
         let mut next_facts = Instant::now();
         let mut told = shared.facts();
+        let permits = shared.permits.clone();
+        permits.ask_again();
         loop {
             // Every arm waits on a stream, channel or timer and loses nothing when dropped.
             let result = tokio::select! {
@@ -120,6 +124,7 @@ impl Session {
                     told = fresh;
                     if news { self.tell(&told, shared).await } else { self.report(&told, shared).await }
                 }
+                message = permits.next() => say(&self.up, message).await,
                 Some(answer) = self.answers.1.recv() => say(&self.up, from_agent::Message::Answer(answer)).await,
                 () = sleep_until(shared.renew_at()) => {
                     if shared.renew(&mut self.client).await { Err(End::Renewed) } else { Ok(()) }
@@ -147,38 +152,50 @@ impl Session {
                 Ok(())
             }
             Some(to_agent::Message::Command(command)) => self.obey(command, shared).await,
+            Some(to_agent::Message::Permit(answer)) => {
+                shared.permits.answered(answer);
+                Ok(())
+            }
             // A second welcome changes nothing; a message of a newer protocol is not for us.
-            Some(to_agent::Message::Welcome(_) | to_agent::Message::Permit(_)) | None => Ok(()),
+            Some(to_agent::Message::Welcome(_)) | None => Ok(()),
         }
     }
 
     async fn obey(&mut self, command: v1::Command, shared: &Shared) -> Result<(), End> {
-        let answer = |error: &str| v1::Answer { id: command.id, error: error.into() };
+        let id = command.id;
         let now = match command.what {
-            Some(v1::command::What::Noop(_)) => Some(answer("")),
-            Some(v1::command::What::Recheck(_)) => {
-                let (done, wait) = oneshot::channel();
-                match shared.orders.rechecks.try_send(done) {
-                    Ok(()) => {
-                        let (answers, answer) = (self.answers.0.clone(), answer(""));
-                        // Ends with the worker's reply, or when the worker ends; the session need not wait.
-                        tokio::spawn(async move {
-                            if wait.await.is_ok() {
-                                let _ = answers.send(answer).await;
-                            }
-                        });
-                        None
-                    }
-                    Err(_) => Some(answer("too many requests to look again; wait for those under way")),
-                }
+            Some(v1::command::What::Noop(_)) => Some(String::new()),
+            Some(v1::command::What::Recheck(_)) => self.pass_on(id, Repair::None, shared),
+            Some(v1::command::What::Repair(repair)) => {
+                let repair = match repair.task {
+                    task if task.is_empty() => Repair::All,
+                    task => Repair::Task(TaskId::new(task)),
+                };
+                self.pass_on(id, repair, shared)
             }
-            Some(v1::command::What::Repair(_)) | None => {
-                Some(answer("this agent does not know that command; update the agent"))
-            }
+            None => Some("this agent does not know that command; update the agent".into()),
         };
         match now {
-            Some(answer) => say(&self.up, from_agent::Message::Answer(answer)).await,
+            Some(error) => say(&self.up, from_agent::Message::Answer(v1::Answer { id, error })).await,
             None => Ok(()),
+        }
+    }
+
+    /// Passes a request on to the worker; the answer comes when that is done. An error at once if it cannot.
+    fn pass_on(&self, id: u64, repair: Repair, shared: &Shared) -> Option<String> {
+        let (done, wait) = oneshot::channel();
+        match shared.orders.looks.try_send(Look { repair, done }) {
+            Ok(()) => {
+                let answers = self.answers.0.clone();
+                // Ends with the worker's reply, or when the worker ends; the session need not wait.
+                tokio::spawn(async move {
+                    if let Ok(error) = wait.await {
+                        let _ = answers.send(v1::Answer { id, error }).await;
+                    }
+                });
+                None
+            }
+            Err(_) => Some("too many requests to look again; wait for those under way".into()),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use fleet_model::{Clock, Generation};
 use fleet_proto::v1;
-use fleet_task::{Engine, Node, Report, Run};
+use fleet_task::{Engine, Node, Outcome, Repair, Report, Run};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
@@ -13,11 +13,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Places, Settings, backoff,
+    controller::{Permits, artifacts},
     desired::{Held, Offer, OfferError},
 };
 
-/// How much sooner to look again while not everything is converged.
+/// How much sooner to look again, at the latest, while not everything is as desired.
 const SOONER: u32 = 10;
+/// How soon to look again when something is waited for: much of it comes within seconds and without a word. Each
+/// look that finds the same doubles the pause.
+const SOON: Duration = Duration::from_secs(2);
+/// The same after a failure, which seldom heals by itself.
+const LATER: Duration = Duration::from_secs(15);
 
 /// What the node is like, for whoever reports it.
 #[derive(Clone, Debug, Default)]
@@ -32,13 +38,20 @@ pub(crate) struct Board {
     pub(crate) trouble: Option<String>,
 }
 
-/// Look at every task again now; the reply comes when that is done.
-pub(crate) type Recheck = oneshot::Sender<()>;
+/// Look at every task again now.
+#[derive(Debug)]
+pub(crate) struct Look {
+    /// Whose drift is to be repaired whatever the policy.
+    pub(crate) repair: Repair,
+    /// Told when that is done: nothing, or why it is not.
+    pub(crate) done: oneshot::Sender<String>,
+}
 
 /// What the session sends to the worker.
 pub(crate) struct Inbox {
     pub(crate) offers: watch::Receiver<Offer>,
-    pub(crate) rechecks: mpsc::Receiver<Recheck>,
+    pub(crate) looks: mpsc::Receiver<Look>,
+    pub(crate) permits: Arc<Permits>,
 }
 
 /// Does the node's work.
@@ -48,6 +61,10 @@ pub(crate) struct Worker {
     held: Held,
     board: watch::Sender<Board>,
     recheck: Duration,
+    /// How long the last pause was, while what is looked at stays the same and is not as desired.
+    pause: Option<Duration>,
+    /// When to look again.
+    again: Instant,
     stop: CancellationToken,
 }
 
@@ -68,15 +85,17 @@ impl Worker {
             held,
             board,
             recheck: settings.recheck,
+            pause: None,
+            again: Instant::now(),
             stop,
         }
     }
 
     /// Works until told to stop: at once, after every new offer, when asked, and now and then unasked.
     pub(crate) async fn run(mut self, mut inbox: Inbox) {
+        self.sweep();
         self.converge(false).await;
         while !self.stop.is_cancelled() {
-            let again = Instant::now() + backoff::about(self.pace(), &mut rand::rng());
             // All arms wait on channels or timers and lose nothing when dropped.
             tokio::select! {
                 () = self.stop.cancelled() => break,
@@ -86,23 +105,42 @@ impl Worker {
                         self.converge(false).await;
                     }
                 }
-                Some(reply) = inbox.rechecks.recv() => {
-                    self.converge(true).await;
+                Some(look) = inbox.looks.recv() => {
+                    let error = self.obey(&look.repair).await;
                     // Whoever asked may have gone; the board has it anyway.
-                    let _ = reply.send(());
+                    let _ = look.done.send(error);
                 }
-                () = tokio::time::sleep_until(again) => {
+                () = inbox.permits.news() => {
+                    self.converge(false).await;
+                }
+                () = tokio::time::sleep_until(self.again) => {
                     self.converge(false).await;
                 }
             }
         }
     }
 
-    /// Mean time to the next look: sooner while something is not as desired, since what a task waits for (an
-    /// added disk, say) comes without a word.
-    fn pace(&self) -> Duration {
-        let converged = self.board.borrow().reports.iter().all(Report::is_converged);
-        if converged { self.recheck } else { self.recheck / SOONER }
+    /// Does what a person asked for; what is wrong with it, if anything.
+    async fn obey(&mut self, repair: &Repair) -> String {
+        if let Repair::Task(task) = repair
+            && !self.held.desired.tasks.iter().any(|spec| spec.name == task.as_str())
+        {
+            return format!("this node has no task `{task}`");
+        }
+        self.run_tasks(true, repair.clone()).await;
+        String::new()
+    }
+
+    /// Mean time between two looks while all is as desired.
+    fn mean(&self) -> Duration {
+        match self.held.desired.recheck_s {
+            0 => self.recheck,
+            seconds => Duration::from_secs(seconds.into()),
+        }
+    }
+
+    fn sweep(&self) {
+        artifacts::sweep(&self.places.artifacts(), &artifacts::named(&self.held.desired));
     }
 
     /// Whether the offer is news to act upon.
@@ -116,6 +154,7 @@ impl Worker {
             Ok(true) => {
                 tracing::info!(generation = %self.held.generation(), "new desired state");
                 self.board.send_modify(|board| board.trouble = None);
+                self.sweep();
                 true
             }
             Err(OfferError::Stale(error)) => {
@@ -137,12 +176,16 @@ impl Worker {
 
     /// One run of the engine over what is held.
     pub(crate) async fn converge(&mut self, asked_for: bool) -> Vec<Report> {
+        self.run_tasks(asked_for, Repair::None).await
+    }
+
+    async fn run_tasks(&mut self, asked_for: bool, repair: Repair) -> Vec<Report> {
         let generation = self.held.generation();
         let previous = {
             let board = self.board.borrow();
             if board.generation == generation { board.reports.clone() } else { Vec::new() }
         };
-        let run = Run { generation: generation.0, previous: &previous, asked_for, ..Run::default() };
+        let run = Run { generation: generation.0, previous: &previous, asked_for, repair };
         let board = &self.board;
         let publish = |reports: &[Report], running| {
             board.send_if_modified(|board| {
@@ -156,6 +199,53 @@ impl Worker {
         let reports =
             self.engine.run(&self.held.phases(), run, &self.stop, |reports| publish(reports, true)).await;
         publish(&reports, false);
+        self.pause = pause(self.pause, &previous, &reports, self.mean());
+        let pause = self.pause.unwrap_or(self.mean());
+        self.again = Instant::now() + backoff::about(pause, &mut rand::rng());
         reports
+    }
+}
+
+/// How long to wait before the next look; `None` means as long as when all is well. Pure.
+fn pause(before: Option<Duration>, previous: &[Report], now: &[Report], mean: Duration) -> Option<Duration> {
+    let open = now.iter().find(|report| !report.is_settled())?;
+    let least = if matches!(open.outcome, Outcome::Failed(_)) { LATER } else { SOON };
+    let kind = |report: &Report| (report.task.clone(), std::mem::discriminant(&report.outcome));
+    let same = previous.iter().map(kind).eq(now.iter().map(kind));
+    let longer = before.filter(|_| same).map_or(least, |before| before * 2);
+    Some(longer.max(least).min(mean / SOONER))
+}
+
+#[cfg(test)]
+mod tests {
+    use fleet_model::Timestamp;
+    use fleet_task::TaskId;
+
+    use super::*;
+
+    fn report(outcome: Outcome) -> Report {
+        let at = Timestamp::from_millis(0);
+        Report { task: TaskId::new("t"), outcome, warnings: Vec::new(), at, took: Duration::ZERO }
+    }
+
+    #[test]
+    fn what_is_waited_for_is_looked_at_soon_then_less_often() {
+        let mean = Duration::from_secs(100);
+        let waits = [report(Outcome::Waiting("a server".into()))];
+        let failed = [report(Outcome::Failed("no".into()))];
+        let fine = [report(Outcome::Unchanged)];
+        let mut now = pause(None, &[], &waits, mean);
+        let mut seen = Vec::new();
+        for _ in 0..4 {
+            seen.push(now.expect("not settled").as_secs());
+            now = pause(now, &waits, &waits, mean);
+        }
+        assert_eq!(seen, [2, 4, 8, 10]);
+        assert_eq!(pause(now, &fine, &waits, mean), Some(SOON), "something moved");
+        assert_eq!(pause(None, &waits, &failed, Duration::from_secs(600)), Some(LATER));
+        assert_eq!(pause(now, &waits, &fine, mean), None);
+        let since = Timestamp::from_millis(0);
+        let drifted = [report(Outcome::Drifted { lines: Vec::new(), since })];
+        assert_eq!(pause(now, &waits, &drifted, mean), None, "left as it is on purpose");
     }
 }

@@ -1,7 +1,7 @@
 //! A small controller for these tests: a CA, an enrolment listener, a session listener.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     io,
     net::SocketAddr,
     pin::Pin,
@@ -58,6 +58,16 @@ pub struct State {
     pub shown: Vec<Vec<u8>>,
     /// Whether the session listener accepts.
     pub away: bool,
+    /// Artifacts by digest: what is sent.
+    pub artifacts: BTreeMap<String, Vec<u8>>,
+    /// Bytes after which the next fetches break off.
+    pub cuts: VecDeque<usize>,
+    /// Fetches so far: digest and offset.
+    pub fetches: Vec<(String, u64)>,
+    /// Names service certificates are made for.
+    pub service_names: Vec<String>,
+    /// CSRs of all service certificates.
+    pub certified: Vec<Vec<u8>>,
 }
 
 /// One open session.
@@ -124,6 +134,18 @@ impl Authority {
     }
 }
 
+impl Authority {
+    fn service(&self, csr: &[u8], names: Vec<String>) -> Vec<u8> {
+        let der = CertificateSigningRequestDer::from(csr.to_vec());
+        let mut request = CertificateSigningRequestParams::from_der(&der).expect("csr");
+        let names = CertificateParams::new(names).expect("names");
+        request.params.subject_alt_names = names.subject_alt_names;
+        request.params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        request.signed_by(&self.issuer).expect("sign").der().to_vec()
+    }
+}
+
 impl Controller {
     /// Starts one whose own certificate is valid from `from` on.
     pub async fn start_valid_from(from: SystemTime) -> Self {
@@ -156,6 +178,11 @@ impl Controller {
             life: (Duration::from_secs(86_400), Duration::from_secs(57_600)),
             shown: Vec::new(),
             away: false,
+            artifacts: BTreeMap::new(),
+            cuts: VecDeque::new(),
+            fetches: Vec::new(),
+            service_names: vec!["n1".into()],
+            certified: Vec::new(),
         }));
         let mut tasks = JoinSet::new();
         let (opened, sessions) = mpsc::channel(8);
@@ -269,13 +296,53 @@ impl Agents for Service {
 
     async fn certify(
         &self,
-        _: Request<v1::CertifyRequest>,
+        request: Request<v1::CertifyRequest>,
     ) -> Result<Response<v1::ServiceCredentials>, Status> {
-        Err(Status::unimplemented("service certificates"))
+        let csr = request.into_inner().csr;
+        let names = {
+            let mut state = self.state();
+            state.certified.push(csr.clone());
+            state.service_names.clone()
+        };
+        let now = millis(SystemTime::now());
+        Ok(Response::new(v1::ServiceCredentials {
+            certificate_chain: vec![self.ca.service(&csr, names)],
+            trust_bundle: vec![self.ca.issuer.der().to_vec()],
+            not_after_ms: now + 86_400_000,
+            renew_at_ms: now + 57_600_000,
+        }))
     }
 
-    async fn fetch(&self, _: Request<v1::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
-        Err(Status::unimplemented("artifacts"))
+    async fn fetch(
+        &self,
+        request: Request<v1::FetchRequest>,
+    ) -> Result<Response<Self::FetchStream>, Status> {
+        let v1::FetchRequest { sha256, offset } = request.into_inner();
+        let (bytes, cut) = {
+            let mut state = self.state();
+            state.fetches.push((sha256.clone(), offset));
+            let Some(bytes) = state.artifacts.get(&sha256).cloned() else {
+                let refusal = v1::Refusal::new(v1::RefusalKind::RefusalUnknown, "no such artifact", "none");
+                return Err(refusal.into());
+            };
+            (bytes, state.cuts.pop_front())
+        };
+        let rest = bytes[usize::try_from(offset).expect("small")..].to_vec();
+        let (send, receive) = mpsc::channel(4);
+        tokio::spawn(async move {
+            let mut sent = 0;
+            for piece in rest.chunks(1000) {
+                if cut.is_some_and(|cut| sent >= cut) {
+                    let _ = send.send(Err(Status::unavailable("cut"))).await;
+                    return;
+                }
+                sent += piece.len();
+                if send.send(Ok(v1::Chunk { data: piece.to_vec() })).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receive)))
     }
 
     async fn session(
