@@ -3,6 +3,7 @@
 mod hostname;
 mod hosts;
 pub mod lvm;
+pub mod support;
 mod unknown;
 
 use std::sync::Arc;
