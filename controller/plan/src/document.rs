@@ -1,6 +1,6 @@
 //! The plan's sections as they are written, before anything is laid over or looked up.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{collections::BTreeMap, net::Ipv4Addr, ops::RangeInclusive, time::Duration};
 
 use fleet_model::FleetName;
 
@@ -11,7 +11,11 @@ use crate::{
     resolved::{Cloud, Domain, Service},
     settings::{Settings, service},
     syntax::{Tree, Value},
+    task,
 };
+
+/// How often an agent may look at its tasks: looking is cheap, yet not free, and a day is as good as never.
+const RECHECK: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(24 * 3600);
 
 /// API hosts of the platform's geographic regions.
 const REGIONS: [(&str, &str); 8] = [
@@ -30,6 +34,7 @@ pub(crate) struct Document {
     pub(crate) fleet: Option<FleetName>,
     pub(crate) cloud: Option<Cloud>,
     pub(crate) information: Option<At<String>>,
+    pub(crate) recheck: Option<Duration>,
     pub(crate) defaults: Settings,
     pub(crate) classes: BTreeMap<String, Class>,
     pub(crate) locations: Vec<RawLocation>,
@@ -97,6 +102,9 @@ impl Document {
         };
         let information =
             fields.get("information", reporter).and_then(|tree| any_text(tree, "`information`", reporter));
+        let recheck = fields
+            .get("recheck", reporter)
+            .and_then(|tree| task::duration(tree, "`recheck`", RECHECK, reporter));
         // Read by `Parameters` already.
         fields.get("parameters", &mut Reporter::new(""));
         let defaults = match fields.get("defaults", reporter) {
@@ -113,7 +121,7 @@ impl Document {
             });
         let top = fields.span().clone();
         fields.finish(reporter);
-        Some(Self { fleet, cloud, information, defaults, classes, locations, top })
+        Some(Self { fleet, cloud, information, recheck, defaults, classes, locations, top })
     }
 }
 

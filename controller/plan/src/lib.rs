@@ -5,10 +5,11 @@
 //! clock or the network.
 //!
 //! On its way a plan is a tree that remembers places (`syntax`), has its parameters put in (`parameter`), becomes
-//! sections (`document`, `settings`, read through `read`), and is resolved and checked (`resolve`, `check`).
+//! sections (`document`, `settings`, `task`, read through `read`), and is resolved and checked (`resolve`, `check`).
 
 mod check;
 mod document;
+mod internet;
 mod parameter;
 mod problem;
 mod read;
@@ -17,6 +18,7 @@ pub mod resolved;
 mod settings;
 mod suggest;
 mod syntax;
+mod task;
 mod template;
 
 use std::collections::BTreeMap;
@@ -70,6 +72,11 @@ fn read(set: &BTreeMap<String, String>, reporter: &mut Reporter<'_>) -> Option<R
     parameters.finish(reporter);
     let document = Document::read(&tree, reporter)?;
     resolve::resolve(&document, reporter)
+}
+
+/// Whether `line` is a public key as authorized_keys has them, of a type that OpenSSH lets in.
+pub fn is_public_key(line: &str) -> bool {
+    task::is_key(line.trim()).is_ok()
 }
 
 #[cfg(test)]

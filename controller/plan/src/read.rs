@@ -125,7 +125,7 @@ pub(crate) fn text(tree: &Tree, what: &str, reporter: &mut Reporter<'_>) -> Opti
         reporter.problem(
             &text.span,
             format!("{what} may not refer to nodes"),
-            "only `information` may; parameters are `{{ parameter.NAME }}`".to_owned(),
+            "only `information` and the texts of tasks may; parameters are `{{ parameter.NAME }}`".to_owned(),
         );
         return None;
     }

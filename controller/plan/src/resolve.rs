@@ -7,12 +7,14 @@ use fleet_model::NodeName;
 use crate::{
     check,
     document::{Document, RawLocation, RawNetwork, RawNode, Subnet},
+    internet,
     parameter::locate,
     problem::Reporter,
     read::At,
     resolved::{Cloud, Location, Network, NetworkRef, Node, ResolvedPlan, Template},
     settings::{Settings, one_cpu},
     suggest::suggest,
+    task::{self, RawTask},
     template::{Attribute, NotAReference, Part, Reference, Target, parts},
 };
 
@@ -45,9 +47,13 @@ pub(crate) fn resolve(document: &Document, reporter: &mut Reporter<'_>) -> Optio
         );
     }
     check::names(&placed, reporter);
+    task::fleet(&placed, reporter);
     let directory = Directory::new(&locations);
     for node in &placed {
-        directory.check(&node.information, Some(&node.name.value), reporter);
+        let texts = node.tasks.iter().flat_map(|task| &task.texts);
+        for text in std::iter::once(&node.information).chain(texts) {
+            directory.check(text, Some(&node.name.value), reporter);
+        }
     }
     let information = document
         .information
@@ -58,6 +64,7 @@ pub(crate) fn resolve(document: &Document, reporter: &mut Reporter<'_>) -> Optio
         fleet: document.fleet.clone()?,
         cloud: document.cloud.clone().unwrap_or(Cloud::Local),
         information: information.value,
+        recheck: document.recheck,
         locations,
     })
 }
@@ -66,6 +73,7 @@ pub(crate) fn resolve(document: &Document, reporter: &mut Reporter<'_>) -> Optio
 pub(crate) struct PlacedNode {
     pub(crate) name: At<NodeName>,
     pub(crate) information: At<Template>,
+    pub(crate) tasks: Vec<RawTask>,
 }
 
 fn resolve_location(
@@ -163,14 +171,19 @@ fn resolve_node(
             );
         }
     }
+    let console = settings.tasks.iter().any(|task| task.kind == "rethinkdb");
+    let open = settings.internet.clone().flatten().map(|open| internet::resolve(&open, console, reporter));
     names
         .into_iter()
         .map(|name| {
+            let placed_name = At::new(name.clone(), &raw.name.span);
+            task::node(&placed_name, &settings.tasks, reporter);
             let information =
                 settings.information.clone().unwrap_or_else(|| At::new(Template::default(), &(0..0)));
             placed.push(PlacedNode {
-                name: At::new(name.clone(), &raw.name.span),
+                name: placed_name,
                 information: information.clone(),
+                tasks: settings.tasks.clone(),
             });
             let plain = settings.clone();
             Node {
@@ -181,8 +194,9 @@ fn resolve_node(
                 memory_gb: plain.memory_gb.map_or(1, |memory| memory.value),
                 disks: plain.disks.map_or_else(Vec::new, |disks| disks.value),
                 monitoring: plain.monitoring.and_then(|monitoring| monitoring.value),
-                internet: plain.internet.and_then(|internet| internet.value),
+                internet: open.clone(),
                 information: information.value,
+                tasks: plain.tasks.iter().filter_map(RawTask::task).collect(),
             }
         })
         .collect()

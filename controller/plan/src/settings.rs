@@ -1,12 +1,12 @@
 //! Settings of nodes: read anywhere (defaults, classes, nodes), laid over each other, node over class over defaults.
 
-use std::collections::BTreeSet;
-
 use crate::{
+    internet::{RawOpening, internet},
     problem::Reporter,
-    read::{At, Fields, any_text, choice, integer, list, text, wanted},
-    resolved::{Cpu, Disk, Internet, Opening, Service, Template},
+    read::{At, Fields, any_text, choice, integer, list, text},
+    resolved::{Cpu, Disk, Service, Template},
     syntax::{Tree, Value},
+    task::{self, RawTask},
 };
 
 /// Most disks besides the system disk: SCSI ids 1 to 14 without 7, which the controller itself uses.
@@ -21,8 +21,9 @@ pub(crate) struct Settings {
     pub(crate) memory_gb: Option<At<u32>>,
     pub(crate) disks: Option<At<Vec<Disk>>>,
     pub(crate) monitoring: Option<At<Option<Service>>>,
-    pub(crate) internet: Option<At<Option<Internet>>>,
+    pub(crate) internet: Option<Option<Vec<RawOpening>>>,
     pub(crate) information: Option<At<Template>>,
+    pub(crate) tasks: Vec<RawTask>,
 }
 
 impl Settings {
@@ -42,16 +43,16 @@ impl Settings {
         let disks = fields.get("disks", reporter).map(|tree| At::new(disks(tree, reporter), &tree.span));
         let monitoring =
             fields.get("monitoring", reporter).map(|tree| At::new(monitoring(tree, reporter), &tree.span));
-        let internet =
-            fields.get("internet", reporter).map(|tree| At::new(internet(tree, reporter), &tree.span));
+        let internet = fields.get("internet", reporter).map(|tree| internet(tree, reporter));
         let information = fields.get("information", reporter).map(|tree| {
             any_text(tree, "`information`", reporter)
                 .map_or_else(|| At::new(Template::default(), &tree.span), |text| text.map(Template))
         });
-        Self { description, image, cpu, memory_gb, disks, monitoring, internet, information }
+        let tasks = fields.get("tasks", reporter).map_or_else(Vec::new, |tree| task::read(tree, reporter));
+        Self { description, image, cpu, memory_gb, disks, monitoring, internet, information, tasks }
     }
 
-    /// These settings, and where they are silent those of `below`.
+    /// These settings, and where they are silent those of `below`; tasks come after those of `below`.
     pub(crate) fn over(self, below: &Self) -> Self {
         Self {
             description: self.description.or_else(|| below.description.clone()),
@@ -62,6 +63,7 @@ impl Settings {
             monitoring: self.monitoring.or_else(|| below.monitoring.clone()),
             internet: self.internet.or_else(|| below.internet.clone()),
             information: self.information.or_else(|| below.information.clone()),
+            tasks: task::lay(self.tasks, &below.tasks),
         }
     }
 }
@@ -150,74 +152,5 @@ fn monitoring(tree: &Tree, reporter: &mut Reporter<'_>) -> Option<Service> {
         "essentials" => Some(Service::Essentials),
         "advanced" => Some(Service::Advanced),
         _ => None,
-    }
-}
-
-/// `none`, or a list of openings.
-fn internet(tree: &Tree, reporter: &mut Reporter<'_>) -> Option<Internet> {
-    if tree.value == Value::Text("none".into()) {
-        return None;
-    }
-    let Value::List(items) = &tree.value else {
-        wanted(tree, "`internet`", "`none` or a list of openings", reporter);
-        // Something was asked for, so that references to the public address are no second problem.
-        return Some(Internet { open: Vec::new() });
-    };
-    let mut open = Vec::new();
-    let mut seen = BTreeSet::new();
-    for item in items {
-        let Some(word) = text(item, "an opening", reporter) else { continue };
-        match opening(&word.value) {
-            Ok(opening) if seen.insert(opening) => open.push(opening),
-            Ok(_) => reporter.problem(&item.span, format!("`{}` is opened twice", word.value), None),
-            Err(why) => reporter.problem(
-                &item.span,
-                format!("`{}` is no opening: {why}", word.value),
-                "`icmp`, a TCP port (`22`), `tcp:80`, `udp:137..138`".to_owned(),
-            ),
-        }
-    }
-    Some(Internet { open })
-}
-
-fn opening(word: &str) -> Result<Opening, &'static str> {
-    if word.eq_ignore_ascii_case("icmp") {
-        return Ok(Opening::Icmp);
-    }
-    let (protocol, ports) = word.split_once(':').unwrap_or(("tcp", word));
-    let (first, last) = ports.split_once("..").unwrap_or((ports, ports));
-    let port = |text: &str| match text.trim().parse::<u32>() {
-        Ok(number @ 1..=65535) => Ok(number as u16),
-        Ok(_) => Err("ports are 1 to 65535"),
-        Err(_) => Err("not a port"),
-    };
-    let (first, last) = (port(first)?, port(last)?);
-    if first > last {
-        return Err("the first port is above the last");
-    }
-    match protocol.to_ascii_lowercase().as_str() {
-        "tcp" => Ok(Opening::Tcp(first, last)),
-        "udp" => Ok(Opening::Udp(first, last)),
-        _ => Err("unknown protocol"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_openings() {
-        let check =
-            |word: &str, expected: Result<Opening, &str>| assert_eq!(opening(word), expected, "{word}");
-        check("icmp", Ok(Opening::Icmp));
-        check("22", Ok(Opening::Tcp(22, 22)));
-        check("tcp:80", Ok(Opening::Tcp(80, 80)));
-        check("udp:137..138", Ok(Opening::Udp(137, 138)));
-        check("0", Err("ports are 1 to 65535"));
-        check("65536", Err("ports are 1 to 65535"));
-        check("http", Err("not a port"));
-        check("9..8", Err("the first port is above the last"));
-        check("sctp:9", Err("unknown protocol"));
     }
 }

@@ -27,25 +27,51 @@ impl Template {
         node: Option<&NodeName>,
         lookup: &dyn Fn(&NodeName) -> Option<NodeValues>,
     ) -> String {
+        self.put_together(node, lookup).0
+    }
+
+    /// The text with every reference replaced, for uses in which a gap would do harm; `None` while something it
+    /// refers to is not known yet.
+    pub fn complete(
+        &self,
+        node: Option<&NodeName>,
+        lookup: &dyn Fn(&NodeName) -> Option<NodeValues>,
+    ) -> Option<String> {
+        let (text, complete) = self.put_together(node, lookup);
+        complete.then_some(text)
+    }
+
+    /// The text, and whether everything in it was known.
+    fn put_together(
+        &self,
+        node: Option<&NodeName>,
+        lookup: &dyn Fn(&NodeName) -> Option<NodeValues>,
+    ) -> (String, bool) {
         let mut out = String::with_capacity(self.0.len());
+        let mut complete = true;
         for part in parts(&self.0) {
             match part {
                 Part::Text(text) | Part::Unclosed(text) => out.push_str(text),
                 Part::Reference { whole, inner } => match value(inner, node, lookup) {
-                    Some(value) => out.push_str(&value),
+                    Some(Ok(value)) => out.push_str(&value),
+                    Some(Err(gap)) => {
+                        complete = false;
+                        out.push_str(&format!("({gap} is not known yet)"));
+                    }
                     None => out.push_str(whole),
                 },
             }
         }
-        out
+        (out, complete)
     }
 }
 
+/// What stands for a reference; an error names what is not known yet, `None` is no reference at all.
 fn value(
     inner: &str,
     this: Option<&NodeName>,
     lookup: &dyn Fn(&NodeName) -> Option<NodeValues>,
-) -> Option<String> {
+) -> Option<Result<String, String>> {
     let reference = Reference::parse(inner).ok()?;
     let name = match reference.target {
         Target::This => this?.clone(),
@@ -53,12 +79,12 @@ fn value(
     };
     let values = lookup(&name).unwrap_or_default();
     let text = match reference.attribute {
-        Attribute::Name => return Some(name.to_string()),
+        Attribute::Name => return Some(Ok(name.to_string())),
         Attribute::Public => values.public.map(|address| address.to_string()),
         Attribute::Private => values.private.map(|address| address.to_string()),
         Attribute::Ipv6 => values.ipv6.map(|address| address.to_string()),
     };
-    Some(text.unwrap_or_else(|| format!("({name}.{} is not known yet)", reference.attribute.word())))
+    Some(text.ok_or_else(|| format!("{name}.{}", reference.attribute.word())))
 }
 
 /// A piece of a text.
@@ -191,6 +217,8 @@ mod tests {
             assert_eq!(Template(text.into()).render(Some(&seed), &lookup), expected);
         };
         check("ssh root@{{ node.public }}.", "ssh root@198.51.100.2.");
+        assert_eq!(Template("{{ node.private }}".into()).complete(Some(&seed), &lookup), None);
+        assert_eq!(Template("{{ node.ipv6 }}".into()).complete(Some(&seed), &lookup), Some("::1".into()));
         check("{{node.name}} {{ EU7::seed.ipv6 }}", "seed ::1");
         check("{{ node.private }}", "(seed.private is not known yet)");
         check("{{ other.public }}", "(other.public is not known yet)");

@@ -3,7 +3,7 @@
 use fleet_model::NodeName;
 use fleet_plan::{
     ResolvedPlan,
-    resolved::{Disk, Location, NetworkRef, Node, Opening, Service},
+    resolved::{Disk, Location, NetworkRef, Node, Service, Source, Traffic},
 };
 
 use crate::mark::{accept_rule, opening_rule};
@@ -103,8 +103,8 @@ pub enum Want {
 /// What a firewall rule of ours lets through.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// From anywhere to a node's public address.
-    Opening(NodeName, Opening),
+    /// From one source to a node's public address.
+    Opening(NodeName, Traffic, Source),
     /// From one network to another, over private IPv6.
     Accept6(Place, Place),
     /// The same over private IPv4, within one domain.
@@ -188,10 +188,19 @@ fn node_resources(location: &str, vlan: &NetworkRef, node: &Node, add: &mut impl
         let nat = Key::Nat(name.clone());
         add(nat.clone(), vec![server], Want::Nat(name.clone()));
         ready.push(nat.clone());
-        for opening in &internet.open {
-            let rule = opening_rule(name.as_str(), *opening);
+        let pairs = internet
+            .open
+            .iter()
+            .flat_map(|opening| opening.from.iter().map(move |source| (opening.traffic, *source)));
+        // While nobody knows where the operator is, what is for the operator stays closed.
+        for (traffic, source) in pairs.filter(|(_, source)| *source != Source::Operator) {
+            let rule = opening_rule(name.as_str(), traffic, source);
             let key = Key::Rule(location.to_owned(), rule.clone());
-            add(key.clone(), vec![nat.clone()], Want::Rule(rule, Rule::Opening(name.clone(), *opening)));
+            add(
+                key.clone(),
+                vec![nat.clone()],
+                Want::Rule(rule, Rule::Opening(name.clone(), traffic, source)),
+            );
             ready.push(key);
         }
     }

@@ -1,7 +1,7 @@
 //! How cloud resources say whose they are: a mark in descriptions, a suffix on names of firewall rules.
 
 use fleet_model::FleetName;
-use fleet_plan::resolved::{NetworkRef, Opening};
+use fleet_plan::resolved::{NetworkRef, Source, Traffic};
 use sha2::{Digest, Sha256};
 
 /// Ends the name of every firewall rule of ours. Rules have no description, but they live in a network domain that
@@ -65,17 +65,27 @@ pub fn is_our_rule(name: &str) -> bool {
     name.ends_with(RULE_SUFFIX)
 }
 
-/// Name of the rule that opens a node's public address: `EU7rethinkSeed.TCPv4_22.fleet`.
-pub fn opening_rule(node: &str, opening: Opening) -> String {
+/// Name of the rule that opens a node's public address: `EU7rethinkSeed.TCPv4_22.fleet`, and for one source alone
+/// `EU7rethinkSeed.TCPv4_8080.From_192_0_2_7_32.fleet`. The source is part of the name, so that a narrower opening
+/// never hides behind a wider rule of the same name.
+pub fn opening_rule(node: &str, traffic: Traffic, source: Source) -> String {
     let ports = |first: u16, last: u16| {
         if first == last { first.to_string() } else { format!("{first}_{last}") }
     };
-    let what = match opening {
-        Opening::Icmp => "ICMPv4_any".to_owned(),
-        Opening::Tcp(first, last) => format!("TCPv4_{}", ports(first, last)),
-        Opening::Udp(first, last) => format!("UDPv4_{}", ports(first, last)),
+    let what = match traffic {
+        Traffic::Icmp => "ICMPv4_any".to_owned(),
+        Traffic::Tcp(first, last) => format!("TCPv4_{}", ports(first, last)),
+        Traffic::Udp(first, last) => format!("UDPv4_{}", ports(first, last)),
     };
-    rule_name(&[node, &what])
+    match source {
+        // As rules were named before they had sources: fleets that are up keep theirs.
+        Source::Any => rule_name(&[node, &what]),
+        Source::Operator => rule_name(&[node, &what, "From_operator"]),
+        Source::Cidr(address, prefix) => {
+            let [a, b, c, d] = address.octets();
+            rule_name(&[node, &what, &format!("From_{a}_{b}_{c}_{d}_{prefix}")])
+        }
+    }
 }
 
 /// Name of the rule that lets one network into another: `From.EU6.RethinkNetwork.To.RethinkSeedNetwork.IPv6.fleet`.
@@ -138,24 +148,42 @@ mod tests {
         let net =
             |location: &str, network: &str| NetworkRef { location: location.into(), network: network.into() };
         let check = |name: String, expected: &str| assert_eq!(name, expected);
-        check(opening_rule("EU7rethinkSeed", Opening::Tcp(22, 22)), "EU7rethinkSeed.TCPv4_22.fleet");
-        check(opening_rule("web", Opening::Udp(137, 138)), "web.UDPv4_137_138.fleet");
-        check(opening_rule("web", Opening::Icmp), "web.ICMPv4_any.fleet");
+        let any = |node: &str, traffic| opening_rule(node, traffic, Source::Any);
+        check(any("EU7rethinkSeed", Traffic::Tcp(22, 22)), "EU7rethinkSeed.TCPv4_22.fleet");
+        check(any("web", Traffic::Udp(137, 138)), "web.UDPv4_137_138.fleet");
+        check(any("web", Traffic::Icmp), "web.ICMPv4_any.fleet");
+        check(
+            opening_rule("web", Traffic::Tcp(8080, 8080), Source::Cidr([192, 0, 2, 0].into(), 24)),
+            "web.TCPv4_8080.From_192_0_2_0_24.fleet",
+        );
         check(
             accept_rule(&net("EU6", "RethinkNetwork"), &net("EU7", "RethinkSeedNetwork"), "IPv6"),
             "From.EU6.RethinkNetwork.To.RethinkSeedNetwork.IPv6.fleet",
         );
-        check(opening_rule("a-b", Opening::Icmp), "a_b.ICMPv4_any_444ca7a15a.fleet");
+        check(any("a-b", Traffic::Icmp), "a_b.ICMPv4_any_444ca7a15a.fleet");
     }
 
     proptest! {
         #[test]
-        fn rule_names_are_names(node in "[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?", first: u16, last: u16) {
-            let name = opening_rule(&node, Opening::Udp(first, last));
+        fn rule_names_are_names(node in "[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?", first: u16, last: u16, address: [u8; 4]) {
+            let name = opening_rule(&node, Traffic::Udp(first, last), Source::Cidr(address.into(), 32));
             prop_assert!(name.len() <= MAX_RULE_NAME);
             prop_assert!(is_our_rule(&name));
             prop_assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.'));
             prop_assert!(!name.starts_with(|c: char| c.is_ascii_digit()));
+        }
+
+        #[test]
+        fn rule_names_of_sources_differ(
+            node in "[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?",
+            sources in prop::collection::btree_set((any::<[u8; 4]>(), 1..=32u8), 2..9),
+        ) {
+            let name = |source| opening_rule(&node, Traffic::Tcp(22, 22), source).to_ascii_lowercase();
+            let names: BTreeSet<String> = sources.iter()
+                .map(|(address, prefix)| name(Source::Cidr((*address).into(), *prefix)))
+                .chain([name(Source::Any), name(Source::Operator)])
+                .collect();
+            prop_assert_eq!(names.len(), sources.len() + 2);
         }
 
         #[test]

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use fleet_mcp::types::{
     Action, CreateFirewallRule, Endpoint, FirewallRule, IpVersion, Placement, PortRange, Protocol, Vlan,
 };
-use fleet_plan::resolved::Opening;
+use fleet_plan::resolved::{Source, Traffic};
 
 use crate::{
     graph::{Place, Rule},
@@ -22,15 +22,22 @@ pub fn wanted(
     rule: &Rule,
 ) -> Option<CreateFirewallRule> {
     let (ip_version, protocol, source, destination) = match rule {
-        Rule::Opening(node, opening) => {
+        Rule::Opening(node, traffic, source) => {
             let server = domain.server(mark, node.as_str())?;
             let host = Endpoint::host(domain.addresses(server).public_ipv4?);
-            let (protocol, destination) = match *opening {
-                Opening::Icmp => (Protocol::Icmp, host),
-                Opening::Tcp(first, last) => (Protocol::Tcp, host.ports(first, last)),
-                Opening::Udp(first, last) => (Protocol::Udp, host.ports(first, last)),
+            let (protocol, destination) = match *traffic {
+                Traffic::Icmp => (Protocol::Icmp, host),
+                Traffic::Tcp(first, last) => (Protocol::Tcp, host.ports(first, last)),
+                Traffic::Udp(first, last) => (Protocol::Udp, host.ports(first, last)),
             };
-            (IpVersion::V4, protocol, Endpoint::any(), destination)
+            let source = match *source {
+                Source::Any => Endpoint::any(),
+                // The API writes a single host without a prefix.
+                Source::Cidr(address, 32) => Endpoint::host(address),
+                Source::Cidr(address, prefix) => Endpoint::network(address, prefix),
+                Source::Operator => return None,
+            };
+            (IpVersion::V4, protocol, source, destination)
         }
         Rule::Accept6(from, to) => {
             let network = |place: &Place| {

@@ -11,7 +11,7 @@ use fleet_plan::{
     ResolvedPlan,
     resolved::{
         Cloud as PlanCloud, Cpu, Disk, Domain, Internet, Location, Network, NetworkRef, Node, Opening,
-        Service, Template,
+        Service, Source, Template, Traffic,
     },
 };
 use fleet_store::{MemoryStore, Store};
@@ -215,7 +215,9 @@ async fn drain(mut receiver: mpsc::Receiver<Event>) -> Vec<Event> {
 /// The reference fleet.
 pub(crate) fn reference() -> ResolvedPlan {
     let text = include_str!("../../../packaging/plans/rethinkdb.yaml");
-    fleet_plan::load("rethinkdb.yaml", text, &BTreeMap::new()).expect("no problems").plan
+    let mut plan = fleet_plan::load("rethinkdb.yaml", text, &BTreeMap::new()).expect("no problems").plan;
+    plan.place_operator(&["192.0.2.7"]).expect("an address");
+    plan
 }
 
 /// Two locations, three nodes: everything there is, once.
@@ -230,7 +232,7 @@ pub(crate) fn small() -> ResolvedPlan {
 }
 
 /// Disks, openings and monitoring of a node.
-type AnyNode = (Vec<u32>, Option<BTreeSet<Opening>>, Option<Service>);
+type AnyNode = (Vec<u32>, Option<BTreeMap<Traffic, Vec<Source>>>, Option<Service>);
 
 /// Nodes of a network, and places of networks it accepts.
 type AnyNetwork = (Vec<AnyNode>, Vec<(usize, usize)>);
@@ -239,11 +241,18 @@ type AnyNetwork = (Vec<AnyNode>, Vec<(usize, usize)>);
 pub(crate) fn any_plan() -> impl Strategy<Value = ResolvedPlan> {
     let node = (
         prop::collection::vec(10..40u32, 0..3),
-        prop::option::of(prop::collection::btree_set(
+        prop::option::of(prop::collection::btree_map(
             prop_oneof![
-                Just(Opening::Icmp),
-                (1..9u16).prop_map(|port| Opening::Tcp(port, port)),
-                (1..9u16).prop_map(|port| Opening::Udp(port, port + 1)),
+                Just(Traffic::Icmp),
+                (1..9u16).prop_map(|port| Traffic::Tcp(port, port)),
+                (1..9u16).prop_map(|port| Traffic::Udp(port, port + 1)),
+            ],
+            prop_oneof![
+                Just(vec![Source::Any]),
+                prop::collection::btree_set(1..9u8, 1..3).prop_map(|hosts| {
+                    hosts.into_iter().map(|host| Source::Cidr([192, 0, 2, host].into(), 32)).collect()
+                }),
+                Just(vec![Source::Cidr([192, 0, 2, 0].into(), 24), Source::Operator]),
             ],
             0..3,
         )),
@@ -286,6 +295,7 @@ pub(crate) fn any_plan() -> impl Strategy<Value = ResolvedPlan> {
             fleet: fleet(),
             cloud: PlanCloud::Local,
             information: Template::default(),
+            recheck: None,
             locations: locations.into_iter().enumerate().map(location).collect(),
         }
     })
@@ -294,7 +304,7 @@ pub(crate) fn any_plan() -> impl Strategy<Value = ResolvedPlan> {
 fn node_of(
     name: &str,
     disks: Vec<u32>,
-    open: Option<BTreeSet<Opening>>,
+    open: Option<BTreeMap<Traffic, Vec<Source>>>,
     monitoring: Option<Service>,
 ) -> Node {
     Node {
@@ -308,7 +318,10 @@ fn node_of(
             .map(|(scsi_id, size_gb)| Disk { scsi_id, size_gb, speed: "STANDARD".into() })
             .collect(),
         monitoring,
-        internet: open.map(|open| Internet { open: open.into_iter().collect() }),
+        internet: open.map(|open| Internet {
+            open: open.into_iter().map(|(traffic, from)| Opening { traffic, from }).collect(),
+        }),
         information: Template::default(),
+        tasks: Vec::new(),
     }
 }

@@ -4,7 +4,7 @@ mod faults;
 mod leaving;
 
 use fleet_mcp::types::State as Life;
-use fleet_plan::resolved::{Opening, Service};
+use fleet_plan::resolved::{Opening, Service, Source, Traffic};
 use proptest::prelude::*;
 
 use crate::{
@@ -73,6 +73,61 @@ async fn a_preview_changes_nothing() {
     assert_eq!(world.provider().preview(&plan).await.expect("a preview"), []);
 }
 
+/// Rules of one node that let TCP port 8080 in, with their sources.
+fn consoles(world: &World, node: &str) -> Vec<(String, String)> {
+    let state = world.cloud.state();
+    let ours = state.rules.values().filter(|rule| rule.name.starts_with(&format!("{node}.TCPv4_8080")));
+    let mut found: Vec<_> = ours
+        .map(|rule| {
+            let ip = rule.source.ip.as_ref().expect("an address");
+            let prefix = ip.prefix_size.map(|size| format!("/{size}")).unwrap_or_default();
+            (rule.name.clone(), format!("{}{prefix}", ip.address))
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_opening_is_one_rule_for_each_source() {
+    let (world, mut plan) = (World::new(), small());
+    let from = |plan: &mut fleet_plan::ResolvedPlan, sources: Vec<Source>| {
+        let internet = plan.locations[0].networks[0].nodes[0].internet.as_mut().expect("public");
+        internet.open = vec![Opening { traffic: Traffic::Tcp(8080, 8080), from: sources }];
+    };
+    let host = Source::Cidr([192, 0, 2, 7].into(), 32);
+    let network = Source::Cidr([203, 0, 113, 0].into(), 24);
+    let rule =
+        |tail: &str, source: &str| (format!("EU7rethinkSeed.TCPv4_8080{tail}.fleet"), source.to_owned());
+
+    from(&mut plan, vec![Source::Any]);
+    world.apply(&plan).await;
+    assert_eq!(consoles(&world, "EU7rethinkSeed"), [rule("", "ANY")]);
+
+    // Narrower: the wide rule must go, not only the narrow ones come.
+    from(&mut plan, vec![host, network]);
+    world.cloud.count_anew();
+    world.apply(&plan).await;
+    let narrow = [rule(".From_192_0_2_7_32", "192.0.2.7"), rule(".From_203_0_113_0_24", "203.0.113.0/24")];
+    assert_eq!(consoles(&world, "EU7rethinkSeed"), narrow);
+    let mut changes = world.cloud.changes();
+    changes.sort_unstable();
+    assert_eq!(changes, ["createFirewallRule", "createFirewallRule", "deleteFirewallRule"]);
+    world.check_exact(&plan).await;
+
+    // Somebody opened one of them behind our back.
+    let open = |rule: &&mut fleet_mcp::types::FirewallRule| rule.name.contains("From_192_0_2_7");
+    let wide = fleet_mcp::types::Endpoint::any();
+    world.cloud.state().rules.values_mut().find(open).expect("the rule").source = wide;
+    world.apply(&plan).await;
+    assert_eq!(consoles(&world, "EU7rethinkSeed"), narrow);
+
+    // Until somebody says where the operator is, what is for the operator stays closed.
+    from(&mut plan, vec![Source::Operator]);
+    world.apply(&plan).await;
+    assert_eq!(consoles(&world, "EU7rethinkSeed"), []);
+}
+
 fn check_nothing_left(world: &World) {
     let state = world.cloud.state();
     assert!(state.domains.is_empty() && state.vlans.is_empty() && state.servers.is_empty());
@@ -87,7 +142,8 @@ async fn changes_in_place_are_made() {
     node.disks[0].size_gb = 50;
     node.monitoring = Some(Service::Advanced);
     if let Some(internet) = &mut node.internet {
-        internet.open = vec![Opening::Tcp(22, 22), Opening::Udp(53, 54)];
+        let any = |traffic| Opening { traffic, from: vec![Source::Any] };
+        internet.open = vec![any(Traffic::Tcp(22, 22)), any(Traffic::Udp(53, 54))];
     }
     plan.locations[0].networks[0].nodes[0].monitoring = None;
     world.cloud.count_anew();

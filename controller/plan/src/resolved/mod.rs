@@ -1,9 +1,19 @@
 //! What a plan means once nothing is left open.
 
-use std::net::Ipv4Addr;
+mod internet;
+mod task;
+
+use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 
 use fleet_model::{FleetName, NodeName};
 use serde::{Deserialize, Serialize};
+
+pub(crate) use internet::distinct;
+pub use internet::{Internet, NoSuchSource, Opening, OperatorUnknown, Source, Traffic};
+pub use task::{
+    Access, AptRepository, Clock, Command, Content, Database, File, Key, OnDrift, Package, Packages,
+    Rethinkdb, Service as ServiceTask, Task, Todo, Update, User, Work,
+};
 
 /// A plan with every default applied and every reference checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +24,8 @@ pub struct ResolvedPlan {
     pub cloud: Cloud,
     /// Text for people about the fleet as a whole; may hold references to nodes.
     pub information: Template,
+    /// Mean time between two looks of an agent at all its tasks; `None` leaves it to the agent.
+    pub recheck: Option<Duration>,
     /// Locations in the order of the file.
     pub locations: Vec<Location>,
 }
@@ -31,6 +43,21 @@ impl ResolvedPlan {
     /// The node of this name with where it is.
     pub fn node(&self, name: &NodeName) -> Option<Placed<'_>> {
         self.nodes().find(|placed| placed.node.name == *name)
+    }
+
+    /// Files of the operator's host that tasks name, as written, each once and in the order of first use.
+    pub fn files(&self) -> Vec<&str> {
+        let mut seen = BTreeSet::new();
+        let named = self.nodes().flat_map(|placed| &placed.node.tasks).filter_map(|task| task.work.file());
+        named.filter(|name| seen.insert(*name)).collect()
+    }
+
+    /// Whether somebody gets in by the operator's keys.
+    pub fn wants_operator_keys(&self) -> bool {
+        self.nodes().flat_map(|placed| &placed.node.tasks).any(|task| match &task.work {
+            Work::Access(access) => access.keys.contains(&Key::Operator),
+            _ => false,
+        })
     }
 
     /// The network `LOCATION::NAME`.
@@ -140,6 +167,18 @@ pub struct Node {
     pub internet: Option<Internet>,
     /// Text for people, shown when the fleet is up.
     pub information: Template,
+    /// What its agent does, in this order.
+    pub tasks: Vec<Task>,
+}
+
+impl Node {
+    /// The login its plan gives it, if it does.
+    pub fn login(&self) -> Option<&str> {
+        self.tasks.iter().find_map(|task| match &task.work {
+            Work::Access(access) => Some(access.login.as_str()),
+            _ => None,
+        })
+    }
 }
 
 /// Virtual CPUs of a node.
@@ -162,25 +201,6 @@ pub struct Disk {
     pub size_gb: u32,
     /// `STANDARD`, `HIGHPERFORMANCE` or `ECONOMY`.
     pub speed: String,
-}
-
-/// What reaches a node's public address.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Internet {
-    /// Openings; anything else is filtered.
-    pub open: Vec<Opening>,
-}
-
-/// One opening in the firewall, IPv4, from anywhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Opening {
-    /// Any ICMP.
-    Icmp,
-    /// TCP ports, first and last.
-    Tcp(u16, u16),
-    /// UDP ports, first and last.
-    Udp(u16, u16),
 }
 
 /// Text with references to nodes left in it: `{{ node.public }}`, `{{ EU7::EU7rethinkSeed.ipv6 }}`.

@@ -1,12 +1,15 @@
 //! Whole plans in, plans or problems out.
 
+mod tasks;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::resolved::{Cloud, Opening, Service};
+use crate::resolved::{Cloud, Opening, Service, Source, Traffic};
 
-const REFERENCE: &str = include_str!("../../../packaging/plans/rethinkdb.yaml");
-const MINIMAL: &str = include_str!("../../../packaging/plans/minimal.yaml");
+const REFERENCE: &str = include_str!("../../../../packaging/plans/rethinkdb.yaml");
+const NGINX: &str = include_str!("../../../../packaging/plans/nginx.yaml");
+const MINIMAL: &str = include_str!("../../../../packaging/plans/minimal.yaml");
 
 fn set(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
@@ -57,9 +60,28 @@ fn the_reference_fleet_is_as_the_use_case_says() {
         assert_eq!((node.disks.len(), node.disks[0].scsi_id, node.disks[0].size_gb), (1, 1, 10));
         assert_eq!(node.monitoring, Some(Service::Essentials));
         let open = &node.internet.as_ref().expect("public").open;
-        let tcp = |port| Opening::Tcp(port, port);
-        assert_eq!(*open, [Opening::Icmp, tcp(22), tcp(5000), tcp(8080)]);
+        let from = |traffic, source| Opening { traffic, from: vec![source] };
+        let tcp = |port| Traffic::Tcp(port, port);
+        assert_eq!(
+            *open,
+            [
+                from(Traffic::Icmp, Source::Any),
+                from(tcp(22), Source::Any),
+                from(tcp(5000), Source::Any),
+                from(tcp(8080), Source::Operator),
+            ]
+        );
     }
+}
+
+#[test]
+fn the_site_needs_only_general_tasks() {
+    let loaded = load("nginx.yaml", NGINX, &BTreeMap::new()).expect("no problems");
+    assert_eq!(loaded.warnings, []);
+    let plan = loaded.plan;
+    assert_eq!(plan.nodes().count(), 3);
+    assert_eq!(plan.files(), ["nginx/index.html"]);
+    assert_eq!(plan.wants_operator_address(), None);
 }
 
 #[test]
