@@ -32,13 +32,18 @@ pub(crate) mod tests {
 
     use fleet_model::SystemClock;
     use fleet_proto::v1::task_spec::Kind;
-    use fleet_task::{Engine, Journal, NoRunner, Node, Outcome, Phases, Report, Run, Runner, Task, TaskId};
+    use fleet_task::{
+        Engine, Journal, NoRunner, Node, Outcome, Phases, Report, Run, Runner, Task, TaskId,
+        fake::FakeController,
+    };
     use tokio_util::sync::CancellationToken;
 
     /// A node in a folder, on which tasks are run as the agent runs them.
     pub(crate) struct Rig {
         root: tempfile::TempDir,
         runner: Arc<dyn Runner>,
+        /// The controller of this node.
+        pub(crate) controller: Arc<FakeController>,
     }
 
     impl Rig {
@@ -48,7 +53,8 @@ pub(crate) mod tests {
         }
 
         pub(crate) fn with(runner: Arc<dyn Runner>, files: &[(&str, &str)]) -> Self {
-            let rig = Self { root: tempfile::tempdir().expect("folder"), runner };
+            let (root, controller) = (tempfile::tempdir().expect("folder"), Arc::default());
+            let rig = Self { root, runner, controller };
             fs::create_dir(rig.path("/etc")).expect("etc");
             for (path, text) in files {
                 let path = rig.path(path);
@@ -70,6 +76,7 @@ pub(crate) mod tests {
         pub(crate) fn node(&self) -> Node {
             let journal = Journal::open(self.path("/journal.json")).expect("journal");
             Node::new(self.root.path(), self.runner.clone(), Arc::new(journal))
+                .with_controller(self.controller.clone())
         }
 
         pub(crate) async fn run(&self, task: Arc<dyn Task>) -> Report {
@@ -88,6 +95,13 @@ pub(crate) mod tests {
 
         pub(crate) async fn unchanged<T: Task + Clone + 'static>(&self, task: &T) {
             assert_eq!(self.run(Arc::new(task.clone())).await.outcome, Outcome::Unchanged);
+        }
+
+        pub(crate) async fn waits<T: Task + Clone + 'static>(&self, task: &T) -> String {
+            match self.run(Arc::new(task.clone())).await.outcome {
+                Outcome::Waiting(what) => what,
+                other => panic!("expected to wait, found {other:?}"),
+            }
         }
 
         pub(crate) async fn failed<T: Task + Clone + 'static>(&self, task: &T) -> String {
