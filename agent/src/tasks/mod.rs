@@ -1,5 +1,6 @@
 //! The kinds of node work this agent knows, one file each.
 
+mod certificate;
 mod hostname;
 mod hosts;
 pub mod lvm;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use fleet_proto::v1::task_spec::Kind;
 use fleet_task::{Task, TaskId};
 
+pub use certificate::Certificate;
 pub use hostname::Hostname;
 pub use hosts::Hosts;
 pub use lvm::Lvm;
@@ -22,6 +24,7 @@ pub fn from_spec(id: TaskId, kind: Option<&Kind>) -> Arc<dyn Task> {
         Some(Kind::Hostname(spec)) => Arc::new(Hostname::new(id, spec.hostname.clone())),
         Some(Kind::Hosts(spec)) => Arc::new(Hosts::new(id, spec.entries.clone())),
         Some(Kind::Lvm(spec)) => Arc::new(Lvm::new(id, spec.clone())),
+        Some(Kind::Certificate(spec)) => Arc::new(Certificate::new(id, spec.names.clone())),
         Some(_) | None => Arc::new(unknown::Unknown::new(id)),
     }
 }
