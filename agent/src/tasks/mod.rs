@@ -4,8 +4,11 @@ mod certificate;
 mod hostname;
 mod hosts;
 pub mod lvm;
+mod package;
+mod service;
 pub mod support;
 mod unknown;
+mod user;
 
 use std::sync::Arc;
 
@@ -16,6 +19,9 @@ pub use certificate::Certificate;
 pub use hostname::Hostname;
 pub use hosts::Hosts;
 pub use lvm::Lvm;
+pub use package::Package;
+pub use service::Service;
+pub use user::User;
 
 /// The task a piece of desired state asks for. A kind this agent does not know becomes a task that fails
 /// and says so: an older agent must never pretend.
@@ -25,6 +31,9 @@ pub fn from_spec(id: TaskId, kind: Option<&Kind>) -> Arc<dyn Task> {
         Some(Kind::Hosts(spec)) => Arc::new(Hosts::new(id, spec.entries.clone())),
         Some(Kind::Lvm(spec)) => Arc::new(Lvm::new(id, spec.clone())),
         Some(Kind::Certificate(spec)) => Arc::new(Certificate::new(id, spec.names.clone())),
+        Some(Kind::Package(spec)) => Arc::new(Package::new(id, spec.clone())),
+        Some(Kind::Service(spec)) => Arc::new(Service::new(id, spec.clone())),
+        Some(Kind::User(spec)) => Arc::new(User::new(id, spec.clone())),
         Some(_) | None => Arc::new(unknown::Unknown::new(id)),
     }
 }

@@ -4,7 +4,7 @@
 
 use std::os::unix::fs::MetadataExt;
 
-use fleet_task::{Node, TaskError};
+use fleet_task::{Command, Node, TaskError};
 
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
@@ -75,6 +75,67 @@ pub fn groups(node: &Node) -> Result<Vec<Group>, TaskError> {
 /// [`TaskError::Read`].
 pub fn group(node: &Node, name: &str) -> Result<Option<Group>, TaskError> {
     Ok(groups(node)?.into_iter().find(|group| group.name == name))
+}
+
+/// A user to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct Account<'a> {
+    /// Login name.
+    pub name: &'a str,
+    /// For a service: no home, and by itself no login.
+    pub system: bool,
+    /// Login shell; empty means `/usr/sbin/nologin` for a system user, else the node's default.
+    pub shell: &'a str,
+    /// Home folder; empty means the node's default.
+    pub home: &'a str,
+    /// Groups beside its own.
+    pub groups: &'a [String],
+}
+
+impl Account<'_> {
+    /// The command that makes it, with a group of its own name; one that is there already is taken.
+    ///
+    /// # Errors
+    /// [`TaskError::Read`].
+    pub fn make(&self, node: &Node) -> Result<Command, TaskError> {
+        let mut args: Vec<&str> = Vec::new();
+        if self.system {
+            args.push("--system");
+        }
+        match group(node, self.name)? {
+            Some(_) => args.extend(["--gid", self.name]),
+            None => args.push("--user-group"),
+        }
+        let nologin = if self.system { "/usr/sbin/nologin" } else { "" };
+        for (option, value) in
+            [("--shell", if self.shell.is_empty() { nologin } else { self.shell }), ("--home-dir", self.home)]
+        {
+            if !value.is_empty() {
+                args.extend([option, value]);
+            }
+        }
+        args.push(if self.system { "--no-create-home" } else { "--create-home" });
+        let groups = self.groups.join(",");
+        if !groups.is_empty() {
+            args.extend(["--groups", &groups]);
+        }
+        args.extend(["--", self.name]);
+        Ok(Command::new("useradd", args))
+    }
+}
+
+/// Those of `wanted` a user is not in.
+///
+/// # Errors
+/// [`TaskError::Read`].
+pub fn missing_groups(node: &Node, user: &User, wanted: &[String]) -> Result<Vec<String>, TaskError> {
+    let groups = groups(node)?;
+    let is_in = |name: &String| {
+        groups
+            .iter()
+            .any(|group| group.name == *name && (group.gid == user.gid || group.members.contains(&user.name)))
+    };
+    Ok(wanted.iter().filter(|name| !is_in(name)).cloned().collect())
 }
 
 /// Number of a user, or a refusal that names it. Root is the owner of the node's own root folder: 0, but for a

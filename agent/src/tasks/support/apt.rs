@@ -226,7 +226,7 @@ mod tests {
         let runner = Arc::new(FakeRunner::default());
         let rig =
             Rig::with(runner.clone(), &[(lock, ""), ("/proc/7/cmdline", "/usr/bin/apt-get\0upgrade\0")]);
-        fs::write(rig.path("/proc/locks"), line(&rig, lock, 7)).expect("locks");
+        fs::write(rig.path("/proc/locks"), line(&rig.path(lock), 7)).expect("locks");
         let error = install(&rig.node(), &["chrony"]).await.expect_err("locked");
         let expected = "apt-get (pid 7) to end, which holds /var/lib/dpkg/lock-frontend";
         assert!(matches!(&error, TaskError::NotYet(what) if what == expected), "{error:?}");

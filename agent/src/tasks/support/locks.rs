@@ -71,9 +71,9 @@ pub(crate) mod tests {
     use super::*;
     use crate::tasks::tests::Rig;
 
-    /// A line of the kernel's list about a file of the rig.
-    pub(crate) fn line(rig: &Rig, file: &str, pid: u32) -> String {
-        let meta = fs::metadata(rig.path(file)).expect("lock file");
+    /// A line of the kernel's list about a file.
+    pub(crate) fn line(file: &std::path::Path, pid: u32) -> String {
+        let meta = fs::metadata(file).expect("lock file");
         let (major, minor) = (major(meta.dev()), minor(meta.dev()));
         format!("1: POSIX  ADVISORY  WRITE {pid} {major:02x}:{minor:02x}:{} 0 EOF\n", meta.ino())
     }
@@ -85,7 +85,7 @@ pub(crate) mod tests {
         let cmdline = "/usr/bin/python3\0-u\0/usr/bin/unattended-upgrade\0--download-only\0";
         let rig = Rig::new(&[(FILE, ""), ("/proc/locks", ""), ("/proc/812/cmdline", cmdline)]);
         assert_eq!(holder(&rig.node(), FILE), None);
-        let held = line(&rig, FILE, 812);
+        let held = line(&rig.path(FILE), 812);
         let others = "1: FLOCK  ADVISORY  WRITE 7 fe:00:1 0 EOF\nnonsense\n2: OFDLCK\n";
         fs::write(rig.path("/proc/locks"), format!("{others}{held}")).expect("locks");
         assert_eq!(holder(&rig.node(), FILE).as_deref(), Some("unattended-upgrade (pid 812)"));

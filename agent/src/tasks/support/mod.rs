@@ -7,6 +7,8 @@
 pub mod accounts;
 pub mod apt;
 pub mod dpkg;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod locks;
 pub mod names;
 pub mod unit;

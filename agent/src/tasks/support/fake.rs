@@ -1,0 +1,218 @@
+//! A Debian node in a folder: answers the programs that tasks start by changing files, as the real ones do, and fails
+//! or dies half way when told to.
+
+mod accounts;
+mod packages;
+mod ssh;
+mod units;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+use async_trait::async_trait;
+use fleet_task::{Command, CommandError, Output, Runner};
+use tokio::sync::Notify;
+
+use crate::tasks::{support::locks::tests::line, tests::Rig};
+use units::FakeUnit;
+
+const LOCK: &str = "/var/lib/dpkg/lock-frontend";
+
+/// What happens at a certain call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The program fails and does nothing.
+    Fails,
+    /// Everything ends before the program has done anything.
+    DiesBefore,
+    /// Everything ends when the program has done its work and before anybody hears of it.
+    DiesAfter,
+}
+
+/// The node.
+#[derive(Debug, Default)]
+pub(crate) struct Debian {
+    root: OnceLock<PathBuf>,
+    state: Mutex<State>,
+    died: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ran: Vec<String>,
+    fault: Option<(usize, Fault)>,
+    dead: bool,
+    offered: BTreeMap<String, String>,
+    /// Files that come with a package.
+    brings: BTreeMap<String, Vec<(String, String)>>,
+    units: BTreeMap<String, FakeUnit>,
+    starts: u64,
+    tracking: String,
+    /// What the running sshd has read last.
+    sshd: BTreeMap<String, String>,
+    /// Users sshd turns away whatever key they show, once it has read our settings.
+    turned_away: BTreeSet<String>,
+    keys: u32,
+    answers: BTreeMap<String, Output>,
+}
+
+impl Debian {
+    /// A node with these files, and what a Debian always has.
+    pub(crate) fn rig(files: &[(&str, &str)]) -> (Arc<Self>, Rig) {
+        let debian = Arc::new(Self::default());
+        let rig = Rig::with(debian.clone(), files);
+        for (path, text) in [
+            (LOCK, ""),
+            ("/proc/locks", ""),
+            ("/proc/uptime", "1000.00 900.00\n"),
+            ("/proc/sys/kernel/osrelease", "6.1.0-20-amd64\n"),
+            ("/proc/sys/kernel/random/boot_id", "boot-1\n"),
+            ("/var/lib/dpkg/status", ""),
+            ("/var/lib/fleet-agent/key", ""),
+            ("/var/cache/apt/archives/lock", ""),
+            ("/run/.keep", ""),
+        ] {
+            let path = rig.path(path);
+            fs::create_dir_all(path.parent().expect("absolute")).expect("parent");
+            if !path.exists() {
+                fs::write(path, text).expect("file");
+            }
+        }
+        debian.root.set(rig.path("/")).expect("only once");
+        (debian, rig)
+    }
+
+    /// At the `nth` call from now on (counted from 0), once.
+    pub(crate) fn fault_at(&self, nth: usize, fault: Fault) {
+        let mut state = self.lock();
+        let nth = state.ran.len() + nth;
+        state.fault = Some((nth, fault));
+    }
+
+    /// Waits until it has died.
+    pub(crate) async fn dead(&self) {
+        self.died.notified().await;
+    }
+
+    /// Switches it on again; no fault is to come any more.
+    pub(crate) fn revive(&self) {
+        let mut state = self.lock();
+        (state.dead, state.fault) = (false, None);
+    }
+
+    /// The commands it ran whose text contains `what`.
+    pub(crate) fn ran(&self, what: &str) -> Vec<String> {
+        self.lock().ran.iter().filter(|line| line.contains(what)).cloned().collect()
+    }
+
+    /// Answers a program that has no meaning here.
+    pub(crate) fn answers(&self, program: &str, output: Output) -> &Self {
+        self.lock().answers.insert(program.into(), output);
+        self
+    }
+
+    /// Somebody holds dpkg's lock.
+    pub(crate) fn locked_by(&self, pid: u32, program: &str) -> &Self {
+        let path = self.path(&format!("/proc/{pid}/cmdline"));
+        fs::create_dir_all(path.parent().expect("absolute")).expect("parent");
+        fs::write(path, format!("/usr/bin/{program}\0")).expect("cmdline");
+        fs::write(self.path("/proc/locks"), line(&self.path(LOCK), pid)).expect("locks");
+        self
+    }
+
+    /// Nobody does any more.
+    pub(crate) fn unlocked(&self) {
+        fs::write(self.path("/proc/locks"), "").expect("locks");
+    }
+
+    fn path(&self, absolute: &str) -> PathBuf {
+        self.root.get().expect("made by `rig`").join(absolute.trim_start_matches('/'))
+    }
+
+    fn text(&self, absolute: &str) -> String {
+        fs::read_to_string(self.path(absolute)).unwrap_or_default()
+    }
+
+    fn put(&self, absolute: &str, text: &str) {
+        let path = self.path(absolute);
+        let put = || -> std::io::Result<()> {
+            fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
+            fs::write(&path, text)
+        };
+        put().expect("the folder of a test");
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The answer, or `None` if the machine is dead.
+    fn answer(&self, command: &Command) -> Option<Output> {
+        let fault = {
+            let mut state = self.lock();
+            if state.dead {
+                return None;
+            }
+            let nth = state.ran.len();
+            state.ran.push(command.to_string());
+            state.fault.filter(|(at, _)| *at == nth).map(|(_, fault)| fault)
+        };
+        match fault {
+            Some(Fault::Fails) => return Some(failure(1, "E: it was told to fail")),
+            Some(Fault::DiesBefore) => {
+                self.lock().dead = true;
+                return None;
+            }
+            Some(Fault::DiesAfter) | None => (),
+        }
+        let output = self.act(command);
+        if fault.is_some() {
+            self.lock().dead = true;
+            return None;
+        }
+        Some(output)
+    }
+
+    fn act(&self, command: &Command) -> Output {
+        if let Some(output) = self.lock().answers.get(&command.program) {
+            return output.clone();
+        }
+        let args: Vec<&str> = command.args.iter().map(String::as_str).collect();
+        match command.program.as_str() {
+            "true" => Output::ok(""),
+            "false" => failure(1, ""),
+            "apt-get" => self.apt(&args),
+            "dpkg" => self.dpkg(),
+            "systemctl" => self.systemctl(&args),
+            "journalctl" => self.journalctl(&args),
+            "useradd" | "usermod" | "userdel" | "mkhomedir_helper" => self.accounts(&command.program, &args),
+            "chronyc" => Output::ok(self.lock().tracking.clone()),
+            "visudo" => self.visudo(&args),
+            "ssh-keygen" => self.keygen(&args),
+            "/usr/sbin/sshd" => self.sshd(&args),
+            "ssh" => self.ssh(&args),
+            other => failure(127, &format!("{other}: not on this node")),
+        }
+    }
+}
+
+fn failure(code: i32, said: &str) -> Output {
+    Output { code: Some(code), stdout: Vec::new(), stderr: format!("{said}\n").into_bytes() }
+}
+
+#[async_trait]
+impl Runner for Debian {
+    async fn output(&self, command: &Command) -> Result<Output, CommandError> {
+        match self.answer(command) {
+            Some(output) => Ok(output),
+            None => {
+                self.died.notify_one();
+                std::future::pending().await
+            }
+        }
+    }
+}
