@@ -4,10 +4,14 @@
 //! itself, by process id. [`LocalCloud`] asks the cloud's API behind fleetctl's back, which is how a test
 //! knows what really exists.
 
+mod browser;
 mod cloud;
 mod console;
+mod login;
 mod sandbox;
 
+pub use browser::Browser;
 pub use cloud::{Holdings, LocalCloud};
 pub use console::Console;
+pub use login::{Login, Tunnel};
 pub use sandbox::{Ended, Sandbox, eventually, runs};
