@@ -148,9 +148,9 @@ impl Board {
             (state.plan.clone(), state.addresses.clone())
         };
         let Some(plan) = plan else { return Ok(()) };
-        for (node, tasks) in desired::tasks(&plan, &addresses) {
+        for (node, tasks) in desired::tasks(&plan, &addresses, &desired::Inputs::default()) {
             let held = self.registry().desired(&node);
-            if let Some(next) = desired::next(held.as_deref(), tasks) {
+            if let Some(next) = desired::next(held.as_deref(), tasks, plan.recheck) {
                 // Durable before it is told: a restarted controller never takes a generation back.
                 self.records.put_message(&keys::desired(&node), &next).await?;
                 tracing::info!(%node, generation = next.generation, "desired state changed");

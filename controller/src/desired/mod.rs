@@ -1,0 +1,120 @@
+//! What each node should be: plan, addresses and what the operator brought in, tasks out. Pure.
+//!
+//! Every node does `identity` and `storage` first; then come the tasks of its plan, each a phase of its own, in the
+//! order they are written. A task that cannot be said yet, because an address it needs is not known, is left out with
+//! all that come after it: they may rely on it.
+
+mod cluster;
+mod convergence;
+mod names;
+mod works;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use fleet_model::{Generation, NodeName};
+use fleet_plan::{
+    ResolvedPlan,
+    resolved::{OnDrift, Task, Work},
+};
+use fleet_proto::v1::{self, CertificateTask, HostnameTask, HostsTask, LvmTask, TaskSpec, task_spec::Kind};
+use fleet_provider::event::Addresses;
+
+pub use convergence::{Convergence, convergence, degraded};
+
+use works::Scene;
+
+/// Volume group, logical volume and mount point of the images' root file system.
+const ROOT: (&str, &str, &str) = ("rootvol00", "rootlvol00", "/");
+
+/// What a plan needs besides its text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inputs {
+    /// Files of the operator's host, by the names the plan has for them.
+    pub artifacts: BTreeMap<String, v1::Artifact>,
+    /// What `operator` means among a plan's keys: lines of authorized_keys.
+    pub operator_keys: Vec<String>,
+    /// The todo application's program.
+    pub todo: Option<v1::Artifact>,
+}
+
+/// Tasks of every node whose server has addresses.
+pub fn tasks(
+    plan: &ResolvedPlan,
+    addresses: &BTreeMap<NodeName, Addresses>,
+    inputs: &Inputs,
+) -> BTreeMap<NodeName, Vec<TaskSpec>> {
+    plan.nodes()
+        .filter(|placed| addresses.contains_key(&placed.node.name))
+        .map(|placed| (placed.node.name.clone(), of_node(&Scene { plan, addresses, inputs, placed })))
+        .collect()
+}
+
+/// The desired state that follows `held`: none if nothing changed, otherwise the next generation.
+pub fn next(
+    held: Option<&v1::Desired>,
+    tasks: Vec<TaskSpec>,
+    recheck: Option<Duration>,
+) -> Option<v1::Desired> {
+    // Zero leaves it to the agent; plans are in whole seconds.
+    let recheck_s = recheck.map_or(0, |every| u32::try_from(every.as_secs()).unwrap_or(u32::MAX));
+    match held {
+        Some(held) if held.tasks == tasks && held.recheck_s == recheck_s => None,
+        held => {
+            let generation = Generation(held.map_or(0, |held| held.generation)).next();
+            Some(v1::Desired { generation: generation.0, tasks, recheck_s })
+        }
+    }
+}
+
+fn of_node(scene: &Scene<'_>) -> Vec<TaskSpec> {
+    let mut tasks = built_in(scene);
+    let mut certified = false;
+    for task in &scene.placed.node.tasks {
+        let Some(kind) = works::kind(task, scene) else { break };
+        if !certified && matches!(task.work, Work::Rethinkdb(_) | Work::Todo(_)) {
+            certified = true;
+            let names = names::certified(scene);
+            tasks.push(built("certificate", "certificate", Kind::Certificate(CertificateTask { names })));
+        }
+        tasks.push(planned(task, kind, scene));
+    }
+    tasks
+}
+
+/// What every node does, whatever its plan says.
+fn built_in(scene: &Scene<'_>) -> Vec<TaskSpec> {
+    let node = scene.placed.node;
+    let expected_disks = u32::try_from(node.disks.len()).unwrap_or(u32::MAX);
+    let (volume_group, logical_volume, mount_point) = ROOT;
+    vec![
+        built("hostname", "identity", Kind::Hostname(HostnameTask { hostname: node.name.to_string() })),
+        built("hosts", "identity", Kind::Hosts(HostsTask { entries: names::hosts(scene) })),
+        built(
+            "root-volume",
+            "storage",
+            Kind::Lvm(LvmTask {
+                volume_group: volume_group.to_owned(),
+                logical_volume: logical_volume.to_owned(),
+                mount_point: mount_point.to_owned(),
+                expected_disks,
+            }),
+        ),
+    ]
+}
+
+fn built(name: &str, phase: &str, kind: Kind) -> TaskSpec {
+    TaskSpec { name: name.to_owned(), phase: phase.to_owned(), kind: Some(kind), ..TaskSpec::default() }
+}
+
+fn planned(task: &Task, kind: Kind, scene: &Scene<'_>) -> TaskSpec {
+    let on_drift = match task.on_drift {
+        OnDrift::Repair => v1::OnDrift::Repair,
+        OnDrift::Report => v1::OnDrift::Report,
+        OnDrift::Hold => v1::OnDrift::Hold,
+    };
+    let needs = cluster::needs(task, scene);
+    TaskSpec { needs, on_drift: on_drift.into(), ..built(&task.name, &task.name, kind) }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
