@@ -1,4 +1,6 @@
-//! The one door: preview, apply, destroy.
+//! The one door: preview, apply, destroy, and destroy one node's server.
+
+mod replace;
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -2,6 +2,7 @@
 
 mod faults;
 mod leaving;
+mod replacing;
 
 use fleet_mcp::types::State as Life;
 use fleet_plan::resolved::{Opening, Service, Source, Traffic};
