@@ -1,6 +1,8 @@
 //! The kinds of node work this agent knows, one file each.
 
 mod certificate;
+mod command_task;
+mod file;
 mod hostname;
 mod hosts;
 pub mod lvm;
@@ -16,6 +18,8 @@ use fleet_proto::v1::task_spec::Kind;
 use fleet_task::{Task, TaskId};
 
 pub use certificate::Certificate;
+pub use command_task::Command;
+pub use file::File;
 pub use hostname::Hostname;
 pub use hosts::Hosts;
 pub use lvm::Lvm;
@@ -31,6 +35,8 @@ pub fn from_spec(id: TaskId, kind: Option<&Kind>) -> Arc<dyn Task> {
         Some(Kind::Hosts(spec)) => Arc::new(Hosts::new(id, spec.entries.clone())),
         Some(Kind::Lvm(spec)) => Arc::new(Lvm::new(id, spec.clone())),
         Some(Kind::Certificate(spec)) => Arc::new(Certificate::new(id, spec.names.clone())),
+        Some(Kind::File(spec)) => Arc::new(File::new(id, spec.clone())),
+        Some(Kind::Command(spec)) => Arc::new(Command::new(id, spec.clone())),
         Some(Kind::Package(spec)) => Arc::new(Package::new(id, spec.clone())),
         Some(Kind::Service(spec)) => Arc::new(Service::new(id, spec.clone())),
         Some(Kind::User(spec)) => Arc::new(User::new(id, spec.clone())),

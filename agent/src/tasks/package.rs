@@ -105,7 +105,7 @@ mod tests {
     use fleet_task::Outcome;
 
     use super::*;
-    use crate::tasks::{support::fake::Debian, tests::Rig};
+    use crate::tasks::support::fake::Debian;
 
     fn task(names: &[&str], absent: bool) -> Package {
         let spec = PackageTask { names: names.iter().map(ToString::to_string).collect(), absent };

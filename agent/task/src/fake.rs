@@ -203,6 +203,16 @@ impl FakeController {
         v1::Artifact { name: name.into(), sha256, size: bytes.len() as u64 }
     }
 
+    /// Holds these bytes as the artifact of that digest.
+    ///
+    /// # Panics
+    /// If the file cannot be written.
+    pub fn hold_as(&self, folder: &std::path::Path, sha256: &str, bytes: &[u8]) {
+        let path = folder.join(sha256);
+        fs::write(&path, bytes).expect("a folder of the test's");
+        self.given().artifacts.insert(sha256.to_owned(), path);
+    }
+
     /// Answers requests for certificates.
     pub fn certifies(
         &self,

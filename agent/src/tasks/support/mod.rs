@@ -9,6 +9,7 @@ pub mod apt;
 pub mod dpkg;
 #[cfg(test)]
 pub(crate) mod fake;
+pub mod folder;
 pub mod locks;
 pub mod names;
 pub mod unit;
