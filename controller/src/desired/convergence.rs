@@ -29,7 +29,7 @@ pub fn convergence(desired: Option<&v1::Desired>, observed: Option<&v1::Observed
                 return Convergence::Failed(format!("task `{}` failed: {reason}", task.name));
             }
             Some(v1::TaskResult::Drifted) => match task.on_drift() {
-                // Its plan says that this is to be looked at, not waited for.
+                // Its plan says that this is to be looked at, not waited for; the agent's health shows it.
                 v1::OnDrift::Report => {}
                 v1::OnDrift::Hold => {
                     let what = report.map(difference).unwrap_or_default();
@@ -52,19 +52,6 @@ pub fn convergence(desired: Option<&v1::Desired>, observed: Option<&v1::Observed
         }
     }
     underway.map_or(Convergence::Converged, Convergence::Underway)
-}
-
-/// What is wrong with a node that is ready all the same: one line for each task whose drift is only reported.
-pub fn degraded(desired: Option<&v1::Desired>, observed: Option<&v1::Observed>) -> Vec<String> {
-    let (Some(desired), Some(observed)) = (desired, observed) else { return Vec::new() };
-    let reported = desired.tasks.iter().filter(|task| task.on_drift() == v1::OnDrift::Report);
-    reported
-        .filter_map(|task| {
-            let report = observed.tasks.iter().find(|report| report.name == task.name)?;
-            (report.result() == v1::TaskResult::Drifted)
-                .then(|| format!("task `{}` differs{}", task.name, difference(report)))
-        })
-        .collect()
 }
 
 /// The first thing that differs, and how many more do.

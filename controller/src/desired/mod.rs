@@ -19,7 +19,7 @@ use fleet_plan::{
 use fleet_proto::v1::{self, CertificateTask, HostnameTask, HostsTask, LvmTask, TaskSpec, task_spec::Kind};
 use fleet_provider::event::Addresses;
 
-pub use convergence::{Convergence, convergence, degraded};
+pub use convergence::{Convergence, convergence};
 
 use works::Scene;
 
