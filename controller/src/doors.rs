@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use fleet_proto::{
-    refusal::{Refusal, RefusalKind},
-    v1::{agents_server::AgentsServer, enrolment_server::EnrolmentServer, operator_server::OperatorServer},
+use fleet_proto::v1::{
+    agents_server::AgentsServer, enrolment_server::EnrolmentServer, operator_server::OperatorServer,
 };
 use futures::{FutureExt, future::BoxFuture};
 use http::{Request, Response};
@@ -82,15 +81,8 @@ impl Door for SessionDoor {
     ) -> BoxFuture<'static, Response<Body>> {
         let Some(peer) = peer else { return refuse(Status::unauthenticated("a certificate is needed here")) };
         // Looked at before every call: a connection outlives the handshake that let it in.
-        if self.revoked.contains(&peer.serial) {
-            return refuse(
-                Refusal::new(
-                    RefusalKind::RefusalRevoked,
-                    "this certificate was withdrawn",
-                    "run `fleetctl up`: it enrols the node anew if it is part of the plan",
-                )
-                .into(),
-            );
+        if let Some(why) = self.revoked.why(&peer.serial) {
+            return refuse(why.refusal().into());
         }
         request.extensions_mut().insert(peer.clone());
         let path = request.uri().path();

@@ -36,10 +36,11 @@ pub(crate) async fn renew_identity(
         if now.since(issued) < SERVER_LIFE * 2 / 3 && now >= issued {
             continue;
         }
-        let renewed = ca.issue_server(&uuid::Uuid::new_v4().to_string(), now).map_err(|e| crate::chain(&e));
+        let renewed =
+            ca.issue_server(&uuid::Uuid::new_v4().to_string(), now).map_err(|e| fleet_model::chain(&e));
         let swapped = renewed.and_then(|(leaf, key)| {
             let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-            identity.swap(vec![leaf.der], key).map_err(|error| crate::chain(&error))
+            identity.swap(vec![leaf.der], key).map_err(|error| fleet_model::chain(&error))
         });
         match swapped {
             Ok(()) => {
@@ -96,7 +97,7 @@ pub(crate) async fn write(records: &Records, dirty: Vec<(NodeName, ObservedRecor
     for outcome in futures::future::join_all(writes).await {
         if let Err(error) = outcome {
             // Lost only if the controller also dies before the node is next heard of.
-            tracing::warn!(error = %crate::chain(&error), "observation not written");
+            tracing::warn!(error = %fleet_model::chain(&error), "observation not written");
         }
     }
 }

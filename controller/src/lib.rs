@@ -9,6 +9,7 @@
 //! its store, and binds no socket: callers do.
 
 pub mod api;
+pub mod artifacts;
 pub mod authority;
 pub mod desired;
 mod doors;
@@ -18,6 +19,7 @@ pub mod home;
 mod house;
 mod identities;
 pub mod memory;
+pub mod permit;
 pub mod reconcile;
 pub mod records;
 pub mod sealing;
@@ -29,15 +31,3 @@ pub mod vault;
 
 pub use serve::{Controller, ControllerError, Listeners, Ready, run};
 pub use settings::Settings;
-
-/// An error with its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}

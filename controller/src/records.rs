@@ -7,6 +7,10 @@
 //! token/<sha256>            TokenRecord      enrolment tokens, hashed
 //! enrolment/<node>          EnrolmentRecord  which key and machine the node is; written by enrolment
 //! key/<sha256>              the node a known key belongs to
+//! retired/<sha256>          RetiredRecord    keys that never come back
+//! permit/<permit>           (permit::policy) leases of permits
+//! founded/<instance>        (permit::policy) clusters that were founded
+//! replacing/<node>          ReplacingRecord  nodes whose server is to be destroyed and made anew
 //! desired/<node>            v1::Desired      written by the controller alone
 //! addresses/<node>          Addresses        written from the cloud API alone
 //! observed/<node>           ObservedRecord   written from the agent's reports alone
@@ -75,6 +79,48 @@ pub struct PlanRecord {
     pub text: String,
     /// `--set name=value`.
     pub parameters: BTreeMap<String, String>,
+    /// Files the plan names, as the operator's host had them.
+    #[serde(default)]
+    pub artifacts: Vec<ArtifactRecord>,
+    /// What `operator` means among the plan's keys.
+    #[serde(default)]
+    pub operator_keys: Vec<String>,
+    /// What `operator` means in `from`.
+    #[serde(default)]
+    pub operator_addresses: Vec<String>,
+}
+
+/// A file that a plan names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArtifactRecord {
+    /// As written in the plan.
+    pub name: String,
+    /// Of its bytes, lower-case hex.
+    pub sha256: String,
+    /// In bytes.
+    pub size: u64,
+}
+
+impl From<ArtifactRecord> for v1::Artifact {
+    fn from(record: ArtifactRecord) -> Self {
+        let ArtifactRecord { name, sha256, size } = record;
+        Self { name, sha256, size }
+    }
+}
+
+impl From<v1::PlanDocument> for PlanRecord {
+    fn from(document: v1::PlanDocument) -> Self {
+        let record =
+            |v1::Artifact { name, sha256, size }: v1::Artifact| ArtifactRecord { name, sha256, size };
+        Self {
+            file: document.file,
+            text: document.text,
+            parameters: document.parameters.into_iter().collect(),
+            artifacts: document.artifacts.into_iter().map(record).collect(),
+            operator_keys: document.operator_keys,
+            operator_addresses: document.operator_addresses,
+        }
+    }
 }
 
 /// The last run of `Apply` or `Down`.
@@ -98,6 +144,8 @@ pub enum RunKind {
     Apply,
     /// `fleetctl down`.
     Down,
+    /// `fleetctl replace`.
+    Replace,
 }
 
 /// How a run ended.
@@ -120,6 +168,9 @@ pub struct TokenRecord {
     pub expires: Timestamp,
     /// Hash of the public key that used it, once one has.
     pub used_by: Option<String>,
+    /// When that was.
+    #[serde(default)]
+    pub used_at: Option<Timestamp>,
 }
 
 /// Who a node is.
@@ -138,9 +189,19 @@ pub struct EnrolmentRecord {
     /// How often it came back with an expired certificate since the last ordinary renewal.
     #[serde(default)]
     pub returns: u32,
-    /// Set when the node was removed for good.
+    /// Certificates of its services that may still be in use, oldest first.
     #[serde(default)]
-    pub retired: bool,
+    pub services: Vec<Issued>,
+    /// Tells this enrolment from others of the node, however often its key is renewed.
+    #[serde(default)]
+    pub id: String,
+}
+
+impl EnrolmentRecord {
+    /// Everything that has to be withdrawn with it.
+    pub fn issued(&self) -> Vec<Issued> {
+        self.certificates.iter().chain(&self.services).cloned().collect()
+    }
 }
 
 /// A certificate that was given out.
@@ -159,6 +220,25 @@ pub struct RevokedRecord {
     pub node: NodeName,
     /// After this it needs no entry any more.
     pub not_after: Timestamp,
+    /// Whether its node was retired with it.
+    #[serde(default)]
+    pub retired: bool,
+}
+
+/// A node whose server is to be destroyed; gone once that is done and its identity is retired.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplacingRecord {
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// A key that will never be let in again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetiredRecord {
+    /// Whose it was.
+    pub node: NodeName,
+    /// Since when.
+    pub at: Timestamp,
 }
 
 /// What was last seen of a node, kept so that a restarted controller knows it.
@@ -246,6 +326,14 @@ impl Records {
         Ok(self.store.delete(key, Expected::Any).await?)
     }
 
+    /// Deletes a record if it is still as it was read.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the store fails; see [`RecordError::is_conflict`].
+    pub async fn delete_if(&self, key: &Key, version: u64) -> Result<(), RecordError> {
+        Ok(self.store.delete(key, Expected::Version(version)).await?)
+    }
+
     /// Every record below `prefix`, by the last segment of its key.
     ///
     /// # Errors
@@ -303,6 +391,8 @@ pub mod keys {
     use fleet_model::NodeName;
     use fleet_store::Key;
 
+    use crate::permit::Permit;
+
     fn fixed(path: &str) -> Key {
         Key::new(path).expect("our own keys are paths")
     }
@@ -337,6 +427,12 @@ pub mod keys {
         observeds = "observed";
         /// Above all withdrawn certificates.
         revocations = "revoked";
+        /// Above all leases of permits.
+        permits = "permit";
+        /// Above all clusters that were founded.
+        foundations = "founded";
+        /// Above all nodes that are being replaced.
+        replacings = "replacing";
     }
 
     /// A token by the hex of its hash.
@@ -350,6 +446,23 @@ pub mod keys {
     /// The node a key belongs to, by the hex of the key's hash.
     pub fn known_key(hash: &str) -> Key {
         of("key", hash)
+    }
+    /// A permit's lease.
+    pub fn permit(permit: &Permit) -> Key {
+        // Instances are made of letters, digits and `-_.`: all of them are key segments.
+        of("permit", &permit.to_string())
+    }
+    /// A cluster that was founded.
+    pub fn founded(instance: &str) -> Key {
+        of("founded", instance)
+    }
+    /// A node that is being replaced.
+    pub fn replacing(node: &NodeName) -> Key {
+        of("replacing", node.as_str())
+    }
+    /// A key that was retired, by the hex of its hash.
+    pub fn retired(hash: &str) -> Key {
+        of("retired", hash)
     }
     /// A node's desired state.
     pub fn desired(node: &NodeName) -> Key {

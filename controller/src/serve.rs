@@ -19,6 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     api::OperatorService,
+    artifacts::{ArtifactError, Artifacts, Transfers},
     doors::{EnrolDoor, SessionDoor},
     enrol::{
         ca::{Ca, CaError},
@@ -30,6 +31,7 @@ use crate::{
     home::{ControllerFile, Home, HomeError},
     house,
     identities::{refresh_operator, server_identity},
+    permit::{inbox::Inbox, keeper::Keeper},
     reconcile::{
         board::Board,
         cloud_control::CloudControl,
@@ -78,6 +80,9 @@ pub enum ControllerError {
     /// Our own identity cannot be used.
     #[error(transparent)]
     Identity(#[from] TlsError),
+    /// The folder of artifacts cannot be used.
+    #[error("artifacts")]
+    Artifacts(#[from] ArtifactError),
     /// TLS cannot be set up.
     #[error("set up TLS")]
     Tls(#[source] rustls::Error),
@@ -147,6 +152,12 @@ pub struct Controller {
     vault: Arc<SealedVault>,
     provisioners: Arc<dyn Provisioners>,
     first_boot: Arc<dyn FirstBoot>,
+    artifacts: Artifacts,
+    /// The todo application's program, or why there is none.
+    todo: Result<v1::Artifact, String>,
+    permits: Arc<Keeper>,
+    /// Owns everything that runs.
+    tasks: TaskTracker,
 }
 
 impl Controller {
@@ -164,17 +175,23 @@ impl Controller {
         let revoked = Revoked::load(&records, clock.now()).await?;
         let connections = Connections::default();
         let registry = remembered(&records).await?;
-        let desk = Arc::new(Desk { registry, dispatch: Dispatch::default(), clock });
+        let permits = Inbox::default();
+        let desk = Arc::new(Desk { registry, dispatch: Dispatch::default(), permits, clock });
+        let artifacts = Artifacts::open(&home.path("artifacts"), desk.clock.clone())?;
+        let todo = todo(&settings, &artifacts).await;
+        let tasks = TaskTracker::new();
         let enrolment = Arc::new(Enrolment::new(
             records.clone(),
             ca.clone(),
             revoked.clone(),
             connections.clone(),
             desk.clone(),
+            tasks.clone(),
         ));
         let vault = Arc::new(SealedVault::new(records.clone(), sealing));
         Ok(Self {
-            board: Arc::new(Board::load(records.clone(), desk.clone()).await?),
+            board: Arc::new(Board::load(records.clone(), desk.clone(), todo.clone().ok()).await?),
+            permits: Arc::new(Keeper::load(records.clone(), desk.clone()).await?),
             provisioners: Arc::new(CloudControl {
                 fleet: settings.fleet.clone(),
                 access: settings.cloud.clone(),
@@ -193,6 +210,9 @@ impl Controller {
             desk,
             enrolment,
             vault,
+            artifacts,
+            todo,
+            tasks,
         })
     }
 
@@ -240,10 +260,11 @@ impl Controller {
         let ready_with = addresses(&self.settings, &listeners)?;
         self.enrolment.set_session_addresses(ready_with.session_addresses.clone());
         let identity = Arc::new(server_identity(&self.ca, self.desk.clock.now())?);
-        let tasks = TaskTracker::new();
+        let tasks = self.tasks.clone();
         let driver = self.driver(ready_with.enrol_addresses.clone(), &tasks, &stop);
         self.listen(listeners, driver, &identity, &tasks, &stop)?;
         tasks.spawn(house::keep(self.desk.clone(), self.connections.clone(), stop.clone()));
+        tasks.spawn(self.permits.clone().run(stop.clone()));
         tasks.spawn(house::write_behind(self.desk.clone(), self.records.clone(), stop.clone()));
         tasks.spawn(house::renew_identity(identity, self.ca.clone(), self.desk.clock.clone(), stop.clone()));
 
@@ -273,8 +294,13 @@ impl Controller {
             enrol_addresses: Arc::new(enrol_addresses),
             timing: self.settings.timing,
         };
-        let tools =
-            Tools { homecoming, enrolment: self.enrolment.clone(), provisioners: self.provisioners.clone() };
+        let tools = Tools {
+            homecoming,
+            enrolment: self.enrolment.clone(),
+            provisioners: self.provisioners.clone(),
+            permits: self.permits.clone(),
+            artifacts: self.artifacts.clone(),
+        };
         Driver::new(tools, tasks.clone(), stop.clone())
     }
 
@@ -295,14 +321,20 @@ impl Controller {
             Ok(TlsAcceptor::from(Arc::new(config)))
         };
         let max_sessions = usize::try_from(self.settings.max_sessions).unwrap_or(usize::MAX);
-        let agents =
-            AgentsService::new(self.desk.clone(), self.enrolment.clone(), self.settings.max_sessions);
+        let transfers = Transfers::new(self.artifacts.clone(), tasks.clone());
+        let agents = AgentsService::new(
+            self.desk.clone(),
+            self.enrolment.clone(),
+            transfers,
+            self.settings.max_sessions,
+        );
+        let (artifacts, todo) = (self.artifacts.clone(), self.todo.clone());
         let session = Listen {
             fleet: fleet.clone(),
             acceptor: acceptor(Some(verifier))?,
             door: SessionDoor::new(
                 agents,
-                OperatorService::new(fleet.clone(), Arc::new(driver)),
+                OperatorService::new(fleet.clone(), Arc::new(driver), artifacts, todo),
                 self.revoked.clone(),
             ),
             handshakes: handshakes.clone(),
@@ -350,6 +382,19 @@ impl Controller {
     }
 }
 
+/// Keeps the todo application's program as an artifact. Lacking it is no trouble until a plan needs it.
+async fn todo(settings: &Settings, artifacts: &Artifacts) -> Result<v1::Artifact, String> {
+    let Some(file) = settings.todo.clone() else {
+        return Err("it was started without one".to_owned());
+    };
+    let artifacts = artifacts.clone();
+    let adopting = tokio::task::spawn_blocking(move || artifacts.adopt(&file, "fleet-todo"));
+    let adopted = adopting.await.map_err(|_| "the controller is stopping".to_owned())?;
+    adopted
+        .map_err(|error| fleet_model::chain(&error))
+        .inspect_err(|why| tracing::warn!(why, "no todo program"))
+}
+
 /// Reads what the store remembers of every node.
 async fn remembered(records: &Records) -> Result<Registry, RecordError> {
     let registry = Registry::default();
@@ -359,9 +404,9 @@ async fn remembered(records: &Records) -> Result<Registry, RecordError> {
     for (node, desired) in records.list_messages::<v1::Desired>(&keys::desireds()).await? {
         registry.set_desired(&node, Arc::new(desired));
     }
-    for (node, record) in records.list::<EnrolmentRecord>(&keys::enrolments()).await? {
+    for (node, _) in records.list::<EnrolmentRecord>(&keys::enrolments()).await? {
         if let Ok(node) = node.parse() {
-            registry.set_enrolled(&node, !record.retired);
+            registry.set_enrolled(&node, true);
         }
     }
     Ok(registry)

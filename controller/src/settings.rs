@@ -19,6 +19,8 @@ pub struct Settings {
     pub cloud: Arc<dyn CloudAccessSource>,
     /// The static agent for new nodes; without it nodes cannot be brought home.
     pub agent: Option<PathBuf>,
+    /// The todo application's static program; without it no plan may have a `todo` task.
+    pub todo: Option<PathBuf>,
     /// Deadlines.
     pub timing: Timing,
     /// Sessions at once; more are asked to come back.
@@ -34,6 +36,7 @@ impl Settings {
             advertise: Vec::new(),
             cloud,
             agent: None,
+            todo: None,
             timing: Timing::default(),
             max_sessions: 20_000,
         }

@@ -1,5 +1,6 @@
 //! The `Operator` service: everything a person or the dashboard asks of a controller.
 
+mod artifacts;
 mod status;
 mod stream;
 
@@ -15,31 +16,41 @@ use tonic::{Request, Response, Status};
 pub use status::fleet_status;
 pub use stream::{ProgressStream, StatusStream};
 
+use self::artifacts::Shelf;
 use crate::{
+    artifacts::Artifacts,
     authority::operator,
     reconcile::{
         board::Board,
-        driver::{Driver, Given, Order},
+        driver::{Driver, Order, StartError},
+        given::Given,
         progress::verb,
     },
-    records::PlanRecord,
     session::stream::Desk,
 };
 
 /// Longest wait for answers to a question asked of everybody.
 const NOOP_MAX: Duration = Duration::from_secs(60);
+/// Longest wait for a node to take up a repair.
+const REPAIR: Duration = Duration::from_secs(15);
 
 /// What operators may ask.
 #[derive(Clone, Debug)]
 pub struct OperatorService {
     fleet: FleetName,
     driver: Arc<Driver>,
+    shelf: Arc<Shelf>,
 }
 
 impl OperatorService {
-    /// Serves `fleet`.
-    pub fn new(fleet: FleetName, driver: Arc<Driver>) -> Self {
-        Self { fleet, driver }
+    /// Serves `fleet`; `todo` is the todo application's program, or why there is none.
+    pub fn new(
+        fleet: FleetName,
+        driver: Arc<Driver>,
+        artifacts: Artifacts,
+        todo: Result<v1::Artifact, String>,
+    ) -> Self {
+        Self { fleet, driver, shelf: Arc::new(Shelf::new(artifacts, todo)) }
     }
 
     fn board(&self) -> &Arc<Board> {
@@ -54,25 +65,19 @@ impl OperatorService {
         let document = document.ok_or_else(|| {
             bad_request("the request holds no plan", "use a command line of this controller's version")
         })?;
-        let record = PlanRecord {
-            file: document.file,
-            text: document.text,
-            parameters: document.parameters.into_iter().collect(),
-        };
-        let loaded =
-            fleet_plan::load(&record.file, &record.text, &record.parameters).map_err(|problems| {
-                bad_request(problems.to_string(), "correct the plan; `fleetctl plan check` says the same")
-            })?;
-        if loaded.plan.fleet != self.fleet {
+        let given =
+            Given::read(document.into()).map_err(|error| bad_request(error.to_string(), error.hint()))?;
+        if given.plan.fleet != self.fleet {
             return Err(bad_request(
                 format!(
                     "this controller serves fleet `{}`, the plan is for `{}`",
-                    self.fleet, loaded.plan.fleet
+                    self.fleet, given.plan.fleet
                 ),
                 "each fleet has its own controller; `fleetctl up` starts it",
             ));
         }
-        Ok(Given { record, plan: Arc::new(loaded.plan) })
+        self.shelf.complete(&given.plan, &given.record)?;
+        Ok(given)
     }
 
     async fn start(&self, order: Order) -> Result<Response<ProgressStream>, Status> {
@@ -139,7 +144,7 @@ impl Operator for OperatorService {
 
     async fn halt(&self, request: Request<v1::HaltRequest>) -> Result<Response<v1::HaltReply>, Status> {
         let who = operator(&request)?;
-        let was_running = self.driver.halt().await;
+        let was_running = self.driver.halt();
         tracing::info!(operator = who, was_running, "halt");
         Ok(Response::new(v1::HaltReply { was_running }))
     }
@@ -198,9 +203,9 @@ impl Operator for OperatorService {
             return Err(bad_request("user-data is for one node", "name the node"));
         };
         tracing::info!(operator = who, %node, "user-data");
-        let made = self.driver.tools().homecoming.document_and_expiry(&node).await;
-        let (document, expires) = made.map_err(Status::failed_precondition)?;
-        Ok(Response::new(v1::UserDataReply { document, token_expires_ms: expires.as_millis() }))
+        let seed = self.driver.tools().homecoming.seed(&node).await.map_err(Status::failed_precondition)?;
+        let token_expires_ms = seed.expires.as_millis();
+        Ok(Response::new(v1::UserDataReply { document: seed.document, token_expires_ms }))
     }
 
     async fn missing(
@@ -208,7 +213,8 @@ impl Operator for OperatorService {
         request: Request<v1::ArtifactList>,
     ) -> Result<Response<v1::ArtifactList>, Status> {
         operator(&request)?;
-        Err(Status::unimplemented("artifacts"))
+        let artifacts = self.shelf.missing(&request.into_inner().artifacts)?;
+        Ok(Response::new(v1::ArtifactList { artifacts }))
     }
 
     async fn keep(
@@ -216,20 +222,43 @@ impl Operator for OperatorService {
         request: Request<tonic::Streaming<v1::KeepChunk>>,
     ) -> Result<Response<v1::KeepReply>, Status> {
         operator(&request)?;
-        Err(Status::unimplemented("artifacts"))
+        self.shelf.keep(request.into_inner()).await?;
+        Ok(Response::new(v1::KeepReply {}))
     }
 
     async fn replace(
         &self,
         request: Request<v1::ReplaceRequest>,
     ) -> Result<Response<ProgressStream>, Status> {
-        operator(&request)?;
-        Err(Status::unimplemented("replace"))
+        let who = operator(&request)?;
+        let Some(node) = self.one_node(&request.into_inner().node)? else {
+            return Err(bad_request("a replacement is of one node", "name the node"));
+        };
+        let Some(given) = self.board().given() else { return Err(no_plan()) };
+        // It may have been kept by an earlier controller; said before anything is destroyed.
+        self.shelf.complete(&given.plan, &given.record)?;
+        tracing::info!(operator = who, %node, "replace");
+        match self.driver.start_alone(Order::Replace { given, node }).await {
+            Ok(listener) => Ok(Response::new(ProgressStream::new(listener))),
+            Err(StartError::Record(error)) => Err(internal(&error)),
+            Err(StartError::Busy) => Err(Refusal::new(
+                RefusalKind::RefusalBusy,
+                format!("nothing is replaced meanwhile: {}", self.board().activity()),
+                "wait for its end, or stop it with Ctrl-C where it runs; then replace the node",
+            )
+            .into()),
+        }
     }
 
     async fn repair(&self, request: Request<v1::RepairRequest>) -> Result<Response<v1::RepairReply>, Status> {
-        operator(&request)?;
-        Err(Status::unimplemented("repair"))
+        let who = operator(&request)?;
+        let v1::RepairRequest { node, task } = request.into_inner();
+        let Some(node) = self.one_node(&node)? else {
+            return Err(bad_request("a repair is of one node", "name the node"));
+        };
+        self.repair_node(&node, task).await?;
+        tracing::info!(operator = who, %node, "repair");
+        Ok(Response::new(v1::RepairReply {}))
     }
 
     async fn noop(&self, request: Request<v1::NoopRequest>) -> Result<Response<v1::NoopReply>, Status> {
@@ -247,6 +276,33 @@ impl Operator for OperatorService {
 }
 
 impl OperatorService {
+    /// Has a node repair a task, or all; it has taken that up when this returns.
+    async fn repair_node(&self, node: &NodeName, task: String) -> Result<(), Status> {
+        let desk = self.desk();
+        let desired = desk.registry.desired(node);
+        let tasks = desired.iter().flat_map(|desired| &desired.tasks).map(|task| task.name.as_str());
+        let tasks: Vec<&str> = tasks.collect();
+        if !task.is_empty() && !tasks.contains(&task.as_str()) {
+            return Err(Refusal::new(
+                RefusalKind::RefusalUnknown,
+                format!("node `{node}` has no task `{task}`"),
+                format!("its tasks are {}", tasks.join(", ")),
+            )
+            .into());
+        }
+        let Some(live) = desk.registry.live(node) else { return Err(away(node)) };
+        let what = command::What::Repair(v1::Repair { task });
+        let answers = desk.dispatch.ask(vec![live], what, REPAIR).await;
+        match answers.failed.into_iter().next() {
+            Some((_, why)) => Err(bad_request(
+                format!("node `{node}` could not take that up: {why}"),
+                format!("`fleetctl status {node}` shows its tasks"),
+            )),
+            None if answers.answered == 0 => Err(away(node)),
+            None => Ok(()),
+        }
+    }
+
     /// The node a request names, if it names one; it must be in the plan.
     fn one_node(&self, name: &str) -> Result<Option<NodeName>, Status> {
         if name.is_empty() {
@@ -266,6 +322,15 @@ impl OperatorService {
     }
 }
 
+fn away(node: &NodeName) -> Status {
+    Refusal::new(
+        RefusalKind::RefusalUnknown,
+        format!("node `{node}` does not answer"),
+        format!("`fleetctl status {node}` says since when; see its console, or replace it"),
+    )
+    .into()
+}
+
 fn no_plan() -> Status {
     Refusal::new(RefusalKind::RefusalUnknown, "this fleet has no plan", "`fleetctl up PLAN` gives it one")
         .into()
@@ -277,7 +342,7 @@ fn bad_request(message: impl Into<String>, hint: impl Into<String>) -> Status {
 
 /// Logged where it is handled; the operator hears the cause, since it is theirs to mend.
 fn internal(error: &dyn std::error::Error) -> Status {
-    let why = crate::chain(error);
+    let why = fleet_model::chain(error);
     tracing::error!(error = why, "operator's call failed");
     Status::internal(why)
 }

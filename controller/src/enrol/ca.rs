@@ -30,6 +30,8 @@ pub const NODE_LIFE: Duration = Duration::from_secs(24 * 3600);
 pub const SERVER_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// Life of an operator's certificate: it lies in a file that nobody renews behind their back.
 pub const OPERATOR_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Life of a certificate for a node's services: they are restarted for a new one.
+pub const SERVICE_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Life of the authority itself.
 const AUTHORITY_LIFE: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
 /// What the sealed key is sealed for.
@@ -50,6 +52,9 @@ pub enum CaError {
     /// Making or signing a certificate failed.
     #[error("sign certificate")]
     Sign(#[source] rcgen::Error),
+    /// A name that no service may have.
+    #[error("`{0}` cannot be a name of a service")]
+    Name(String),
     /// The request for a certificate cannot be used.
     #[error("certificate request: {0}")]
     Request(&'static str),
@@ -232,7 +237,44 @@ impl Ca {
     /// [`CaError`] if signing fails.
     pub fn issue_node(&self, node: &NodeName, key: &RequestedKey, now: Timestamp) -> Result<Leaf, CaError> {
         let sans = vec![self.id("node", node.as_str())?];
-        self.issue(&key.key, sans, ExtendedKeyUsagePurpose::ClientAuth, NODE_LIFE, now)
+        self.issue(&key.key, sans, &[ExtendedKeyUsagePurpose::ClientAuth], NODE_LIFE, now)
+    }
+
+    /// A certificate for the services of a node, for both ends of their connections. Its URI is no identity here:
+    /// it opens no door of the controller.
+    ///
+    /// # Errors
+    /// [`CaError::Name`] if a name cannot be certified, [`CaError`] if signing fails.
+    pub fn issue_service(
+        &self,
+        node: &NodeName,
+        names: &[String],
+        key: &RequestedKey,
+        now: Timestamp,
+    ) -> Result<Leaf, CaError> {
+        let mut sans = vec![self.id("service", node.as_str())?];
+        for name in names {
+            sans.push(self.service_name(name)?);
+        }
+        let usages = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        self.issue(&key.key, sans, &usages, SERVICE_LIFE, now)
+    }
+
+    fn service_name(&self, name: &str) -> Result<SanType, CaError> {
+        if let Ok(address) = name.parse() {
+            return Ok(SanType::IpAddress(address));
+        }
+        let label = |label: &str| {
+            let inner =
+                label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+            !label.is_empty() && label.len() <= 63 && inner
+        };
+        // Agents know the controller by its DNS name: whoever could show that one could take its place.
+        let controller = name.eq_ignore_ascii_case(&server_name(&self.fleet));
+        match name.try_into() {
+            Ok(dns) if !controller && name.split('.').all(label) => Ok(SanType::DnsName(dns)),
+            _ => Err(CaError::Name(name.to_owned())),
+        }
     }
 
     /// A key and certificate for an operator.
@@ -242,7 +284,7 @@ impl Ca {
     pub fn issue_operator(&self, name: &str, now: Timestamp) -> Result<(Leaf, KeyPair), CaError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(CaError::Sign)?;
         let sans = vec![self.id("operator", name)?];
-        let leaf = self.issue(&key, sans, ExtendedKeyUsagePurpose::ClientAuth, OPERATOR_LIFE, now)?;
+        let leaf = self.issue(&key, sans, &[ExtendedKeyUsagePurpose::ClientAuth], OPERATOR_LIFE, now)?;
         Ok((leaf, key))
     }
 
@@ -254,7 +296,7 @@ impl Ca {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(CaError::Sign)?;
         let dns = server_name(&self.fleet).try_into().map_err(CaError::Sign)?;
         let sans = vec![SanType::DnsName(dns), self.id("controller", id)?];
-        let leaf = self.issue(&key, sans, ExtendedKeyUsagePurpose::ServerAuth, SERVER_LIFE, now)?;
+        let leaf = self.issue(&key, sans, &[ExtendedKeyUsagePurpose::ServerAuth], SERVER_LIFE, now)?;
         Ok((leaf, key))
     }
 
@@ -266,7 +308,7 @@ impl Ca {
         &self,
         key: &impl PublicKeyData,
         sans: Vec<SanType>,
-        usage: ExtendedKeyUsagePurpose,
+        usages: &[ExtendedKeyUsagePurpose],
         life: Duration,
         now: Timestamp,
     ) -> Result<Leaf, CaError> {
@@ -276,7 +318,7 @@ impl Ca {
         params.subject_alt_names = sans;
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![usage];
+        params.extended_key_usages = usages.to_vec();
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(key, &self.issuer).map_err(CaError::Sign)?;
         // Certificates count whole seconds; so does what we say about them.
@@ -395,6 +437,36 @@ mod tests {
         assert_eq!(parsed.validity().not_after.timestamp(), leaf.not_after.as_secs());
         assert_eq!(parsed.validity().not_before.timestamp(), NOW.as_secs() - 300);
         assert_eq!(parsed.public_key().raw, key.subject_public_key_info());
+    }
+
+    #[tokio::test]
+    async fn services_get_their_names_and_never_the_controllers() {
+        let (ca, ..) = ca().await;
+        let key = KeyPair::generate().expect("a key");
+        let requested = RequestedKey::from_csr(&csr(&key)).expect("a request");
+        let node = "Web-1".parse().expect("a name");
+        let names = ["Web-1", "Web-1.Reference", "web-1", "10.0.0.7", "fd00::7"].map(str::to_owned);
+        let leaf = ca.issue_service(&node, &names, &requested, NOW).expect("issued");
+        let (_, parsed) = X509Certificate::from_der(&leaf.der).expect("parses");
+        let sans = &parsed.subject_alternative_name().expect("one").expect("there").value.general_names;
+        let texts: Vec<String> = sans
+            .iter()
+            .map(|name| match name {
+                GeneralName::URI(uri) => (*uri).to_owned(),
+                GeneralName::DNSName(dns) => (*dns).to_owned(),
+                GeneralName::IPAddress(bytes) => format!("{} bytes", bytes.len()),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let uri = "spiffe://Reference/service/Web-1";
+        assert_eq!(texts, [uri, "Web-1", "Web-1.Reference", "web-1", "4 bytes", "16 bytes"]);
+        let usage = parsed.extended_key_usage().expect("one").expect("there").value;
+        assert!(usage.client_auth && usage.server_auth);
+        assert_eq!(leaf.not_after.since(NOW).as_secs().div_ceil(24 * 3600), 90);
+        for name in ["controller.reference", "Controller.Reference", "", "a..b", "*.x", "a b", "-é"] {
+            let refused = ca.issue_service(&node, &[name.to_owned()], &requested, NOW);
+            assert!(matches!(refused, Err(CaError::Name(_))), "{name}");
+        }
     }
 
     #[tokio::test]

@@ -1,9 +1,10 @@
 //! Identities: the fleet's own certificate authority, tokens, and who gets a certificate.
 //!
 //! [`policy`] decides, without I/O; [`Enrolment`](service::Enrolment) performs. [`ca`] signs, [`token`] draws
-//! and hashes, [`revoke`] withdraws.
+//! and hashes, [`revoke`] withdraws, `certify` serves the services of nodes.
 
 pub mod ca;
+mod certify;
 pub mod policy;
 pub mod revoke;
 pub mod service;

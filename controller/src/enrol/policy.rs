@@ -9,7 +9,7 @@ use fleet_proto::{
     v1::Hello,
 };
 
-use crate::records::{EnrolmentRecord, TokenRecord};
+use crate::records::{EnrolmentRecord, RetiredRecord, TokenRecord};
 
 /// Clocks further apart than this are refused: certificates are back-dated by as much, so that beyond it a new
 /// certificate is not valid yet where it has to be used.
@@ -39,10 +39,12 @@ pub enum Decision {
     Refuse(Refusal),
 }
 
-/// Decides on a request that carries a token.
+/// Decides on a request that carries a token. `enrolment` is what the token's node has now, `retired` whether the
+/// request's key was.
 pub fn with_token(
     token: Option<&TokenRecord>,
     enrolment: Option<&EnrolmentRecord>,
+    retired: Option<&RetiredRecord>,
     request: &Request<'_>,
     now: Timestamp,
 ) -> Decision {
@@ -56,15 +58,16 @@ pub fn with_token(
     if let Some(refusal) = about_peer(request.hello, now) {
         return Decision::Refuse(refusal);
     }
-    if enrolment.is_some_and(|enrolment| enrolment.retired) {
-        return refuse(
-            RefusalKind::RefusalRetired,
-            format!("node `{}` was removed for good", token.node),
-            "if it should be part of the fleet, put it into the plan and run `fleetctl up`",
-        );
+    if let Some(retired) = retired {
+        return Decision::Refuse(gone(&retired.node));
     }
     // Looked at before expiry: an answer that was lost is replayed however long ago it was.
     match token.used_by.as_deref() {
+        Some(key) if key == request.key && superseded(token, enrolment) => refuse(
+            RefusalKind::RefusalUsed,
+            format!("node `{}` has enrolled another key since this token was used", token.node),
+            "if this is the right machine, run `fleetctl up` again for a fresh token; if not, find out who used it",
+        ),
         Some(key) if key == request.key => Decision::Replay,
         Some(_) => refuse(
             RefusalKind::RefusalUsed,
@@ -80,12 +83,24 @@ pub fn with_token(
     }
 }
 
+/// Whether the node has another key by now than the one that used `token`, and not from before it did.
+fn superseded(token: &TokenRecord, enrolment: Option<&EnrolmentRecord>) -> bool {
+    enrolment.is_some_and(|enrolment| {
+        token.used_by.as_deref() != Some(&enrolment.key)
+            && token.used_at.is_none_or(|used| used <= enrolment.since)
+    })
+}
+
 /// Decides on a request without a token: a known node whose certificate ran out while it was off.
 pub fn returning(
     known: Option<(&NodeName, &EnrolmentRecord)>,
+    retired: Option<&RetiredRecord>,
     request: &Request<'_>,
     now: Timestamp,
 ) -> Decision {
+    if let Some(retired) = retired {
+        return Decision::Refuse(gone(&retired.node));
+    }
     let Some((node, enrolment)) = known.filter(|(_, enrolment)| enrolment.key == request.key) else {
         return refuse(
             RefusalKind::RefusalUnknown,
@@ -95,13 +110,6 @@ pub fn returning(
     };
     if let Some(refusal) = about_peer(request.hello, now) {
         return Decision::Refuse(refusal);
-    }
-    if enrolment.retired {
-        return refuse(
-            RefusalKind::RefusalRetired,
-            format!("node `{node}` was removed for good"),
-            "if it should be part of the fleet, put it into the plan and run `fleetctl up`",
-        );
     }
     if enrolment.returns >= RETURNS_LIMIT {
         return refuse(
@@ -162,6 +170,15 @@ pub fn skew(node_time_ms: i64, now: Timestamp) -> Option<Refusal> {
     Some(refusal)
 }
 
+/// What the holder of a retired identity hears.
+pub fn gone(node: &NodeName) -> Refusal {
+    Refusal::new(
+        RefusalKind::RefusalRetired,
+        format!("this machine's identity as node `{node}` was retired for good"),
+        "if it should be part of the fleet, delete /var/lib/fleet-agent there and enrol it anew: `fleetctl up` does",
+    )
+}
+
 fn refuse(kind: RefusalKind, message: impl Into<String>, hint: impl Into<String>) -> Decision {
     Decision::Refuse(Refusal::new(kind, message, hint))
 }
@@ -189,18 +206,25 @@ mod tests {
             node: "web-1".parse().expect("a name"),
             expires: Timestamp::from_millis(NOW.as_millis() + expires_in),
             used_by: used_by.map(str::to_owned),
+            used_at: used_by.map(|_| NOW),
         }
     }
 
-    fn enrolment(key: &str, returns: u32, retired: bool) -> EnrolmentRecord {
+    fn retired() -> Option<RetiredRecord> {
+        Some(RetiredRecord { node: "web-1".parse().expect("a name"), at: NOW })
+    }
+
+    fn enrolment(key: &str, returns: u32) -> EnrolmentRecord {
         EnrolmentRecord {
             key: key.to_owned(),
             machine: "m".to_owned(),
-            since: NOW,
+            // Before any token of these tests was used.
+            since: NOW.before(Duration::from_secs(1)),
             certificates: vec![],
             leaf: String::new(),
             returns,
-            retired,
+            services: vec![],
+            id: String::new(),
         }
     }
 
@@ -216,7 +240,7 @@ mod tests {
     fn tokens() {
         let check = |token: Option<TokenRecord>, enrolment: Option<EnrolmentRecord>, hello: Hello, wanted| {
             let request = Request { key: "ours", hello: Some(&hello) };
-            let decision = with_token(token.as_ref(), enrolment.as_ref(), &request, NOW);
+            let decision = with_token(token.as_ref(), enrolment.as_ref(), None, &request, NOW);
             assert_eq!(kind(&decision), wanted, "{token:?} {enrolment:?} {hello:?}");
         };
         let at = |ms: i64| Hello { node_time_ms: NOW.as_millis().saturating_add(ms), ..hello() };
@@ -228,9 +252,15 @@ mod tests {
         check(Some(token(-1, Some("ours"))), None, hello(), "replay");
         check(Some(token(1, Some("theirs"))), None, hello(), "REFUSAL_USED");
         check(Some(token(-1, Some("theirs"))), None, hello(), "REFUSAL_USED");
-        check(Some(token(1, None)), Some(enrolment("old", 0, false)), hello(), "grant");
-        check(Some(token(1, None)), Some(enrolment("old", 0, true)), hello(), "REFUSAL_RETIRED");
-        check(Some(token(1, Some("ours"))), Some(enrolment("ours", 0, true)), hello(), "REFUSAL_RETIRED");
+        check(Some(token(1, None)), Some(enrolment("old", 0)), hello(), "grant");
+        // Its answer was lost, perhaps before the enrolment was written.
+        check(Some(token(1, Some("ours"))), Some(enrolment("ours", 0)), hello(), "replay");
+        check(Some(token(1, Some("ours"))), Some(enrolment("old", 0)), hello(), "replay");
+        // The node enrolled, or renewed with, another key since.
+        let later = EnrolmentRecord { since: NOW.after(Duration::from_secs(1)), ..enrolment("newer", 0) };
+        check(Some(token(1, Some("ours"))), Some(later), hello(), "REFUSAL_USED");
+        let renewed = EnrolmentRecord { since: NOW, ..enrolment("newer", 0) };
+        check(Some(token(1, Some("ours"))), Some(renewed), hello(), "REFUSAL_USED");
         check(Some(token(1, None)), None, at(300_000), "grant");
         check(Some(token(1, None)), None, at(-300_000), "grant");
         check(Some(token(1, None)), None, at(300_001), "REFUSAL_CLOCK_SKEW");
@@ -242,20 +272,30 @@ mod tests {
     }
 
     #[test]
+    fn a_retired_key_is_told_so_whatever_it_brings() {
+        let hello = hello();
+        let request = Request { key: "ours", hello: Some(&hello) };
+        for token in [token(1, None), token(1, Some("ours"))] {
+            let decision = with_token(Some(&token), None, retired().as_ref(), &request, NOW);
+            assert_eq!(kind(&decision), "REFUSAL_RETIRED", "{token:?}");
+        }
+        assert_eq!(kind(&returning(None, retired().as_ref(), &request, NOW)), "REFUSAL_RETIRED");
+    }
+
+    #[test]
     fn returns() {
         let node: NodeName = "web-1".parse().expect("a name");
         let check = |known: Option<EnrolmentRecord>, wanted: &str| {
             let hello = hello();
             let request = Request { key: "ours", hello: Some(&hello) };
-            let decision = returning(known.as_ref().map(|known| (&node, known)), &request, NOW);
+            let decision = returning(known.as_ref().map(|known| (&node, known)), None, &request, NOW);
             assert_eq!(kind(&decision), wanted, "{known:?}");
         };
         check(None, "REFUSAL_UNKNOWN");
-        check(Some(enrolment("theirs", 0, false)), "REFUSAL_UNKNOWN");
-        check(Some(enrolment("ours", 0, false)), "replay");
-        check(Some(enrolment("ours", RETURNS_LIMIT - 1, false)), "replay");
-        check(Some(enrolment("ours", RETURNS_LIMIT, false)), "REFUSAL_EXPIRED");
-        check(Some(enrolment("ours", 0, true)), "REFUSAL_RETIRED");
+        check(Some(enrolment("theirs", 0)), "REFUSAL_UNKNOWN");
+        check(Some(enrolment("ours", 0)), "replay");
+        check(Some(enrolment("ours", RETURNS_LIMIT - 1)), "replay");
+        check(Some(enrolment("ours", RETURNS_LIMIT)), "REFUSAL_EXPIRED");
     }
 
     #[test]
@@ -286,11 +326,12 @@ mod tests {
                 let now = Timestamp::from_millis(NOW.as_millis() + elapsed);
                 let key = format!("key-{who}");
                 let hello = Hello { node_time_ms: now.as_millis(), ..hello() };
-                match with_token(Some(&record), None, &Request { key: &key, hello: Some(&hello) }, now) {
+                match with_token(Some(&record), None, None, &Request { key: &key, hello: Some(&hello) }, now) {
                     Decision::Grant => {
                         prop_assert!(winner.is_none(), "granted twice");
                         prop_assert!(elapsed < life, "granted after it ran out");
                         record.used_by = Some(key.clone());
+                        record.used_at = Some(now);
                         winner = Some(key);
                     }
                     Decision::Replay => prop_assert_eq!(winner.as_ref(), Some(&key)),

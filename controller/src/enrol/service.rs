@@ -12,17 +12,18 @@ use fleet_proto::{
 use fleet_store::Expected;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
 use super::{
     ca::{Ca, CaError, Leaf, NODE_LIFE, RequestedKey, Serial, renew_at},
     policy::{self, Decision},
-    revoke::Revoked,
+    revoke::{Revoked, Why},
     token::TokenHash,
 };
 use crate::{
     first_boot::reports::FirstBoots,
-    records::{EnrolmentRecord, Held, Issued, RecordError, Records, TokenRecord, keys},
+    records::{EnrolmentRecord, Held, Issued, RecordError, Records, RetiredRecord, TokenRecord, keys},
     session::{registry::Registry, service::busy, stream::Desk},
     tls::peer::Connections,
 };
@@ -30,7 +31,7 @@ use crate::{
 /// Enrolments under way at once; beyond it agents are asked to come back.
 const UNDER_WAY: usize = 512;
 /// How often a decision is made anew because somebody else was faster.
-const ATTEMPTS: usize = 8;
+pub(super) const ATTEMPTS: usize = 8;
 /// A lost answer is replayed with the same certificate while it has this much life left.
 const REPLAY_LEFT: Duration = Duration::from_secs(NODE_LIFE.as_secs() / 2);
 /// A session being cut is told why; its connection is severed this much later, told or not.
@@ -41,13 +42,15 @@ const FAILURE: usize = 2048;
 /// Everything about who is who.
 #[derive(Debug)]
 pub struct Enrolment {
-    records: Records,
-    ca: Arc<Ca>,
+    pub(super) records: Records,
+    pub(super) ca: Arc<Ca>,
     revoked: Revoked,
     connections: Connections,
-    desk: Arc<Desk>,
-    clock: Arc<dyn Clock>,
+    pub(super) desk: Arc<Desk>,
+    pub(super) clock: Arc<dyn Clock>,
     session_addresses: ArcSwap<Vec<String>>,
+    /// Owns what must not end with the request that began it.
+    tasks: TaskTracker,
 }
 
 /// Why a certificate was not given.
@@ -58,9 +61,15 @@ pub enum EnrolError {
     Refused {
         /// What the agent hears.
         refusal: Refusal,
-        /// Whose token it was, if it was anybody's.
+        /// Whom it was about, if that is known.
         node: Option<NodeName>,
     },
+    /// The desired state lacks what was asked for.
+    #[error("node `{0}` has no task that asks for a certificate")]
+    NotAsked(NodeName),
+    /// Too many were given already.
+    #[error("node `{0}` was given too many certificates for its services")]
+    TooMany(NodeName),
     /// The store failed.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -77,6 +86,18 @@ impl From<EnrolError> for Status {
         match error {
             EnrolError::Refused { refusal, .. } => refusal.into(),
             EnrolError::Contended => busy(),
+            EnrolError::NotAsked(_) => Refusal::new(
+                RefusalKind::RefusalForbidden,
+                error.to_string(),
+                "services get certificates where the plan has a `rethinkdb` or `todo` task",
+            )
+            .into(),
+            EnrolError::TooMany(_) => Refusal::new(
+                RefusalKind::RefusalForbidden,
+                error.to_string(),
+                "see why its certificate task asks again and again; `fleetctl replace` begins anew",
+            )
+            .into(),
             EnrolError::Ca(CaError::Request(why)) => Refusal::new(
                 RefusalKind::RefusalBadRequest,
                 format!("the certificate request cannot be used: {why}"),
@@ -91,7 +112,7 @@ impl From<EnrolError> for Status {
 
 /// Logged where it is handled; the caller hears only that it was not their fault.
 fn internal(error: &dyn std::error::Error) -> Status {
-    tracing::error!(error = %crate::chain(error), "enrolment failed");
+    tracing::error!(error = %fleet_model::chain(error), "enrolment failed");
     Status::internal("the controller could not complete this; its log says why")
 }
 
@@ -103,10 +124,11 @@ impl Enrolment {
         revoked: Revoked,
         connections: Connections,
         desk: Arc<Desk>,
+        tasks: TaskTracker,
     ) -> Self {
         let clock = desk.clock.clone();
         let session_addresses = ArcSwap::default();
-        Self { records, ca, revoked, connections, desk, clock, session_addresses }
+        Self { records, ca, revoked, connections, desk, clock, session_addresses, tasks }
     }
 
     /// What nodes are told to dial from now on.
@@ -156,7 +178,8 @@ impl Enrolment {
             None => None,
         };
         let known = enrolment.as_ref().map(|held: &Held<EnrolmentRecord>| &held.value);
-        match policy::with_token(token.as_ref().map(|held| &held.value), known, ask, now) {
+        let retired = self.retired(key).await?;
+        match policy::with_token(token.as_ref().map(|held| &held.value), known, retired.as_ref(), ask, now) {
             Decision::Refuse(refusal) => {
                 let node = token.map(|held| held.value.node);
                 return Err(EnrolError::Refused { refusal, node });
@@ -164,7 +187,8 @@ impl Enrolment {
             Decision::Replay => {}
             Decision::Grant => {
                 let (Some(hash), Some(held)) = (&hash, &token) else { return Err(EnrolError::Contended) };
-                let used = TokenRecord { used_by: Some(key.hash().to_owned()), ..held.value.clone() };
+                let used_by = Some(key.hash().to_owned());
+                let used = TokenRecord { used_by, used_at: Some(now), ..held.value.clone() };
                 let expected = Expected::Version(held.version);
                 self.records.put(&keys::token(hash.as_str()), &used, expected).await?;
             }
@@ -185,7 +209,8 @@ impl Enrolment {
             None => None,
         };
         let known = node.as_ref().zip(enrolment.as_ref().map(|held| &held.value));
-        if let Decision::Refuse(refusal) = policy::returning(known, ask, now) {
+        let retired = self.retired(key).await?;
+        if let Decision::Refuse(refusal) = policy::returning(known, retired.as_ref(), ask, now) {
             return Err(EnrolError::Refused { refusal, node });
         }
         let Some((node, held)) = node.zip(enrolment) else { return Err(EnrolError::Contended) };
@@ -197,7 +222,8 @@ impl Enrolment {
         Ok(self.credentials(&node, &leaf, now))
     }
 
-    /// Makes `key` the node's identity, withdrawing what an earlier key held.
+    /// Makes `key` the node's identity, withdrawing what an earlier key held: first, so that a node never has two,
+    /// whenever this is cut. The key is known first too, so that what is enrolled can always return.
     async fn enter(
         &self,
         node: &NodeName,
@@ -216,7 +242,7 @@ impl Enrolment {
                 record
             }
             other => {
-                replaced = other.map(|other| other.certificates).unwrap_or_default();
+                replaced = other.map(|other| other.issued()).unwrap_or_default();
                 EnrolmentRecord {
                     key: key.hash().to_owned(),
                     machine: machine.to_owned(),
@@ -224,16 +250,16 @@ impl Enrolment {
                     certificates: Vec::new(),
                     leaf: String::new(),
                     returns: 0,
-                    retired: false,
+                    services: Vec::new(),
+                    id: uuid::Uuid::new_v4().to_string(),
                 }
             }
         };
         let leaf = self.issue(node, key, &mut record, now)?;
-        self.records.put(&keys::enrolment(node), &record, expected).await?;
         self.records.put(&keys::known_key(key.hash()), node, Expected::Any).await?;
-        if !replaced.is_empty() {
-            self.withdraw(node, &replaced, "another machine enrolled under this name").await?;
-        }
+        let serials = self.revoked.revoke(&self.records, node, &replaced, &Why::Withdrawn, now).await?;
+        self.records.put(&keys::enrolment(node), &record, expected).await?;
+        self.cut(node, serials, &Why::Withdrawn, "another machine enrolled under this name");
         tracing::info!(%node, serial = %leaf.serial, "enrolled");
         self.desk.registry.set_enrolled(node, true);
         Ok(self.credentials(node, &leaf, now))
@@ -254,12 +280,7 @@ impl Enrolment {
             let now = self.clock.now();
             let held = self.records.get::<EnrolmentRecord>(&keys::enrolment(node)).await?;
             let Some(held) = held.filter(|held| current(&held.value, serial)) else {
-                let refusal = Refusal::new(
-                    RefusalKind::RefusalRevoked,
-                    format!("this certificate is not one of node `{node}` any more"),
-                    "run `fleetctl up`: it enrols the node anew",
-                );
-                return Err(EnrolError::Refused { refusal, node: Some(node.clone()) });
+                return Err(stale(node));
             };
             let mut record = held.value;
             let renamed = record.key != key.hash();
@@ -267,13 +288,14 @@ impl Enrolment {
             record.returns = 0;
             let leaf = self.issue(node, &key, &mut record, now)?;
             let expected = Expected::Version(held.version);
+            if renamed {
+                // First, so that what is enrolled can always return.
+                self.records.put(&keys::known_key(key.hash()), node, Expected::Any).await?;
+            }
             match self.records.put(&keys::enrolment(node), &record, expected).await {
                 Err(error) if error.is_conflict() => continue,
                 other => other?,
             };
-            if renamed {
-                self.records.put(&keys::known_key(key.hash()), node, Expected::Any).await?;
-            }
             tracing::info!(%node, serial = %leaf.serial, "renewed");
             return Ok(self.credentials(node, &leaf, now));
         }
@@ -287,7 +309,10 @@ impl Enrolment {
     pub async fn remove(&self, node: &NodeName, why: &str) -> Result<(), RecordError> {
         let held = self.records.get::<EnrolmentRecord>(&keys::enrolment(node)).await?;
         if let Some(held) = held {
-            self.withdraw(node, &held.value.certificates, why).await?;
+            let now = self.clock.now();
+            let issued = held.value.issued();
+            let serials = self.revoked.revoke(&self.records, node, &issued, &Why::Withdrawn, now).await?;
+            self.cut(node, serials, &Why::Withdrawn, why);
             self.records.delete(&keys::known_key(&held.value.key)).await?;
         }
         self.records.delete(&keys::enrolment(node)).await?;
@@ -295,31 +320,50 @@ impl Enrolment {
         Ok(())
     }
 
-    /// Marks a node as removed for good: its tokens and its key are refused as such.
+    /// Ends a node's identity for good: its key and certificates are never let in again, and hear why. The name is
+    /// free: identity is the key, and whoever brings a fresh token enrols under it.
     ///
     /// # Errors
     /// [`RecordError`] if the store fails; calling again finishes what was begun.
     pub async fn retire(&self, node: &NodeName) -> Result<(), RecordError> {
-        let Some(held) = self.records.get::<EnrolmentRecord>(&keys::enrolment(node)).await? else {
-            return Ok(());
-        };
-        let record = EnrolmentRecord { retired: true, ..held.value };
-        self.records.put(&keys::enrolment(node), &record, Expected::Version(held.version)).await?;
-        self.withdraw(node, &record.certificates, "the node was removed for good").await
+        loop {
+            let Some(held) = self.records.get::<EnrolmentRecord>(&keys::enrolment(node)).await? else {
+                self.desk.registry.set_enrolled(node, false);
+                return Ok(());
+            };
+            let (now, why) = (self.clock.now(), Why::Retired(node.clone()));
+            let record = RetiredRecord { node: node.clone(), at: now };
+            self.records.put(&keys::retired(&held.value.key), &record, Expected::Any).await?;
+            let issued = held.value.issued();
+            let serials = self.revoked.revoke(&self.records, node, &issued, &why, now).await?;
+            self.cut(node, serials, &why, "its identity was retired for good");
+            self.records.delete(&keys::known_key(&held.value.key)).await?;
+            // Only as it was read: a renewal meanwhile made another certificate, which is withdrawn in the next round.
+            let deleted = self.records.delete_if(&keys::enrolment(node), held.version).await;
+            match deleted {
+                Err(error) if error.is_conflict() => {}
+                other => other?,
+            }
+        }
     }
 
-    /// Withdraws certificates and ends what is open under them.
-    async fn withdraw(&self, node: &NodeName, certificates: &[Issued], why: &str) -> Result<(), RecordError> {
-        let serials = self.revoked.revoke(&self.records, node, certificates, self.clock.now()).await?;
+    async fn retired(&self, key: &RequestedKey) -> Result<Option<RetiredRecord>, RecordError> {
+        Ok(self.records.get(&keys::retired(key.hash())).await?.map(|held| held.value))
+    }
+
+    /// Ends what is open under withdrawn certificates. From now on every call is refused anyway; the pause before
+    /// connections are severed only lets the reason reach the agent.
+    fn cut(&self, node: &NodeName, serials: Vec<Serial>, why: &Why, text: &str) {
         if serials.is_empty() {
-            return Ok(());
+            return;
         }
-        tracing::info!(%node, certificates = serials.len(), why, "certificates withdrawn");
-        end_sessions(&self.desk.registry, node, &serials, why);
-        // From here on every call is refused; the pause only lets the reason reach the agent.
-        tokio::time::sleep(CUT_GRACE).await;
-        self.connections.cut(|peer| serials.contains(&peer.serial));
-        Ok(())
+        tracing::info!(%node, certificates = serials.len(), why = text, "certificates withdrawn");
+        end_sessions(&self.desk.registry, node, &serials, why, text);
+        let connections = self.connections.clone();
+        self.tasks.spawn(async move {
+            tokio::time::sleep(CUT_GRACE).await;
+            connections.cut(|peer| serials.contains(&peer.serial));
+        });
     }
 
     fn issue(
@@ -360,24 +404,33 @@ fn replayed(record: &EnrolmentRecord, now: Timestamp) -> Option<Leaf> {
     })
 }
 
-fn current(record: &EnrolmentRecord, serial: &Serial) -> bool {
+/// Whether a certificate is one of the node's present identity.
+pub(super) fn current(record: &EnrolmentRecord, serial: &Serial) -> bool {
     let serial = serial.to_string();
-    !record.retired && record.certificates.iter().any(|issued| issued.serial == serial)
+    record.certificates.iter().any(|issued| issued.serial == serial)
 }
 
-fn end_sessions(registry: &Registry, node: &NodeName, serials: &[Serial], why: &str) {
-    for live in registry.lives() {
-        if live.node == *node && serials.contains(&live.peer.serial) {
-            live.end(
-                Refusal::new(
-                    RefusalKind::RefusalRevoked,
-                    format!("the certificate of node `{node}` was withdrawn: {why}"),
-                    "run `fleetctl up`: it enrols the node anew if it is part of the plan",
-                )
-                .into(),
-            );
-        }
-    }
+/// What the holder of a certificate hears that is not [`current`] any more.
+pub(super) fn stale(node: &NodeName) -> EnrolError {
+    let refusal = Refusal::new(
+        RefusalKind::RefusalRevoked,
+        format!("this certificate is not one of node `{node}` any more"),
+        "run `fleetctl up`: it enrols the node anew",
+    );
+    EnrolError::Refused { refusal, node: Some(node.clone()) }
+}
+
+fn end_sessions(registry: &Registry, node: &NodeName, serials: &[Serial], why: &Why, text: &str) {
+    let Some(live) = registry.live(node).filter(|live| serials.contains(&live.peer.serial)) else { return };
+    let refusal = match why {
+        Why::Retired(_) => why.refusal(),
+        Why::Withdrawn => Refusal::new(
+            RefusalKind::RefusalRevoked,
+            format!("the certificate of node `{node}` was withdrawn: {text}"),
+            "run `fleetctl up`: it enrols the node anew if it is part of the plan",
+        ),
+    };
+    live.end(refusal.into());
 }
 
 /// The `Enrolment` service: the only one that answers callers without a certificate.
@@ -385,29 +438,36 @@ fn end_sessions(registry: &Registry, node: &NodeName, serials: &[Serial], why: &
 pub struct EnrolmentService {
     enrolment: Arc<Enrolment>,
     first_boots: Arc<FirstBoots>,
-    under_way: Semaphore,
+    under_way: Arc<Semaphore>,
 }
 
 impl EnrolmentService {
     /// Serves enrolments and the reports that come before them.
     pub fn new(enrolment: Arc<Enrolment>, first_boots: Arc<FirstBoots>) -> Self {
-        Self { enrolment, first_boots, under_way: Semaphore::new(UNDER_WAY) }
+        Self { enrolment, first_boots, under_way: Arc::new(Semaphore::new(UNDER_WAY)) }
     }
 }
 
 #[tonic::async_trait]
 impl enrolment_server::Enrolment for EnrolmentService {
     async fn enrol(&self, request: Request<v1::EnrolRequest>) -> Result<Response<v1::Credentials>, Status> {
-        let _place = self.under_way.try_acquire().map_err(|_| busy())?;
-        let outcome = self.enrolment.enrol(request.get_ref()).await;
-        if let Err(EnrolError::Refused { refusal, node }) = &outcome {
+        let place = self.under_way.clone().try_acquire_owned().map_err(|_| busy())?;
+        let (enrolment, request) = (self.enrolment.clone(), request.into_inner());
+        let hash = TokenHash::of(&request.token);
+        // In a task of its own: whoever asked may hang up half-way, and the node must not be left half enrolled.
+        let entering = self.enrolment.tasks.spawn(async move {
+            let _place = place;
+            enrolment.enrol(&request).await
+        });
+        let outcome = entering.await.map_err(|error| internal(&error))?;
+        if let Err(EnrolError::Refused { refusal, .. }) = &outcome {
             tracing::info!(
                 kind = refusal.kind().as_str_name(),
                 message = refusal.message,
                 "enrolment refused"
             );
-            if let Some(node) = node {
-                self.first_boots.refused(node, format!("{}; {}", refusal.message, refusal.hint));
+            if let Some(hash) = &hash {
+                self.first_boots.refused(hash, format!("{}; {}", refusal.message, refusal.hint));
             }
         }
         Ok(Response::new(outcome?))
@@ -417,12 +477,13 @@ impl enrolment_server::Enrolment for EnrolmentService {
         let _place = self.under_way.try_acquire().map_err(|_| busy())?;
         let report = request.into_inner();
         let now = self.enrolment.clock.now();
-        let token = match TokenHash::of(&report.token) {
+        let hash = TokenHash::of(&report.token);
+        let token = match &hash {
             Some(hash) => self.enrolment.records.get::<TokenRecord>(&keys::token(hash.as_str())).await,
             None => Ok(None),
         };
         let token = token.map_err(|error| internal(&error))?.map(|held| held.value);
-        let Some(token) = token.filter(|token| token.expires > now) else {
+        let Some((hash, token)) = hash.zip(token.filter(|token| token.expires > now)) else {
             return Err(Refusal::new(
                 RefusalKind::RefusalUnknown,
                 "no such enrolment token, or it ran out",
@@ -432,9 +493,9 @@ impl enrolment_server::Enrolment for EnrolmentService {
         };
         let mut failure = report.failure.clone();
         failure.truncate(failure.floor_char_boundary(FAILURE));
-        self.first_boots.reported(&token.node, report.stage(), failure);
+        self.first_boots.reported(&hash, &token.node, report.stage(), failure);
         if let Some(refusal) = policy::skew(report.node_time_ms, now) {
-            self.first_boots.refused(&token.node, format!("{}; {}", refusal.message, refusal.hint));
+            self.first_boots.refused(&hash, format!("{}; {}", refusal.message, refusal.hint));
         }
         Ok(Response::new(v1::ReportAck { controller_time_ms: now.as_millis() }))
     }

@@ -33,12 +33,14 @@ pub enum TokenError {
 pub struct Token {
     /// The text that goes into the seed.
     pub text: Secret,
+    /// What it is known by.
+    pub hash: TokenHash,
     /// When it stops being of use.
     pub expires: Timestamp,
 }
 
 /// The hash a token is stored under.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct TokenHash(String);
 
 impl TokenHash {
@@ -72,9 +74,10 @@ pub async fn issue(
 ) -> Result<Token, TokenError> {
     let text = URL_SAFE_NO_PAD.encode(random::<32>()?);
     let expires = now.after(life);
-    let record = TokenRecord { node: node.clone(), expires, used_by: None };
-    records.put(&keys::token(&sha256_hex(text.as_bytes())), &record, Expected::Absent).await?;
-    Ok(Token { text: Secret::new(text), expires })
+    let record = TokenRecord { node: node.clone(), expires, used_by: None, used_at: None };
+    let hash = TokenHash(sha256_hex(text.as_bytes()));
+    records.put(&keys::token(hash.as_str()), &record, Expected::Absent).await?;
+    Ok(Token { text: Secret::new(text), hash, expires })
 }
 
 /// Deletes tokens that ran out, or all those of one node.

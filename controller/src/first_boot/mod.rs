@@ -35,7 +35,7 @@ impl FirstBootError {
 
 impl From<BootstrapError> for FirstBootError {
     fn from(error: BootstrapError) -> Self {
-        Self { why: crate::chain(&error), broken: matches!(error, BootstrapError::Broken(_)) }
+        Self { why: fleet_model::chain(&error), broken: matches!(error, BootstrapError::Broken(_)) }
     }
 }
 

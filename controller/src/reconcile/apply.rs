@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use fleet_model::NodeName;
@@ -13,14 +14,16 @@ use fleet_provider::{
     provider::Outcome,
 };
 use fleet_store::Expected;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    driver::{Given, Tools},
+    driver::Tools,
+    given::Given,
     home::Stuck,
     progress::Teller,
-    provision::ProvisionError,
+    provision::{Provision, ProvisionError},
+    replace,
 };
 use crate::{
     enrol::token,
@@ -29,6 +32,9 @@ use crate::{
 
 /// Events of the provider that may wait for us.
 const EVENTS: usize = 256;
+/// Pause between two refreshes of what nodes should be while servers come up: each new address is news for every
+/// node, and of a thousand in a second one refresh is enough.
+const REFRESH: Duration = Duration::from_millis(250);
 
 /// One run of `up`.
 struct Apply<'a> {
@@ -41,6 +47,9 @@ struct Apply<'a> {
     homeward: JoinSet<(NodeName, Result<(), Stuck>)>,
     begun: BTreeSet<NodeName>,
     outcomes: BTreeMap<NodeName, Result<(), Stuck>>,
+    /// When desired states are refreshed, if addresses came that they do not name yet.
+    refresh_at: Option<Instant>,
+    refreshed: Option<Instant>,
 }
 
 /// Works towards `given` and says how it went.
@@ -54,15 +63,32 @@ pub(super) async fn run(
     let fleet_id = remember(tools, &given).await?;
     let apply = Apply {
         tools,
-        plan: given.plan,
+        plan: given.plan.clone(),
         until,
         teller,
         stop,
         homeward: JoinSet::new(),
         begun: BTreeSet::new(),
         outcomes: BTreeMap::new(),
+        refresh_at: None,
+        refreshed: None,
     };
-    apply.perform(&fleet_id).await
+    let finished = apply.perform(&fleet_id).await?;
+    if finished.ok {
+        sweep(tools).await;
+    }
+    Ok(finished)
+}
+
+/// Removes artifacts that nothing names any more.
+async fn sweep(tools: &Tools) {
+    let (artifacts, named) = (tools.artifacts.clone(), tools.homecoming.board.named_artifacts());
+    match tokio::task::spawn_blocking(move || artifacts.sweep(&named)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(error = fleet_model::chain(&error), "artifacts not swept"),
+        // Only while the runtime shuts down; the next run sweeps.
+        Err(error) => tracing::debug!(%error, "artifacts not swept"),
+    }
 }
 
 /// Makes the plan the fleet's desired state; from here on `status` speaks of it.
@@ -72,7 +98,7 @@ async fn remember(tools: &Tools, given: &Given) -> Result<String, RecordError> {
         FleetRecord { plan: Some(given.record.clone()), cloud: Some(given.plan.cloud.clone()), ..held.value };
     tools.records().put(&keys::fleet(), &record, Expected::Version(held.version)).await?;
     let board = &tools.homecoming.board;
-    board.set_plan(Some(given.plan.clone()));
+    board.set_given(Some(given.clone()));
     board.clear_stages();
     token::prune(tools.records(), tools.clock().now(), |_| false).await?;
     Ok(record.id)
@@ -80,15 +106,22 @@ async fn remember(tools: &Tools, given: &Given) -> Result<String, RecordError> {
 
 impl Apply<'_> {
     async fn perform(mut self, fleet_id: &str) -> Result<v1::Finished, RecordError> {
+        let mut changing_calls = 0;
         let outcome = match self.tools.provisioners.open(&self.plan.cloud, fleet_id) {
-            Ok(provision) => self.provision(&*provision).await?,
+            Ok(provision) => match self.replace(&*provision).await? {
+                // What a replacement began comes first: the rest would start the old server again.
+                Ok(before) if before.problems.is_empty() && !before.stopped => {
+                    changing_calls += before.changing_calls;
+                    self.provision(&*provision).await?
+                }
+                unfinished => unfinished,
+            },
             Err(error) => Err(error),
         };
         let mut problems = Vec::new();
-        let mut changing_calls = 0;
         match outcome {
             Ok(outcome) => {
-                changing_calls = outcome.changing_calls;
+                changing_calls += outcome.changing_calls;
                 problems.extend(outcome.problems);
                 self.tools.homecoming.board.refresh_desired().await?;
                 if !outcome.stopped && problems.is_empty() {
@@ -116,10 +149,18 @@ impl Apply<'_> {
         Ok(v1::Finished { ok, changing_calls, nodes, problems, ..v1::Finished::default() })
     }
 
+    /// Finishes replacements that were begun.
+    async fn replace(
+        &self,
+        provision: &dyn Provision,
+    ) -> Result<Result<Outcome, ProvisionError>, RecordError> {
+        replace::finish(self.tools, &self.plan, provision, self.teller, self.stop).await
+    }
+
     /// Runs the provider, starting each node's way home as soon as its server is there.
     async fn provision(
         &mut self,
-        provision: &dyn super::provision::Provision,
+        provision: &dyn Provision,
     ) -> Result<Result<Outcome, ProvisionError>, RecordError> {
         let (sender, mut events) = mpsc::channel(EVENTS);
         let plan = self.plan.clone();
@@ -129,9 +170,17 @@ impl Apply<'_> {
         let mut applying = std::pin::pin!(applying);
         let outcome = loop {
             // Cancel safe: the channel loses nothing, the provider's future is pinned outside.
+            let due = self.refresh_at;
+            let refresh = async {
+                match due {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 Some(event) = events.recv() => self.take(event).await?,
                 done = &mut applying => break done,
+                () = refresh => self.refresh().await?,
             }
         };
         // Nobody sends any more; what was sent is taken.
@@ -140,11 +189,24 @@ impl Apply<'_> {
         }
         if let Ok(outcome) = &outcome {
             // Servers that were there already may have caused no event.
+            if self.tools.homecoming.board.set_addresses(&outcome.addresses).await? {
+                self.refresh_at.get_or_insert_with(Instant::now);
+            }
             for (node, addresses) in &outcome.addresses {
-                self.arrived(node, addresses).await?;
+                self.send_home(node, addresses);
             }
         }
+        if self.refresh_at.is_some() {
+            self.refresh().await?;
+        }
         Ok(outcome)
+    }
+
+    async fn refresh(&mut self) -> Result<(), RecordError> {
+        self.refresh_at = None;
+        self.tools.homecoming.board.refresh_desired().await?;
+        self.refreshed = Some(Instant::now());
+        Ok(())
     }
 
     async fn take(&mut self, event: Event) -> Result<(), RecordError> {
@@ -170,9 +232,17 @@ impl Apply<'_> {
 
     /// A node's server is there: send it home.
     async fn arrived(&mut self, node: &NodeName, addresses: &Addresses) -> Result<(), RecordError> {
-        self.tools.homecoming.board.set_addresses(node, addresses).await?;
+        if self.tools.homecoming.board.set_addresses([(node, addresses)]).await? {
+            let now = Instant::now();
+            self.refresh_at.get_or_insert(self.refreshed.map_or(now, |last| now.max(last + REFRESH)));
+        }
+        self.send_home(node, addresses);
+        Ok(())
+    }
+
+    fn send_home(&mut self, node: &NodeName, addresses: &Addresses) {
         if self.plan.node(node).is_none() || !self.begun.insert(node.clone()) {
-            return Ok(());
+            return;
         }
         self.stage(node, NodeState::NodeProvisioned, "");
         if self.until == v1::Until::Ready {
@@ -184,7 +254,6 @@ impl Apply<'_> {
                 (node, done)
             });
         }
-        Ok(())
     }
 
     /// Waits for everybody on the way, then once more for those whose desired state changed meanwhile: each new
@@ -230,6 +299,7 @@ impl Apply<'_> {
         for node in names.iter().filter(|node| self.plan.node(node).is_none()) {
             self.tools.enrolment.remove(node, "the node is not in the plan any more").await?;
             token::prune(self.tools.records(), self.tools.clock().now(), |whose| whose == node).await?;
+            self.tools.permits.forget(node).await?;
             self.tools.homecoming.board.forget(node).await?;
             self.stage(node, NodeState::NodeGone, "not in the plan any more");
         }

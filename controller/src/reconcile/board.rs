@@ -4,7 +4,7 @@
 //! read from there at start.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -13,12 +13,18 @@ use fleet_plan::ResolvedPlan;
 use fleet_proto::v1::{self, NodeState};
 use fleet_provider::event::Addresses;
 use fleet_store::Expected;
+use futures::StreamExt;
 
+use super::given::Given;
 use crate::{
+    artifacts::{Digest, named::named},
     desired,
     records::{FleetRecord, RecordError, Records, RunKind, RunRecord, keys},
     session::{registry::Registry, stream::Desk},
 };
+
+/// Desired states written at once: the store's writer takes them in few transactions.
+const WRITES: usize = 256;
 
 /// How far a node is on its way home, as the run sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,12 +40,14 @@ pub struct Stage {
 pub struct Board {
     records: Records,
     desk: Arc<Desk>,
+    /// The todo application's program, if there is one.
+    todo: Option<v1::Artifact>,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    plan: Option<Arc<ResolvedPlan>>,
+    given: Option<Given>,
     addresses: BTreeMap<NodeName, Addresses>,
     stages: BTreeMap<NodeName, Stage>,
     activity: String,
@@ -50,15 +58,19 @@ impl Board {
     ///
     /// # Errors
     /// [`RecordError`] if the store cannot be read.
-    pub async fn load(records: Records, desk: Arc<Desk>) -> Result<Self, RecordError> {
+    pub async fn load(
+        records: Records,
+        desk: Arc<Desk>,
+        todo: Option<v1::Artifact>,
+    ) -> Result<Self, RecordError> {
         let mut state = State { addresses: records.addresses().await?, ..State::default() };
         if let Some(run) = records.get::<RunRecord>(&keys::run()).await? {
             state.activity = activity(&run.value);
         }
         let fleet = records.get::<FleetRecord>(&keys::fleet()).await?;
         if let Some(plan) = fleet.and_then(|held| held.value.plan) {
-            match fleet_plan::load(&plan.file, &plan.text, &plan.parameters) {
-                Ok(loaded) => state.plan = Some(Arc::new(loaded.plan)),
+            match Given::read(plan) {
+                Ok(given) => state.given = Some(given),
                 // Written by another version; the next `up` brings one that is understood.
                 Err(problems) => {
                     tracing::warn!(%problems, "the stored plan is not understood any more");
@@ -69,17 +81,22 @@ impl Board {
                 }
             }
         }
-        Ok(Self { records, desk, state: Mutex::new(state) })
+        Ok(Self { records, desk, todo, state: Mutex::new(state) })
     }
 
     /// The plan, if there is one.
     pub fn plan(&self) -> Option<Arc<ResolvedPlan>> {
-        self.state().plan.clone()
+        self.state().given.as_ref().map(|given| given.plan.clone())
+    }
+
+    /// The plan with what it was given as.
+    pub fn given(&self) -> Option<Given> {
+        self.state().given.clone()
     }
 
     /// Takes a plan, or takes it away. Writing it to the store is the caller's business.
-    pub fn set_plan(&self, plan: Option<Arc<ResolvedPlan>>) {
-        self.state().plan = plan;
+    pub fn set_given(&self, given: Option<Given>) {
+        self.state().given = given;
         self.registry().touch();
     }
 
@@ -125,39 +142,88 @@ impl Board {
         self.registry().touch();
     }
 
-    /// Takes a node's addresses, then brings every node's desired state up to date: they name each other.
+    /// Takes addresses of nodes; says whether any is news. Desired states name them once they are refreshed.
     ///
     /// # Errors
     /// [`RecordError`] if the store fails; calling again finishes what was begun.
-    pub async fn set_addresses(&self, node: &NodeName, addresses: &Addresses) -> Result<(), RecordError> {
-        let known = self.state().addresses.get(node) == Some(addresses);
-        if !known {
-            self.records.put(&keys::node_addresses(node), addresses, Expected::Any).await?;
-            self.state().addresses.insert(node.clone(), addresses.clone());
-        }
-        self.refresh_desired().await
+    pub async fn set_addresses(
+        &self,
+        found: impl IntoIterator<Item = (&NodeName, &Addresses)>,
+    ) -> Result<bool, RecordError> {
+        let news: Vec<(NodeName, Addresses)> = {
+            let state = self.state();
+            let new = found.into_iter().filter(|(node, now)| state.addresses.get(*node) != Some(now));
+            new.map(|(node, addresses)| (node.clone(), addresses.clone())).collect()
+        };
+        // All at once, so that the store's writer takes them in few transactions.
+        let writes = news.iter().map(|(node, addresses)| {
+            let key = keys::node_addresses(node);
+            async move { self.records.put(&key, addresses, Expected::Any).await }
+        });
+        futures::future::try_join_all(writes).await?;
+        let any = !news.is_empty();
+        self.state().addresses.extend(news);
+        Ok(any)
     }
 
-    /// Brings every node's desired state up to date with plan and addresses.
+    /// Brings every node's desired state up to date with plan and addresses: once for however many changed, since
+    /// each node names all others.
     ///
     /// # Errors
     /// [`RecordError`] if the store fails; calling again finishes what was begun.
     pub async fn refresh_desired(&self) -> Result<(), RecordError> {
-        let (plan, addresses) = {
+        let (given, addresses) = {
             let state = self.state();
-            (state.plan.clone(), state.addresses.clone())
+            (state.given.clone(), state.addresses.clone())
         };
-        let Some(plan) = plan else { return Ok(()) };
-        for (node, tasks) in desired::tasks(&plan, &addresses, &desired::Inputs::default()) {
+        let Some(given) = given else { return Ok(()) };
+        let tasks = desired::tasks(&given.plan, &addresses, &self.inputs(&given));
+        let changed = tasks.into_iter().filter_map(|(node, tasks)| {
             let held = self.registry().desired(&node);
-            if let Some(next) = desired::next(held.as_deref(), tasks, plan.recheck) {
-                // Durable before it is told: a restarted controller never takes a generation back.
-                self.records.put_message(&keys::desired(&node), &next).await?;
-                tracing::info!(%node, generation = next.generation, "desired state changed");
-                self.registry().set_desired(&node, Arc::new(next));
-            }
+            Some((node, desired::next(held.as_deref(), tasks, given.plan.recheck)?))
+        });
+        let writes = changed.map(|(node, next)| async move {
+            // Durable before it is told: a restarted controller never takes a generation back.
+            self.records.put_message(&keys::desired(&node), &next).await?;
+            tracing::info!(%node, generation = next.generation, "desired state changed");
+            self.registry().set_desired(&node, Arc::new(next));
+            Ok::<_, RecordError>(())
+        });
+        let mut writes = futures::stream::iter(writes).buffer_unordered(WRITES);
+        while let Some(written) = writes.next().await {
+            written?;
         }
         Ok(())
+    }
+
+    /// What the plan needs besides its text: kept with it, so that a restarted controller finds the same.
+    fn inputs(&self, given: &Given) -> desired::Inputs {
+        let artifacts = given.record.artifacts.iter();
+        desired::Inputs {
+            artifacts: artifacts.map(|file| (file.name.clone(), file.clone().into())).collect(),
+            operator_keys: given.record.operator_keys.clone(),
+            todo: self.todo.clone(),
+        }
+    }
+
+    /// Every artifact that anything in force names.
+    pub fn named_artifacts(&self) -> BTreeSet<Digest> {
+        let given = self.given();
+        let planned = given.iter().flat_map(|given| &given.record.artifacts).map(|file| file.sha256.clone());
+        let program = self.todo.iter().map(|program| program.sha256.clone());
+        let desired = self.registry().all_desired();
+        let desired =
+            desired.iter().flat_map(|desired| named(desired)).map(|artifact| artifact.sha256.clone());
+        planned.chain(program).chain(desired).filter_map(|digest| digest.parse().ok()).collect()
+    }
+
+    /// Forgets what was seen of a node whose server is destroyed; its successor is not there yet.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the store fails; calling again finishes what was begun.
+    pub async fn start_over(&self, node: &NodeName) -> Result<(), RecordError> {
+        self.registry().start_over(node, tonic::Status::aborted("the node is replaced"));
+        self.records.delete(&keys::observed(node)).await
     }
 
     /// Forgets a node that is gone, in the store and here.
@@ -188,6 +254,7 @@ pub fn activity(run: &RunRecord) -> String {
     let (what, command) = match run.kind {
         RunKind::Apply => ("up", "`fleetctl up` continues it"),
         RunKind::Down => ("down", "`fleetctl down` continues it"),
+        RunKind::Replace => ("replace", "`fleetctl up` finishes it"),
     };
     match &run.end {
         None => format!("run {} ({what}) was cut; {command}", run.number),

@@ -42,7 +42,7 @@ impl Provisioners for CloudControl {
         // The provider waits itself, where others can use the call's place and the wait is shown.
         settings.retry.busy_for = std::time::Duration::ZERO;
         let client = fleet_mcp::Client::new(settings)
-            .map_err(|error| ProvisionError(format!("{}; {}", crate::chain(&error), error.hint())))?;
+            .map_err(|error| ProvisionError(format!("{}; {}", fleet_model::chain(&error), error.hint())))?;
         Ok(Arc::new(Provider::new(
             Arc::new(client),
             self.records.store().clone(),
@@ -56,7 +56,7 @@ impl Provisioners for CloudControl {
 
 impl From<ProviderError> for ProvisionError {
     fn from(error: ProviderError) -> Self {
-        Self(format!("{}; {}", crate::chain(&error), error.hint()))
+        Self(format!("{}; {}", fleet_model::chain(&error), error.hint()))
     }
 }
 
@@ -72,6 +72,15 @@ impl Provision for Provider {
         stop: &CancellationToken,
     ) -> Result<Outcome, ProvisionError> {
         Ok(Self::apply(self, plan, events, stop).await?)
+    }
+    async fn destroy_node(
+        &self,
+        plan: &ResolvedPlan,
+        node: &NodeName,
+        events: &mpsc::Sender<Event>,
+        stop: &CancellationToken,
+    ) -> Result<Outcome, ProvisionError> {
+        Ok(Self::destroy_node(self, plan, node, events, stop).await?)
     }
     async fn destroy(
         &self,

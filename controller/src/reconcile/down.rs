@@ -114,6 +114,8 @@ async fn forget(
     token::prune(tools.records(), tools.clock().now(), |_| true).await?;
     let removing = nodes.iter().map(|node| async move {
         tools.enrolment.remove(node, "the fleet was taken down").await?;
+        tools.permits.forget(node).await?;
+        tools.records().delete(&keys::replacing(node)).await?;
         tools.homecoming.board.forget(node).await
     });
     futures::future::try_join_all(removing).await?;
@@ -124,7 +126,7 @@ async fn forget(
     }
     let record = FleetRecord { plan: None, cloud: Some(cloud), ..fleet };
     tools.records().put(&keys::fleet(), &record, Expected::Any).await?;
-    tools.homecoming.board.set_plan(None);
+    tools.homecoming.board.set_given(None);
     Ok(())
 }
 

@@ -1,9 +1,8 @@
 //! The one run of the fleet: belongs to the controller, goes on when nobody listens.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as Quick, MutexGuard, PoisonError};
 
-use fleet_model::Clock;
-use fleet_plan::ResolvedPlan;
+use fleet_model::{Clock, NodeName};
 use fleet_proto::v1;
 use fleet_store::Expected;
 use tokio::sync::Mutex;
@@ -11,13 +10,17 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     apply, board, down,
+    given::Given,
     home::Homecoming,
     progress::{Listener, Teller},
     provision::Provisioners,
+    replace,
 };
 use crate::{
+    artifacts::Artifacts,
     enrol::service::Enrolment,
-    records::{FleetRecord, Held, PlanRecord, RecordError, Records, RunEnd, RunKind, RunRecord, keys},
+    permit::keeper::Keeper,
+    records::{FleetRecord, Held, RecordError, Records, RunEnd, RunKind, RunRecord, keys},
 };
 
 /// What runs work with.
@@ -29,6 +32,10 @@ pub struct Tools {
     pub enrolment: Arc<Enrolment>,
     /// The cloud.
     pub provisioners: Arc<dyn Provisioners>,
+    /// What only so many nodes may do at a time.
+    pub permits: Arc<Keeper>,
+    /// What plans bring along.
+    pub artifacts: Artifacts,
 }
 
 impl Tools {
@@ -60,15 +67,6 @@ impl Tools {
     }
 }
 
-/// A plan that was read without problems.
-#[derive(Clone, Debug)]
-pub struct Given {
-    /// As the operator gave it.
-    pub record: PlanRecord,
-    /// What it means.
-    pub plan: Arc<ResolvedPlan>,
-}
-
 /// What to run.
 #[derive(Clone, Debug)]
 pub enum Order {
@@ -81,6 +79,13 @@ pub enum Order {
     },
     /// To nothing.
     Down,
+    /// Towards the plan in force, with another server for this node.
+    Replace {
+        /// The plan.
+        given: Given,
+        /// The node.
+        node: NodeName,
+    },
 }
 
 impl Order {
@@ -88,16 +93,30 @@ impl Order {
         match self {
             Self::Apply { .. } => RunKind::Apply,
             Self::Down => RunKind::Down,
+            Self::Replace { .. } => RunKind::Replace,
         }
     }
+}
+
+/// A run could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store failed.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// Another one is under way.
+    #[error("another run is under way")]
+    Busy,
 }
 
 /// Starts runs, one at a time.
 #[derive(Debug)]
 pub struct Driver {
     tools: Tools,
-    /// The run under way, if its task has not ended.
+    /// The run under way, if its task has not ended. Held while the one before it is waited for.
     running: Mutex<Option<Running>>,
+    /// What halting needs: apart, so that it never waits.
+    halting: Quick<Halting>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -108,10 +127,20 @@ struct Running {
     task: tokio::task::JoinHandle<()>,
 }
 
+#[derive(Debug, Default)]
+struct Halting {
+    /// The latest run, and whether it has ended.
+    run: Option<(CancellationToken, tokio::task::AbortHandle)>,
+    /// Runs about to start.
+    starting: usize,
+    /// Counts halts: a run that was about to start when one came starts halted.
+    halts: u64,
+}
+
 impl Driver {
     /// A driver whose runs belong to `tasks` and end with `stop`.
     pub fn new(tools: Tools, tasks: TaskTracker, stop: CancellationToken) -> Self {
-        Self { tools, running: Mutex::default(), tasks, stop }
+        Self { tools, running: Mutex::default(), halting: Quick::default(), tasks, stop }
     }
 
     /// What runs work with.
@@ -127,6 +156,7 @@ impl Driver {
     /// # Cancel safety
     /// Dropping the future before it returns leaves the earlier run stopping, or stopped and none started.
     pub async fn start(&self, order: Order) -> Result<Listener, RecordError> {
+        let starting = Starting::new(self);
         let mut running = self.running.lock().await;
         // Left in its place until it has ended: whoever asked may go away meanwhile, and the next must wait for it
         // just the same.
@@ -137,27 +167,61 @@ impl Driver {
             }
             *running = None;
         }
+        self.launch(&mut running, order, &starting).await
+    }
+
+    /// Starts a run if none is under way.
+    ///
+    /// # Errors
+    /// [`StartError`]; then nothing was started.
+    pub async fn start_alone(&self, order: Order) -> Result<Listener, StartError> {
+        let starting = Starting::new(self);
+        // Locked means that somebody is just starting one.
+        let mut running = self.running.try_lock().map_err(|_| StartError::Busy)?;
+        if running.as_ref().is_some_and(|run| !run.task.is_finished()) {
+            return Err(StartError::Busy);
+        }
+        Ok(self.launch(&mut running, order, &starting).await?)
+    }
+
+    async fn launch(
+        &self,
+        running: &mut Option<Running>,
+        order: Order,
+        starting: &Starting<'_>,
+    ) -> Result<Listener, RecordError> {
         let record = self.begin(order.kind()).await?;
         let (teller, listener) = Teller::new(self.tools.clock().clone());
         // Stopped with the controller, or alone.
         let stop = self.stop.child_token();
         let run =
             Run { tools: self.tools.clone(), record, teller, stop: stop.clone(), whole: self.stop.clone() };
+        let mut halting = self.halting();
+        if halting.halts != starting.halts {
+            stop.cancel();
+        }
         let task = self.tasks.spawn(run.perform(order));
+        halting.run = Some((stop.clone(), task.abort_handle()));
+        drop(halting);
         *running = Some(Running { stop, task });
         Ok(listener)
     }
 
-    /// Tells the run under way to finish its steps in hand and start no more; says whether there was one.
-    pub async fn halt(&self) -> bool {
-        let running = self.running.lock().await;
-        match &*running {
-            Some(run) if !run.task.is_finished() => {
-                run.stop.cancel();
-                true
-            }
-            _ => false,
+    /// Tells the run under way, and any about to start, to finish its steps in hand and start no more; says whether
+    /// there was one. Never waits.
+    pub fn halt(&self) -> bool {
+        let mut halting = self.halting();
+        halting.halts += 1;
+        let under_way = halting.run.as_ref().filter(|(_, task)| !task.is_finished());
+        if let Some((stop, _)) = under_way {
+            stop.cancel();
         }
+        under_way.is_some() || halting.starting > 0
+    }
+
+    fn halting(&self) -> MutexGuard<'_, Halting> {
+        // No critical section can leave it half changed.
+        self.halting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn begin(&self, kind: RunKind) -> Result<RunRecord, RecordError> {
@@ -166,6 +230,27 @@ impl Driver {
         let record = RunRecord { number, kind, started: self.tools.clock().now(), end: None };
         self.tools.records().put(&keys::run(), &record, Expected::Any).await?;
         Ok(record)
+    }
+}
+
+/// A run about to start, so that a halt finds it.
+struct Starting<'a> {
+    driver: &'a Driver,
+    /// Halts before it.
+    halts: u64,
+}
+
+impl<'a> Starting<'a> {
+    fn new(driver: &'a Driver) -> Self {
+        let mut halting = driver.halting();
+        halting.starting += 1;
+        Self { driver, halts: halting.halts }
+    }
+}
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        self.driver.halting().starting -= 1;
     }
 }
 
@@ -186,6 +271,7 @@ impl Run {
         let word = match order.kind() {
             RunKind::Apply => "up",
             RunKind::Down => "down",
+            RunKind::Replace => "replace",
         };
         tracing::info!(run = number, kind = word, "run started");
         board.set_activity(format!("run {number} ({word}) is under way"));
@@ -194,11 +280,14 @@ impl Run {
         let finished = match order {
             Order::Apply { given, until } => apply::run(&self.tools, given, until, &teller, &self.stop).await,
             Order::Down => down::run(&self.tools, &teller, &self.stop).await,
+            Order::Replace { given, node } => {
+                replace::run(&self.tools, given, &node, &teller, &self.stop).await
+            }
         };
         let finished = match finished {
             Ok(finished) => finished,
             Err(error) => {
-                let why = format!("{}; see the controller's log, then run again", crate::chain(&error));
+                let why = format!("{}; see the controller's log, then run again", fleet_model::chain(&error));
                 v1::Finished { problems: vec![why], ..v1::Finished::default() }
             }
         };
@@ -215,7 +304,7 @@ impl Run {
             });
             let written = self.tools.records().put(&keys::run(), &self.record, Expected::Any).await;
             if let Err(error) = written {
-                tracing::error!(error = %crate::chain(&error), "end of run not written");
+                tracing::error!(error = %fleet_model::chain(&error), "end of run not written");
             }
         }
         board.set_activity(board::activity(&self.record));

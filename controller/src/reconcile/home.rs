@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use fleet_model::NodeName;
+use fleet_model::{NodeName, Timestamp};
 use fleet_proto::v1::{NodeState, Stage};
 use fleet_provider::{bootstrap::BootStage, event::Addresses, vault::Vault};
 use tokio::{
@@ -14,7 +14,10 @@ use tokio_util::sync::CancellationToken;
 use super::{board::Board, progress::Teller};
 use crate::{
     desired::{Convergence, convergence},
-    enrol::{ca::Ca, token},
+    enrol::{
+        ca::Ca,
+        token::{self, TokenHash},
+    },
     first_boot::{
         FirstBoot, SSH, Target, Way,
         reports::{FirstBoots, Report},
@@ -48,6 +51,17 @@ pub struct Homecoming {
     pub enrol_addresses: Arc<Vec<String>>,
     /// Deadlines.
     pub timing: Timing,
+}
+
+/// What brings a node home.
+#[derive(Debug)]
+pub struct Seed {
+    /// What is carried to its server.
+    pub document: Vec<u8>,
+    /// The token in it, by its hash.
+    pub token: TokenHash,
+    /// When that runs out.
+    pub expires: Timestamp,
 }
 
 /// Why a node is not home.
@@ -137,13 +151,12 @@ impl Homecoming {
     ) -> Result<(), Attempt> {
         self.stage(node, NodeState::NodeBooting, "waiting for SSH", teller);
         let before = self.view(node);
-        let mut reports = self.first_boots.expect(node);
-        let document = self.document(node).await.map_err(Attempt::Final)?;
-        let password = self
-            .vault
-            .initial_password(node)
-            .await
-            .map_err(|error| Attempt::Final(format!("initial password: {}", crate::chain(&error))))?;
+        let Seed { document, token, .. } = self.seed(node).await.map_err(Attempt::Final)?;
+        let mut reports = self.first_boots.expect(&token);
+        let password =
+            self.vault.initial_password(node).await.map_err(|error| {
+                Attempt::Final(format!("initial password: {}", fleet_model::chain(&error)))
+            })?;
         let target = Target {
             node: node.clone(),
             addresses: reachable(addresses),
@@ -285,26 +298,15 @@ impl Homecoming {
         }
     }
 
-    /// The seed document with a fresh token.
+    /// A seed with a fresh token.
     ///
     /// # Errors
     /// Cause and next step.
-    pub async fn document(&self, node: &NodeName) -> Result<Vec<u8>, String> {
-        Ok(self.document_and_expiry(node).await?.0)
-    }
-
-    /// The seed document with a fresh token, and when that runs out.
-    ///
-    /// # Errors
-    /// Cause and next step.
-    pub async fn document_and_expiry(
-        &self,
-        node: &NodeName,
-    ) -> Result<(Vec<u8>, fleet_model::Timestamp), String> {
+    pub async fn seed(&self, node: &NodeName) -> Result<Seed, String> {
         let now = self.desk.clock.now();
         let token = token::issue(&self.records, node, now, self.timing.token)
             .await
-            .map_err(|error| format!("enrolment token: {}", crate::chain(&error)))?;
+            .map_err(|error| format!("enrolment token: {}", fleet_model::chain(&error)))?;
         let way = Way {
             node,
             token: &token.text,
@@ -312,7 +314,7 @@ impl Homecoming {
             trust_bundle_pem: &self.ca.bundle_pem(),
         };
         let document = self.first_boot.document(way).await.map_err(|error| error.why)?;
-        Ok((document, token.expires))
+        Ok(Seed { document, token: token.hash, expires: token.expires })
     }
 
     async fn arrival(&self, node: &NodeName, before: &View) {

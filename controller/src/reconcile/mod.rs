@@ -1,6 +1,7 @@
 //! Runs: from a plan to nodes that are home and converged, and back to nothing.
 //!
-//! [`driver`] owns the one run of the fleet, whoever watches it; [`apply`] and [`down`] are the two kinds;
+//! [`driver`] owns the one run of the fleet, whoever watches it; [`apply`], [`down`] and `replace` are
+//! its kinds;
 //! [`home`] brings one node home. [`board`] is what is known meanwhile, [`progress`] how it is told. The cloud and
 //! the first boot are reached through the small traits in [`provision`] and [`crate::first_boot`].
 
@@ -9,6 +10,8 @@ pub mod board;
 pub mod cloud_control;
 pub mod down;
 pub mod driver;
+pub mod given;
 pub mod home;
 pub mod progress;
 pub mod provision;
+mod replace;

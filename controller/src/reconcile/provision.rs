@@ -29,6 +29,14 @@ pub trait Provision: Send + Sync {
         events: &mpsc::Sender<Event>,
         stop: &CancellationToken,
     ) -> Result<Outcome, ProvisionError>;
+    /// Destroys the server of one of the plan's nodes and leaves everything else.
+    async fn destroy_node(
+        &self,
+        plan: &ResolvedPlan,
+        node: &NodeName,
+        events: &mpsc::Sender<Event>,
+        stop: &CancellationToken,
+    ) -> Result<Outcome, ProvisionError>;
     /// Removes everything of the fleet, and proves it.
     async fn destroy(
         &self,

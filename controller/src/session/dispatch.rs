@@ -17,6 +17,8 @@ use super::registry::Live;
 
 /// Bits of a command's id that say which of the asked nodes it is; the rest count rounds.
 const INDEX_BITS: u32 = 24;
+/// Longest error taken from an answer, in characters.
+const ERROR: usize = 2048;
 
 /// Rounds of questions under way.
 #[derive(Debug, Default)]
@@ -30,6 +32,8 @@ struct Round {
     asked: Vec<(Arc<Live>, AtomicBool)>,
     left: AtomicUsize,
     begun: Instant,
+    /// What went wrong where it did.
+    failed: Mutex<Vec<(NodeName, String)>>,
     /// Microseconds from the first question to the latest answer.
     took_us: AtomicU64,
     done: Notify,
@@ -40,6 +44,8 @@ struct Round {
 pub struct Answers {
     /// How many answered.
     pub answered: usize,
+    /// Who could not do as asked, and why.
+    pub failed: Vec<(NodeName, String)>,
     /// Who did not, sorted.
     pub silent: Vec<NodeName>,
     /// From the first question sent to the last answer received.
@@ -57,6 +63,7 @@ impl Dispatch {
             left: AtomicUsize::new(lives.len()),
             asked: lives.into_iter().map(|live| (live, AtomicBool::new(false))).collect(),
             begun: Instant::now(),
+            failed: Mutex::default(),
             took_us: AtomicU64::new(0),
             done: Notify::new(),
         });
@@ -82,6 +89,11 @@ impl Dispatch {
         if asked.node != live.node || answered.swap(true, Ordering::AcqRel) {
             return;
         }
+        if !answer.error.is_empty() {
+            let error = answer.error.chars().take(ERROR).collect();
+            let mut failed = round.failed.lock().unwrap_or_else(PoisonError::into_inner);
+            failed.push((live.node.clone(), error));
+        }
         let took = u64::try_from(round.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         round.took_us.fetch_max(took, Ordering::AcqRel);
         if round.left.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -105,6 +117,7 @@ impl Round {
         silent.sort();
         Answers {
             answered: self.asked.len() - silent.len(),
+            failed: self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             silent,
             took: Duration::from_micros(self.took_us.load(Ordering::Acquire)),
         }

@@ -31,6 +31,8 @@ use crate::{records::ObservedRecord, tls::peer::Peer};
 
 /// Commands that may wait for one agent; beyond it the agent counts as not answering.
 const COMMANDS: usize = 64;
+/// Answers about permits likewise: an agent asks for one or two.
+const PERMITS: usize = 16;
 /// How stale the stored `last_seen` of a quiet, healthy node may become.
 const SEEN_STALE: Duration = Duration::from_secs(300);
 /// Longest text taken from a greeting.
@@ -79,6 +81,7 @@ pub struct Live {
 #[derive(Default)]
 struct Outbox {
     desired: Option<Arc<v1::Desired>>,
+    permits: VecDeque<v1::PermitAnswer>,
     commands: VecDeque<v1::Command>,
     ended: Option<Status>,
 }
@@ -117,6 +120,17 @@ impl Live {
         true
     }
 
+    /// Answers a question about a permit. Of too many the oldest are dropped: whoever asks that often asks again.
+    pub fn permit(&self, answer: v1::PermitAnswer) {
+        let mut outbox = self.outbox();
+        if outbox.permits.len() >= PERMITS {
+            outbox.permits.pop_front();
+        }
+        outbox.permits.push_back(answer);
+        drop(outbox);
+        self.waker.wake();
+    }
+
     /// Ends the session, saying why.
     pub fn end(&self, why: Status) {
         self.outbox().ended = Some(why);
@@ -140,6 +154,12 @@ impl Live {
         if let Some(desired) = outbox.desired.take() {
             let desired = to_agent::Message::Desired(v1::Desired::clone(&desired));
             return Some(Ok(v1::ToAgent { message: Some(desired) }));
+        }
+        if let Some(answer) = outbox.permits.pop_front() {
+            if outbox.permits.is_empty() {
+                outbox.permits = VecDeque::new();
+            }
+            return Some(Ok(v1::ToAgent { message: Some(to_agent::Message::Permit(answer)) }));
         }
         let command = outbox.commands.pop_front()?;
         if outbox.commands.is_empty() {
@@ -199,16 +219,19 @@ impl Registry {
         entry.facts = record.facts.map(Arc::new);
     }
 
-    /// Sets what a node should be, and tells it if it is there.
+    /// Sets what a node should be, and tells it if it is there. An older generation changes nothing.
     pub fn set_desired(&self, node: &NodeName, desired: Arc<v1::Desired>) {
         let mut nodes = self.nodes();
         let entry = nodes.entry(node.clone()).or_default();
+        if entry.desired.as_ref().is_some_and(|held| held.generation > desired.generation) {
+            return;
+        }
         entry.desired = Some(desired.clone());
-        let live = entry.live.clone();
-        drop(nodes);
-        if let Some(live) = live {
+        // Under the lock: of two callers the later one is the later one for the agent too.
+        if let Some(live) = &entry.live {
             live.desire(desired);
         }
+        drop(nodes);
         self.touch();
     }
 
@@ -321,6 +344,11 @@ impl Registry {
         self.nodes().get(node).map(|entry| entry.view(now)).unwrap_or_default()
     }
 
+    /// The node's open session.
+    pub fn live(&self, node: &NodeName) -> Option<Arc<Live>> {
+        self.nodes().get(node).and_then(|entry| entry.live.clone())
+    }
+
     /// Every open session.
     pub fn lives(&self) -> Vec<Arc<Live>> {
         self.nodes().values().filter_map(|entry| entry.live.clone()).collect()
@@ -339,6 +367,33 @@ impl Registry {
             .filter_map(|entry| entry.live.as_ref())
             .filter(|live| live.silent_from() <= now)
             .count()
+    }
+
+    /// A node other than `but` that has an identity and is not heard of.
+    pub fn absent(&self, but: &NodeName, now: Timestamp) -> Option<NodeName> {
+        let here = |entry: &Entry| entry.live.as_ref().is_some_and(|live| now < live.silent_from());
+        let nodes = self.nodes();
+        let mut absent = nodes.iter().filter(|(node, entry)| entry.enrolled && *node != but && !here(entry));
+        absent.next().map(|(node, _)| node.clone())
+    }
+
+    /// What every node should be.
+    pub fn all_desired(&self) -> Vec<Arc<v1::Desired>> {
+        self.nodes().values().filter_map(|entry| entry.desired.clone()).collect()
+    }
+
+    /// Forgets what a node was, ending its session with `why`: what it should be stays, for its successor.
+    pub fn start_over(&self, node: &NodeName, why: Status) {
+        let mut nodes = self.nodes();
+        let Some(entry) = nodes.get_mut(node) else { return };
+        let fresh = Entry { desired: entry.desired.take(), ..Entry::default() };
+        let older = std::mem::replace(entry, fresh);
+        drop(nodes);
+        if let Some(live) = older.live {
+            self.sessions.fetch_sub(1, Ordering::Relaxed);
+            live.end(why);
+        }
+        self.touch();
     }
 
     /// Forgets a node, ending its session with `why`.

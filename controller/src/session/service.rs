@@ -14,6 +14,11 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::stream::{Desk, SessionStream};
 use crate::{
+    artifacts::{
+        ArtifactError, Digest,
+        named::named,
+        transfer::{Chunks, TransferError, Transfers},
+    },
     authority::{caller, node},
     enrol::{policy, service::Enrolment},
     tls::peer::Peer,
@@ -29,14 +34,15 @@ const UNDER_WAY: usize = 2_048;
 pub struct AgentsService {
     desk: Arc<Desk>,
     enrolment: Arc<Enrolment>,
+    transfers: Transfers,
     under_way: Semaphore,
     max_sessions: u64,
 }
 
 impl AgentsService {
     /// Serves at most `max_sessions` sessions.
-    pub fn new(desk: Arc<Desk>, enrolment: Arc<Enrolment>, max_sessions: u64) -> Self {
-        Self { desk, enrolment, under_way: Semaphore::new(UNDER_WAY), max_sessions }
+    pub fn new(desk: Arc<Desk>, enrolment: Arc<Enrolment>, transfers: Transfers, max_sessions: u64) -> Self {
+        Self { desk, enrolment, transfers, under_way: Semaphore::new(UNDER_WAY), max_sessions }
     }
 
     async fn open(
@@ -82,7 +88,7 @@ impl AgentsService {
 #[tonic::async_trait]
 impl Agents for AgentsService {
     type SessionStream = SessionStream;
-    type FetchStream = tokio_stream::wrappers::ReceiverStream<Result<v1::Chunk, Status>>;
+    type FetchStream = Chunks;
 
     async fn session(
         &self,
@@ -108,13 +114,52 @@ impl Agents for AgentsService {
         &self,
         request: Request<v1::CertifyRequest>,
     ) -> Result<Response<v1::ServiceCredentials>, Status> {
-        node(&*caller(&request)?)?;
-        Err(Status::unimplemented("service certificates"))
+        let peer = caller(&request)?;
+        let node = node(&peer)?;
+        let _place = self.under_way.try_acquire().map_err(|_| busy())?;
+        let credentials = self.enrolment.certify(node, &peer.serial, &request.into_inner().csr).await?;
+        Ok(Response::new(credentials))
     }
 
-    async fn fetch(&self, request: Request<v1::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
-        node(&*caller(&request)?)?;
-        Err(Status::unimplemented("artifacts"))
+    async fn fetch(&self, request: Request<v1::FetchRequest>) -> Result<Response<Chunks>, Status> {
+        let peer = caller(&request)?;
+        let node = node(&peer)?;
+        let v1::FetchRequest { sha256, offset } = request.into_inner();
+        let desired = self.desk.registry.desired(node);
+        let may = desired.is_some_and(|desired| named(&desired).any(|artifact| artifact.sha256 == sha256));
+        // Said alike of what is kept for others and of what is not: nobody learns what there is.
+        let digest = sha256.parse::<Digest>().ok().filter(|_| may).ok_or_else(|| {
+            Refusal::new(
+                RefusalKind::RefusalForbidden,
+                format!("the desired state of node `{node}` names no such artifact"),
+                "the agent asks again once it has its newest desired state",
+            )
+        })?;
+        Ok(Response::new(self.transfers.begin(node, &digest, offset).await?))
+    }
+}
+
+impl From<TransferError> for Status {
+    fn from(error: TransferError) -> Self {
+        match error {
+            TransferError::Busy => busy(),
+            TransferError::Offset { .. } => Refusal::new(
+                RefusalKind::RefusalBadRequest,
+                error.to_string(),
+                "delete what has come of it and fetch it whole",
+            )
+            .into(),
+            TransferError::Artifact(ArtifactError::Unknown(_)) => Refusal::new(
+                RefusalKind::RefusalUnknown,
+                error.to_string(),
+                "run `fleetctl up` with the plan again: it brings the files the plan names",
+            )
+            .into(),
+            TransferError::Artifact(error) => {
+                tracing::error!(error = fleet_model::chain(&error), "artifact not given");
+                Status::internal("the controller cannot read this artifact; its log says why")
+            }
+        }
     }
 }
 

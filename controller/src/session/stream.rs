@@ -15,6 +15,7 @@ use super::{
     dispatch::Dispatch,
     registry::{Live, Registry},
 };
+use crate::permit::{Ask, inbox::Inbox};
 
 /// Messages read in one go before other sessions get their turn.
 const BURST: usize = 32;
@@ -26,6 +27,8 @@ pub struct Desk {
     pub registry: Registry,
     /// Questions under way.
     pub dispatch: Dispatch,
+    /// What agents want that only so many may do at a time.
+    pub permits: Inbox,
     /// The time.
     pub clock: Arc<dyn Clock>,
 }
@@ -47,6 +50,7 @@ impl SessionStream {
         inbound: Streaming<v1::FromAgent>,
         welcome: v1::ToAgent,
     ) -> Self {
+        desk.permits.session(&live.node);
         Self { desk, live, inbound, welcome: Some(Box::new(welcome)), done: false }
     }
 
@@ -56,17 +60,31 @@ impl SessionStream {
             Some(from_agent::Message::Facts(facts)) => self.desk.registry.facts(&self.live, facts),
             Some(from_agent::Message::Observed(observed)) => {
                 self.desk.registry.observed(&self.live, observed);
+                self.desk.permits.observed(&self.live.node);
+            }
+            Some(from_agent::Message::Ask(ask)) => self.ask(&ask),
+            Some(from_agent::Message::Release(release)) => {
+                // What is no permit cannot be held either.
+                if let Ok(permit) = release.permit.parse() {
+                    self.desk.permits.release(&self.live.node, permit);
+                }
             }
             Some(from_agent::Message::Answer(answer)) => self.desk.dispatch.answer(&self.live, &answer),
             // Being heard is all a heartbeat is for; a second greeting says nothing new; what we do not know
             // comes from a newer agent and can wait.
-            Some(
-                from_agent::Message::Heartbeat(_)
-                | from_agent::Message::Hello(_)
-                | from_agent::Message::Ask(_)
-                | from_agent::Message::Release(_),
-            )
-            | None => {}
+            Some(from_agent::Message::Heartbeat(_) | from_agent::Message::Hello(_)) | None => {}
+        }
+    }
+
+    /// Passes a question on that makes sense; answers one that makes none.
+    fn ask(&self, ask: &v1::PermitAsk) {
+        let desired = self.desk.registry.desired(&self.live.node);
+        match Ask::read(ask, desired.as_deref()) {
+            Ok(ask) => self.desk.permits.ask(&self.live.node, ask),
+            Err(reason) => {
+                let permit = ask.permit.chars().take(80).collect();
+                self.live.permit(v1::PermitAnswer { permit, granted: false, expires_in_ms: 0, reason });
+            }
         }
     }
 
@@ -111,5 +129,6 @@ impl Stream for SessionStream {
 impl Drop for SessionStream {
     fn drop(&mut self) {
         self.desk.registry.leave(&self.live);
+        self.desk.permits.session(&self.live.node);
     }
 }

@@ -258,7 +258,8 @@ async fn everybody_is_asked_and_the_silent_are_listed() {
         }
     };
     let (answers, ()) = tokio::join!(asking, answering);
-    let Answers { answered, silent, took } = answers;
+    let Answers { answered, failed, silent, took } = answers;
+    assert_eq!(failed, []);
     assert_eq!((answered, silent), (2, vec![node("b")]));
     assert!(took > Duration::ZERO && took < Duration::from_millis(500), "{took:?}");
     fixture.stop().await;

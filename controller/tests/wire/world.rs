@@ -187,6 +187,35 @@ impl Provision for World {
         Ok(outcome)
     }
 
+    async fn destroy_node(
+        &self,
+        plan: &ResolvedPlan,
+        node: &NodeName,
+        events: &mpsc::Sender<Event>,
+        stop: &CancellationToken,
+    ) -> Result<Outcome, ProvisionError> {
+        assert!(plan.node(node).is_some());
+        if let Some(why) = self.inner.script.lock().expect("no panic").cloud_fails {
+            return Err(ProvisionError(why.to_owned()));
+        }
+        let mut outcome = Outcome::default();
+        if !self.inner.servers.lock().expect("no panic").contains(node) {
+            return Ok(outcome);
+        }
+        events.send(Event::Step(step(Verb::Destroy, node), StepState::Started)).await.expect("heard");
+        tokio::select! {
+            permit = self.inner.gate.acquire() => permit.expect("open").forget(),
+            () = stop.cancelled() => {
+                outcome.stopped = true;
+                return Ok(outcome);
+            }
+        }
+        self.inner.servers.lock().expect("no panic").remove(node);
+        outcome.changing_calls += 1;
+        events.send(Event::Step(step(Verb::Destroy, node), StepState::Done)).await.expect("heard");
+        Ok(outcome)
+    }
+
     async fn destroy(
         &self,
         events: &mpsc::Sender<Event>,

@@ -1,0 +1,252 @@
+//! Artifacts on their way out: few at a time, a chunk at a time, no faster than the agent reads.
+
+use std::{
+    collections::BTreeMap,
+    io::{ErrorKind, SeekFrom},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use fleet_model::NodeName;
+use fleet_proto::v1;
+use tokio::{
+    fs::File,
+    io::{AsyncReadExt, AsyncSeekExt},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::timeout,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::TaskTracker;
+use tonic::Status;
+
+use super::{ArtifactError, Artifacts, Digest};
+
+/// Largest chunk, as the protocol says.
+pub const CHUNK: usize = 64 * 1024;
+/// Transfers at once; more are asked to come back. Enough to fill any line, few enough to keep each one short.
+pub const AT_ONCE: usize = 16;
+/// Of one node: a second one while the first, whose connection broke, has not been noticed yet.
+const OF_ONE_NODE: u32 = 2;
+/// Chunks read ahead of the agent.
+const AHEAD: usize = 2;
+/// An agent that takes no chunk for so long has lost interest; its place is given to another.
+const STALLED: Duration = Duration::from_secs(60);
+
+/// Chunks of one artifact.
+pub type Chunks = ReceiverStream<Result<v1::Chunk, Status>>;
+
+/// The transfers under way.
+#[derive(Clone, Debug)]
+pub struct Transfers {
+    artifacts: Artifacts,
+    places: Arc<Semaphore>,
+    nodes: Arc<Mutex<BTreeMap<NodeName, u32>>>,
+    tasks: TaskTracker,
+}
+
+/// Why a transfer does not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    /// Too many are under way.
+    #[error("too many transfers are under way")]
+    Busy,
+    /// There is not that much of it.
+    #[error("the artifact has {size} bytes, and was asked for from byte {offset} on")]
+    Offset {
+        /// What was asked for.
+        offset: u64,
+        /// How much there is.
+        size: u64,
+    },
+    /// It cannot be had.
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+}
+
+impl Transfers {
+    /// Transfers of these artifacts; their tasks belong to `tasks`.
+    pub fn new(artifacts: Artifacts, tasks: TaskTracker) -> Self {
+        Self { artifacts, places: Arc::new(Semaphore::new(AT_ONCE)), nodes: Arc::default(), tasks }
+    }
+
+    /// The bytes of an artifact from `offset` on. Whether `node` may have it is the caller's to say.
+    ///
+    /// # Errors
+    /// [`TransferError`].
+    pub async fn begin(
+        &self,
+        node: &NodeName,
+        digest: &Digest,
+        offset: u64,
+    ) -> Result<Chunks, TransferError> {
+        let place = self.place(node).ok_or(TransferError::Busy)?;
+        let path = self.artifacts.path(digest);
+        let failed = |source: std::io::Error| match source.kind() {
+            ErrorKind::NotFound => ArtifactError::Unknown(digest.clone()),
+            _ => ArtifactError::File { path: path.clone(), source },
+        };
+        let mut file = File::open(&path).await.map_err(failed)?;
+        let size = file.metadata().await.map_err(failed)?.len();
+        if offset > size {
+            return Err(TransferError::Offset { offset, size });
+        }
+        file.seek(SeekFrom::Start(offset)).await.map_err(failed)?;
+        let (sender, receiver) = mpsc::channel(AHEAD);
+        let (node, digest) = (node.clone(), digest.clone());
+        self.tasks.spawn(async move {
+            let ended = send(file, sender).await;
+            tracing::debug!(%node, %digest, offset, ?ended, "transfer ended");
+            drop(place);
+        });
+        Ok(ReceiverStream::new(receiver))
+    }
+
+    fn place(&self, node: &NodeName) -> Option<Place> {
+        let permit = self.places.clone().try_acquire_owned().ok()?;
+        let mut nodes = self.nodes();
+        let held = nodes.entry(node.clone()).or_default();
+        if *held >= OF_ONE_NODE {
+            return None;
+        }
+        *held += 1;
+        Some(Place { transfers: self.clone(), node: node.clone(), _permit: permit })
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, BTreeMap<NodeName, u32>> {
+        // No critical section can leave the counts half changed.
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How a transfer ended.
+#[derive(Debug)]
+enum Ended {
+    Complete,
+    Left,
+    Stalled,
+    Failed,
+}
+
+async fn send(mut file: File, sender: mpsc::Sender<Result<v1::Chunk, Status>>) -> Ended {
+    loop {
+        let mut data = Vec::with_capacity(CHUNK);
+        // Up to a whole chunk: a read may come back with less.
+        while data.len() < CHUNK {
+            let room = u64::try_from(CHUNK - data.len()).unwrap_or(0);
+            match (&mut file).take(room).read_buf(&mut data).await {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::error!(%error, "artifact unreadable");
+                    let status =
+                        Status::internal("the controller cannot read this artifact; its log says why");
+                    timeout(STALLED, sender.send(Err(status))).await.ok();
+                    return Ended::Failed;
+                }
+            }
+        }
+        if data.is_empty() {
+            return Ended::Complete;
+        }
+        match timeout(STALLED, sender.send(Ok(v1::Chunk { data }))).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Ended::Left,
+            Err(_) => return Ended::Stalled,
+        }
+    }
+}
+
+/// A transfer's place among those under way.
+struct Place {
+    transfers: Transfers,
+    node: NodeName,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut nodes = self.transfers.nodes();
+        if let Some(held) = nodes.get_mut(&self.node) {
+            *held -= 1;
+            if *held == 0 {
+                nodes.remove(&self.node);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fleet_model::SystemClock;
+    use futures::StreamExt;
+
+    use super::*;
+
+    struct Fixture {
+        transfers: Transfers,
+        digest: Digest,
+        bytes: Vec<u8>,
+        _dir: tempfile::TempDir,
+    }
+
+    fn fixture(size: usize) -> Fixture {
+        let dir = tempfile::tempdir().expect("a folder");
+        let artifacts = Artifacts::open(&dir.path().join("a"), Arc::new(SystemClock)).expect("opens");
+        let bytes: Vec<u8> = (0..size).map(|at| u8::try_from(at % 251).expect("small")).collect();
+        let file = dir.path().join("x");
+        std::fs::write(&file, &bytes).expect("writes");
+        let digest = artifacts.adopt(&file, "x").expect("kept").sha256.parse().expect("a digest");
+        Fixture { transfers: Transfers::new(artifacts, TaskTracker::new()), digest, bytes, _dir: dir }
+    }
+
+    fn node(name: &str) -> NodeName {
+        name.parse().expect("a name")
+    }
+
+    #[tokio::test]
+    async fn all_from_the_offset_on_in_chunks() {
+        let size = 3 * CHUNK + 17;
+        let Fixture { transfers, digest, bytes, _dir } = fixture(size);
+        for offset in [0, 1, CHUNK, size - 1, size] {
+            let from = u64::try_from(offset).expect("small");
+            let mut chunks = transfers.begin(&node("a"), &digest, from).await.expect("begins");
+            let mut got = Vec::new();
+            while let Some(chunk) = chunks.next().await {
+                let chunk = chunk.expect("read").data;
+                assert!(!chunk.is_empty() && chunk.len() <= CHUNK);
+                got.extend(chunk);
+            }
+            assert!(got == bytes[offset..], "from {offset}");
+        }
+        let beyond = u64::try_from(size).expect("small") + 1;
+        let refused = transfers.begin(&node("a"), &digest, beyond).await.expect_err("beyond its end");
+        assert!(matches!(refused, TransferError::Offset { .. }), "{refused}");
+        let unknown = "00".repeat(32).parse().expect("a digest");
+        let refused = transfers.begin(&node("a"), &unknown, 0).await.expect_err("not here");
+        assert!(matches!(refused, TransferError::Artifact(ArtifactError::Unknown(_))), "{refused}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn places_are_few_and_come_back() {
+        let Fixture { transfers, digest, _dir, .. } = fixture(8 * CHUNK);
+        let mut open = Vec::new();
+        for number in 0..AT_ONCE {
+            let node = node(&format!("n{}", number / 2));
+            open.push(transfers.begin(&node, &digest, 0).await.expect("a place"));
+        }
+        let busy = |outcome: Result<Chunks, TransferError>| matches!(outcome, Err(TransferError::Busy));
+        assert!(busy(transfers.begin(&node("late"), &digest, 0).await));
+        // One goes away; its place is free, but not for a node that has two.
+        drop(open.pop());
+        transfers.tasks.close();
+        while transfers.places.available_permits() == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(busy(transfers.begin(&node("n0"), &digest, 0).await));
+        open.push(transfers.begin(&node("late"), &digest, 0).await.expect("a place"));
+        // Nobody reads: after a while all places are free again.
+        transfers.tasks.wait().await;
+        assert_eq!(transfers.places.available_permits(), AT_ONCE);
+        assert!(transfers.nodes().is_empty());
+    }
+}

@@ -1,0 +1,165 @@
+//! What sessions say about permits: taken without waiting, read by the keeper.
+//!
+//! Bounded by what there is to say: one word a node and permit, of which the latest counts; and news only of nodes
+//! somebody waits for, so that ten thousand sessions that want nothing cost nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use fleet_model::NodeName;
+use tokio::sync::{Notify, futures::Notified};
+
+use super::{Ask, Permit};
+
+/// The latest a node said about a permit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// It wants it, for this task.
+    Ask(String),
+    /// It gives it back.
+    Release,
+}
+
+/// What was said and happened since it was last looked at.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct News {
+    /// By node and permit.
+    pub said: BTreeMap<(NodeName, Permit), Said>,
+    /// Somebody waited for reported, came or went.
+    pub changed: bool,
+    /// Anybody came or went, while somebody waits for all to be there.
+    pub sessions: bool,
+}
+
+/// The inbox.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    state: Mutex<State>,
+    bell: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    news: News,
+    /// Nodes somebody waits for, and how many do.
+    watched: HashMap<NodeName, usize>,
+    /// How many wait for all to be there.
+    watching_all: usize,
+}
+
+impl Inbox {
+    /// A node asks.
+    pub fn ask(&self, node: &NodeName, ask: Ask) {
+        self.state().news.said.insert((node.clone(), ask.permit), Said::Ask(ask.task));
+        self.bell.notify_one();
+    }
+
+    /// A node gives back.
+    pub fn release(&self, node: &NodeName, permit: Permit) {
+        self.state().news.said.insert((node.clone(), permit), Said::Release);
+        self.bell.notify_one();
+    }
+
+    /// A node reported.
+    pub fn observed(&self, node: &NodeName) {
+        let mut state = self.state();
+        if state.watched.contains_key(node) {
+            state.news.changed = true;
+            drop(state);
+            self.bell.notify_one();
+        }
+    }
+
+    /// A node's session began or ended.
+    pub fn session(&self, node: &NodeName) {
+        let mut state = self.state();
+        let (one, all) = (state.watched.contains_key(node), state.watching_all > 0);
+        state.news.changed |= one;
+        state.news.sessions |= all;
+        drop(state);
+        if one || all {
+            self.bell.notify_one();
+        }
+    }
+
+    /// Wakes the keeper whenever there is news.
+    pub(super) fn bell(&self) -> Notified<'_> {
+        self.bell.notified()
+    }
+
+    /// What is new; it counts as read.
+    pub(super) fn take(&self) -> News {
+        std::mem::take(&mut self.state().news)
+    }
+
+    /// Somebody waits for these nodes, or for all.
+    pub(super) fn watch(&self, nodes: &BTreeSet<NodeName>, all: bool) {
+        let mut state = self.state();
+        for node in nodes {
+            *state.watched.entry(node.clone()).or_default() += 1;
+        }
+        state.watching_all += usize::from(all);
+    }
+
+    /// Takes back what was said with [`Inbox::watch`].
+    pub(super) fn unwatch(&self, nodes: &BTreeSet<NodeName>, all: bool) {
+        let mut state = self.state();
+        for node in nodes {
+            if let Some(count) = state.watched.get_mut(node) {
+                *count -= 1;
+                if *count == 0 {
+                    state.watched.remove(node);
+                }
+            }
+        }
+        state.watching_all -= usize::from(all);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No critical section can leave it half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str) -> NodeName {
+        name.parse().expect("a name")
+    }
+
+    #[test]
+    fn the_latest_word_counts() {
+        let inbox = Inbox::default();
+        inbox.ask(&node("a"), Ask { permit: Permit::Reboot, task: "t".to_owned() });
+        inbox.release(&node("a"), Permit::Reboot);
+        inbox.ask(&node("b"), Ask { permit: Permit::Reboot, task: "t".to_owned() });
+        let said = inbox.take().said;
+        assert_eq!(said[&(node("a"), Permit::Reboot)], Said::Release);
+        assert_eq!(said[&(node("b"), Permit::Reboot)], Said::Ask("t".to_owned()));
+        assert_eq!(inbox.take(), News::default());
+    }
+
+    #[test]
+    fn only_nodes_somebody_waits_for_are_news() {
+        let inbox = Inbox::default();
+        let wanted = BTreeSet::from([node("a")]);
+        let check = |what: &str, changed, sessions| {
+            inbox.observed(&node("a"));
+            inbox.session(&node("b"));
+            let news = inbox.take();
+            assert_eq!((news.changed, news.sessions), (changed, sessions), "{what}");
+        };
+        check("nobody waits", false, false);
+        inbox.watch(&wanted, false);
+        inbox.watch(&wanted, true);
+        check("two wait", true, true);
+        inbox.unwatch(&wanted, true);
+        check("one waits", true, false);
+        inbox.unwatch(&wanted, false);
+        check("nobody any more", false, false);
+    }
+}
