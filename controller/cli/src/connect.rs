@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use fleet_model::FleetName;
+use fleet_model::{FleetName, chain};
 use fleet_proto::{
     tls::{self, IdentitySlot},
     v1::{PingReply, PingRequest, operator_client::OperatorClient},
@@ -21,7 +21,7 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
-use crate::failure::{Exit, Failure, chain};
+use crate::failure::{Exit, Failure};
 
 /// A controller on this host answers within milliseconds; one that does not in this time is not there.
 const CONNECT: Duration = Duration::from_secs(5);

@@ -11,10 +11,12 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::{console, serve::stop_signal, up::confirm};
+use fleet_model::chain;
+
 use crate::{
     args::{Backing, Cloud, CloudServe, Global, Output},
     background,
-    failure::{Exit, Failure, chain},
+    failure::{Exit, Failure},
     home::{self, Home},
     log, notify, printer,
 };

@@ -8,8 +8,10 @@ use tokio::{
     net::UnixStream,
 };
 
+use fleet_model::chain;
+
 use crate::{
-    failure::{Exit, Failure, chain},
+    failure::{Exit, Failure},
     home::Home,
 };
 

@@ -4,10 +4,12 @@ use console::style;
 use serde_json::json;
 
 use super::{cloud, serve};
+use fleet_model::chain;
+
 use crate::{
     args::{Global, Output},
     connect::connect,
-    failure::{Exit, Failure, chain},
+    failure::{Exit, Failure},
     home::{self, Home},
     printer,
 };
