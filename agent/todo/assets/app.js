@@ -1,0 +1,467 @@
+// Takes the page over from its forms: the list as the server last told it, the wishes of whoever sits in
+// front of it laid on top, drawn as one. The server's word always replaces ours.
+
+const $ = (id) => document.getElementById(id);
+const [list, input, banner, trouble, say] = ["list", "new-todo", "banner", "trouble", "say"].map($);
+
+const todos = new Map(); // id -> {id, text, completed, created}, as the server told it
+const drafts = new Map(); // id -> {id, text, failed}, not yet known to be written
+const wishes = new Map(); // id -> {text?, completed?, gone?}, asked for and not yet answered
+const rows = new Map(); // id -> its <li>
+let database = { away: !banner.hidden, message: banner.textContent };
+let known = true;
+let silent = false; // this node does not answer
+let editing = null; // {id, field}
+let build = null;
+
+const showNow = () => new URLSearchParams(location.search).get("show") ?? "all";
+const included = { active: (todo) => !todo.completed, completed: (todo) => todo.completed };
+
+// ---- Asking the server
+
+class Refusal extends Error {}
+
+async function ask(method, path, body) {
+  let answer;
+  try {
+    answer = await fetch(path, {
+      method,
+      headers: body === undefined ? {} : { "content-type": "application/json" },
+      body: body === undefined ? undefined : JSON.stringify(body),
+      signal: AbortSignal.timeout(15000),
+    });
+  } catch {
+    throw new Refusal("This node did not answer. Please try again.");
+  }
+  const text = await answer.text().catch(() => "");
+  let content = null;
+  try {
+    content = text ? JSON.parse(text) : null;
+  } catch {
+    // Not from the program: a proxy's page, say.
+  }
+  if (answer.ok) return content;
+  const refusal = new Refusal(content?.detail ?? `The server answered ${answer.status}.`);
+  refusal.status = answer.status;
+  throw refusal;
+}
+
+function complain(message) {
+  trouble.textContent = message;
+  trouble.hidden = !message;
+}
+
+// While the database is away nothing is even tried, so that what was typed stays where it is.
+function refused() {
+  if (!database.away && !silent) return false;
+  complain("This cannot be saved just now. Nothing was lost; please try again in a moment.");
+  return true;
+}
+
+// Shows `wish` at once, keeps it if the server agrees, and takes it back if not.
+async function wishFor(ids, wish, request, done) {
+  complain("");
+  for (const id of ids) wishes.set(id, { ...wishes.get(id), ...wish });
+  draw();
+  try {
+    done(await request());
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error;
+    complain(error.message);
+    return error;
+  } finally {
+    for (const id of ids) wishes.delete(id);
+    draw();
+  }
+  return null;
+}
+
+// ---- What can be done
+
+function uuid() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  bytes[6] = (bytes[6] & 0x0f) | 0x40;
+  bytes[8] = (bytes[8] & 0x3f) | 0x80;
+  const hex = [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
+}
+
+function add(typed) {
+  if (!typed.trim() || refused()) return;
+  const draft = { id: uuid(), text: typed.trim(), failed: false };
+  drafts.set(draft.id, draft);
+  input.value = "";
+  write(draft);
+}
+
+// The id makes trying again harmless: the todo is there once, however often it is sent.
+async function write(draft) {
+  draft.failed = false;
+  complain("");
+  draw();
+  try {
+    const todo = await ask("POST", "/api/todos", { id: draft.id, text: draft.text });
+    todos.set(todo.id, todo);
+    drafts.delete(draft.id);
+    say.textContent = `Added ${todo.text}`;
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error;
+    if (error.status === 409) {
+      drafts.delete(draft.id); // It was written before, and changed by somebody since.
+    } else {
+      complain(error.message);
+      draft.failed = true;
+      if (input.value === "") {
+        input.value = draft.text;
+        drafts.delete(draft.id);
+      }
+    }
+  }
+  draw();
+}
+
+async function change(id, wish, said) {
+  if (refused()) return false;
+  const request = () => ask("PATCH", `/api/todos/${id}`, wish);
+  const error = await wishFor([id], wish, request, (todo) => {
+    todos.set(id, todo);
+    say.textContent = said;
+  });
+  if (error?.status === 404) todos.delete(id);
+  draw();
+  return !error;
+}
+
+async function remove(id) {
+  if (drafts.has(id)) {
+    drafts.delete(id);
+    return draw();
+  }
+  if (refused()) return;
+  const text = todos.get(id)?.text;
+  moveFocusFrom(id);
+  const request = () => ask("DELETE", `/api/todos/${id}`);
+  const error = await wishFor([id], { gone: true }, request, () => {
+    todos.delete(id);
+    say.textContent = `Deleted ${text}`;
+  });
+  if (error?.status === 404) {
+    todos.delete(id); // Somebody else was quicker.
+    complain("");
+    draw();
+  }
+}
+
+function markAll() {
+  if (refused()) return;
+  const completed = [...todos.values()].some((todo) => !todo.completed);
+  const ids = [...todos.values()].filter((todo) => todo.completed !== completed).map((todo) => todo.id);
+  wishFor(ids, { completed }, () => ask("POST", "/api/todos/complete-all", { completed }), () => {
+    for (const id of ids) if (todos.has(id)) todos.set(id, { ...todos.get(id), completed });
+    say.textContent = completed ? "All marked as complete" : "All marked as still to be done";
+  });
+}
+
+function clearCompleted() {
+  if (refused()) return;
+  const ids = [...todos.values()].filter((todo) => todo.completed).map((todo) => todo.id);
+  input.focus();
+  wishFor(ids, { gone: true }, () => ask("DELETE", "/api/todos?completed=true"), () => {
+    for (const id of ids) todos.delete(id);
+    say.textContent = "Completed todos were cleared";
+  });
+}
+
+// ---- Editing
+
+function edit(id, text) {
+  const row = rows.get(id);
+  if (!row || editing || drafts.has(id)) return;
+  const field = document.createElement("input");
+  field.className = "edit";
+  field.maxLength = input.maxLength;
+  field.dir = "auto";
+  field.setAttribute("aria-label", "Edit todo");
+  field.value = text ?? todos.get(id).text;
+  row.classList.add("editing");
+  row.querySelector(".text").after(field);
+  editing = { id, field };
+  field.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.isComposing) {
+      event.preventDefault();
+      finish(true, true);
+    } else if (event.key === "Escape") {
+      finish(false, true);
+    }
+  });
+  field.addEventListener("blur", () => finish(true, false));
+  field.focus();
+  field.setSelectionRange(field.value.length, field.value.length);
+}
+
+async function finish(save, refocus) {
+  if (!editing) return;
+  const { id, field } = editing;
+  const typed = field.value.trim();
+  const before = todos.get(id)?.text;
+  const changed = save && typed !== before;
+  if (changed && before !== undefined && refused()) return; // The field stays, with what was typed.
+  editing = null;
+  rows.get(id)?.classList.remove("editing");
+  field.remove();
+  if (refocus) rows.get(id)?.querySelector(".text").focus();
+  draw();
+  if (!changed) return;
+  if (before === undefined) {
+    // Somebody deleted it meanwhile: what was typed is kept where it can be added.
+    if (input.value === "" && typed) input.value = typed;
+    complain("This todo was deleted meanwhile.");
+  } else if (!typed) {
+    remove(id);
+  } else if (!(await change(id, { text: typed }, `Changed to ${typed}`))) {
+    edit(id, typed);
+  }
+}
+
+// ---- Drawing
+
+function moveFocusFrom(id) {
+  const row = rows.get(id);
+  if (!row?.contains(document.activeElement)) return;
+  const shown = [...list.children].filter((other) => !other.hidden);
+  const at = shown.indexOf(row);
+  const next = shown[at + 1] ?? shown[at - 1];
+  (next?.querySelector(".text") ?? input).focus();
+}
+
+function everything() {
+  const told = [...todos.values()]
+    .filter((todo) => !wishes.get(todo.id)?.gone)
+    .map((todo) => ({ ...todo, ...wishes.get(todo.id), pending: wishes.has(todo.id) }));
+  told.sort((a, b) => a.created - b.created || (a.id < b.id ? -1 : 1));
+  const own = [...drafts.values()].filter((draft) => !todos.has(draft.id));
+  return [...told, ...own.map((draft) => ({ ...draft, completed: false, pending: !draft.failed }))];
+}
+
+function rowOf(todo) {
+  let row = rows.get(todo.id);
+  if (!row) {
+    row = $("blank").content.firstElementChild.cloneNode(true);
+    row.dataset.id = todo.id;
+    rows.set(todo.id, row);
+  }
+  const text = row.querySelector(".text");
+  const toggle = row.querySelector(".toggle");
+  text.tabIndex = 0;
+  text.setAttribute("role", "button");
+  text.title = "Double-click, or press Enter or F2, to edit";
+  if (text.textContent !== todo.text) text.textContent = todo.text;
+  toggle.setAttribute("aria-checked", String(todo.completed));
+  toggle.setAttribute("aria-label", todo.text);
+  row.querySelector(".destroy").setAttribute("aria-label", `Delete ${todo.text}`);
+  row.classList.toggle("completed", todo.completed);
+  row.classList.toggle("pending", Boolean(todo.pending));
+  row.classList.toggle("failed", Boolean(todo.failed));
+  let retry = row.querySelector(".retry");
+  if (todo.failed && !retry) {
+    retry = document.createElement("button");
+    retry.className = "retry";
+    retry.type = "button";
+    retry.textContent = "Try again";
+    text.after(retry);
+  } else if (!todo.failed) {
+    retry?.remove();
+  }
+  return row;
+}
+
+function draw() {
+  const shown = showNow();
+  const all = everything();
+  const kept = new Set(all.map((todo) => todo.id));
+  for (const [id, row] of rows) {
+    if (kept.has(id) || editing?.id === id) continue;
+    moveFocusFrom(id);
+    row.remove();
+    rows.delete(id);
+  }
+  let at = null;
+  for (const todo of all) {
+    const row = rowOf(todo);
+    const hide = !(included[shown]?.(todo) ?? true) && editing?.id !== todo.id;
+    if (hide && !row.hidden) moveFocusFrom(todo.id);
+    row.hidden = hide;
+    const place = at ? at.nextElementSibling : list.firstElementChild;
+    if (place !== row) list.insertBefore(row, place);
+    at = row;
+  }
+  const left = all.filter((todo) => !todo.completed).length;
+  $("count").textContent = `${left} ${left === 1 ? "item" : "items"} left`;
+  for (const id of ["list", "foot", "mark-all"]) $(id).hidden = all.length === 0;
+  $("empty").hidden = all.length > 0 || !known;
+  $("clear").querySelector("button").hidden = left === all.length;
+  const all_done = all.length > 0 && left === 0;
+  $("mark-all").querySelector("button").setAttribute("aria-checked", String(all_done));
+  for (const link of document.querySelectorAll(".filters a")) {
+    if (link.dataset.show === shown) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+}
+
+function drawBanner() {
+  let message = "";
+  if (silent) {
+    message = "This node does not answer. You see the list as it was last known; it comes back by itself.";
+  } else if (database.away) {
+    const rest = known
+      ? "You see the list as it was last known; nothing can be changed just now."
+      : "The list appears here as soon as it can be read.";
+    message = `${database.message} ${rest}`;
+  }
+  if (banner.textContent !== message) {
+    banner.textContent = message;
+    say.textContent = message || "The list is live again.";
+    if (!message) complain("");
+  }
+  banner.hidden = !message;
+  document.body.classList.toggle("stale", Boolean(message));
+}
+
+// ---- Hearing from the server
+
+let events = null;
+let complaint = 0;
+
+function listen() {
+  events?.close();
+  events = new EventSource("/api/events");
+  const on = (name, act) => events.addEventListener(name, (event) => act(JSON.parse(event.data)));
+  on("node", (node) => {
+    $("node").textContent = node.node;
+    build ??= node.build;
+    const busy = input.value || editing || drafts.size || wishes.size;
+    if (build !== node.build && !busy) location.reload(); // A newer page is there.
+  });
+  on("snapshot", (snapshot) => {
+    todos.clear();
+    for (const todo of snapshot.todos) todos.set(todo.id, todo);
+    known = snapshot.known;
+    tell(snapshot);
+    draw();
+    if (database.away) return;
+    for (const draft of drafts.values()) if (draft.failed) write(draft);
+  });
+  on("change", (change) => {
+    if (change.put) {
+      todos.set(change.put.id, change.put);
+      drafts.delete(change.put.id);
+    } else {
+      todos.delete(change.removed);
+    }
+    draw();
+  });
+  on("database", tell);
+  events.addEventListener("open", hear);
+  events.addEventListener("error", () => {
+    // The browser comes back by itself, unless it was told to go away. A short break is no news.
+    complaint ||= setTimeout(() => {
+      silent = true;
+      drawBanner();
+    }, 3000);
+    if (events.readyState === EventSource.CLOSED) setTimeout(listen, 2000);
+  });
+}
+
+function hear() {
+  clearTimeout(complaint);
+  complaint = 0;
+  silent = false;
+  drawBanner();
+}
+
+function tell(news) {
+  database = { away: news.database !== "ok", message: news.message ?? "" };
+  drawBanner();
+}
+
+// A browser opens few connections to one node: a page nobody sees gives its own back.
+let sleep = 0;
+document.addEventListener("visibilitychange", () => {
+  clearTimeout(sleep);
+  if (document.hidden) {
+    sleep = setTimeout(() => {
+      events?.close();
+      events = null;
+    }, 30000);
+  } else if (!events) {
+    listen();
+  }
+});
+addEventListener("pageshow", (event) => event.persisted && listen());
+
+// ---- Beginning
+
+for (const row of list.children) {
+  const id = row.dataset.id;
+  rows.set(id, row);
+  todos.set(id, {
+    id,
+    text: row.querySelector(".text").textContent,
+    completed: row.classList.contains("completed"),
+    created: Number(row.dataset.created),
+  });
+}
+known = !$("empty").hidden || todos.size > 0 || !database.away;
+
+$("add").addEventListener("submit", (event) => {
+  event.preventDefault();
+  add(input.value);
+});
+$("mark-all").addEventListener("submit", (event) => {
+  event.preventDefault();
+  markAll();
+});
+$("clear").addEventListener("submit", (event) => {
+  event.preventDefault();
+  clearCompleted();
+});
+list.addEventListener("submit", (event) => event.preventDefault());
+list.addEventListener("click", (event) => {
+  const row = event.target.closest("li");
+  const id = row?.dataset.id;
+  if (!id) return;
+  if (event.target.closest(".destroy")) {
+    event.preventDefault();
+    remove(id);
+  } else if (event.target.closest(".retry")) {
+    write(drafts.get(id));
+  } else if (event.target.closest(".toggle")) {
+    event.preventDefault();
+    const completed = !row.classList.contains("completed");
+    if (todos.has(id)) change(id, { completed }, completed ? "Marked as complete" : "Marked as still to be done");
+  } else if (event.target.closest(".text") && event.detail === 0) {
+    edit(id); // Not a mouse: a screen reader pressed it.
+  }
+});
+list.addEventListener("dblclick", (event) => {
+  if (event.target.closest(".text")) edit(event.target.closest("li").dataset.id);
+});
+list.addEventListener("keydown", (event) => {
+  const row = event.target.closest("li");
+  if (!row || event.target.closest(".edit")) return;
+  if (event.key === "F2" || (event.key === "Enter" && event.target.closest(".text"))) {
+    event.preventDefault();
+    edit(row.dataset.id);
+  }
+});
+document.querySelector(".filters").addEventListener("click", (event) => {
+  const link = event.target.closest("a");
+  if (!link || event.metaKey || event.ctrlKey || event.shiftKey) return;
+  event.preventDefault();
+  if (link.dataset.show !== showNow()) history.pushState(null, "", link.href);
+  draw();
+});
+addEventListener("popstate", draw);
+
+draw();
+listen();

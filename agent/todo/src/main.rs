@@ -1,0 +1,153 @@
+//! The program `fleet-todo`: reads its flags, starts logging, serves.
+
+mod flags;
+mod notify;
+
+use std::{
+    env, fs,
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use fleet_reql::{Client, Options};
+use fleet_todo::{
+    VERSION, feed,
+    http::{self, App, Parts},
+    hub::Hub,
+    listen::listen,
+    rethink::Rethink,
+    serve::{self, TlsError},
+};
+use ring::digest;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::flags::{Action, Flags, Surroundings};
+
+/// Exit status for a mistake on the command line.
+const USAGE: u8 = 2;
+
+/// Why nothing can be served.
+#[derive(Debug, thiserror::Error)]
+enum TodoError {
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("listen on {address}")]
+    Listen {
+        address: std::net::SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("receive signals")]
+    Signals(#[source] io::Error),
+}
+
+fn main() -> ExitCode {
+    let around = Surroundings {
+        credentials: env::var_os("CREDENTIALS_DIRECTORY").map(Into::into),
+        hostname: fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned()),
+    };
+    let flags = match Action::parse(env::args().skip(1), &around) {
+        Ok(Action::Run(flags)) => flags,
+        Ok(Action::Help) => return say(&mut io::stdout(), flags::HELP, 0),
+        Ok(Action::Version) => return say(&mut io::stdout(), &format!("fleet-todo {VERSION}"), 0),
+        Err(error) => return say(&mut io::stderr(), &format!("error: {error}\n{}", flags::HELP), USAGE),
+    };
+    if let Err(error) = log() {
+        return say(&mut io::stderr(), &format!("error: FLEET_LOG: {error}"), USAGE);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(run(*flags)),
+        Err(error) => return say(&mut io::stderr(), &format!("error: start the runtime: {error}"), 1),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut text = format!("error: {error}");
+            let mut cause = std::error::Error::source(&error);
+            while let Some(error) = cause {
+                text = format!("{text}: {error}");
+                cause = error.source();
+            }
+            say(&mut io::stderr(), &text, 1)
+        }
+    }
+}
+
+async fn run(flags: Flags) -> Result<(), TodoError> {
+    let stop = CancellationToken::new();
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    let (mut terminate, mut interrupt) =
+        (signals.0.map_err(TodoError::Signals)?, signals.1.map_err(TodoError::Signals)?);
+    let tls = serve::tls(&flags.cert, &flags.key)?;
+    let listener =
+        listen(flags.listen).map_err(|source| TodoError::Listen { address: flags.listen, source })?;
+
+    let client = Client::start(flags.driver, Options::default());
+    let hub = Hub::new(now());
+    let store = Arc::new(Rethink::new(client.clone(), &flags.database, &flags.table));
+    let following = feed::follow(client.clone(), flags.database, flags.table, hub.clone(), stop.clone());
+    let app =
+        App::new(Parts { hub, store, node: flags.node.clone(), build: build(), now, stop: stop.clone() });
+    let serving = serve::serve(listener, tls, http::router(app), stop.clone());
+    tracing::info!(version = VERSION, node = flags.node, listen = %flags.listen, "fleet-todo serves");
+    // Ready means serving: while the database is away the page says so.
+    tell_systemd("READY=1");
+    let stopped = async {
+        tokio::select! {
+            _ = terminate.recv() => (),
+            _ = interrupt.recv() => (),
+        }
+        tracing::info!("stopping");
+        tell_systemd("STOPPING=1");
+        stop.cancel();
+    };
+    tokio::join!(following, serving, stopped);
+    client.close().await;
+    Ok(())
+}
+
+/// Names the build by its bytes, so that whoever installed it can tell whether it runs.
+fn build() -> String {
+    let program = fs::read("/proc/self/exe").unwrap_or_default();
+    let sum = digest::digest(&digest::SHA256, &program);
+    sum.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn tell_systemd(state: &str) {
+    if let Err(error) = notify::notify(state) {
+        tracing::warn!(%error, state, "systemd does not listen");
+    }
+}
+
+/// Log lines to standard error, where journald picks them up; level by `FLEET_LOG`.
+fn log() -> Result<(), String> {
+    let targets: Targets = match env::var("FLEET_LOG") {
+        Ok(text) => text.parse().map_err(|error| format!("{error}"))?,
+        Err(_) => Targets::new().with_default(tracing::Level::INFO),
+    };
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false);
+    let lines = lines.with_ansi(io::stderr().is_terminal());
+    // journald writes the time itself.
+    let lines = match env::var_os("JOURNAL_STREAM") {
+        Some(_) => lines.without_time().with_filter(targets).boxed(),
+        None => lines.with_filter(targets).boxed(),
+    };
+    tracing_subscriber::registry().with(lines).init();
+    Ok(())
+}
+
+fn say(to: &mut dyn Write, text: &str, code: u8) -> ExitCode {
+    // Nobody left to tell.
+    let _ = writeln!(to, "{text}");
+    ExitCode::from(code)
+}
