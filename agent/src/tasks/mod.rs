@@ -1,6 +1,7 @@
 //! The kinds of node work this agent knows, one file each.
 
 mod certificate;
+pub(crate) mod clock;
 mod command_task;
 mod file;
 mod hostname;
@@ -10,6 +11,7 @@ mod package;
 mod service;
 pub mod support;
 mod unknown;
+mod update;
 mod user;
 
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use fleet_proto::v1::task_spec::Kind;
 use fleet_task::{Task, TaskId};
 
 pub use certificate::Certificate;
+pub use clock::Clock;
 pub use command_task::Command;
 pub use file::File;
 pub use hostname::Hostname;
@@ -25,6 +28,7 @@ pub use hosts::Hosts;
 pub use lvm::Lvm;
 pub use package::Package;
 pub use service::Service;
+pub use update::Update;
 pub use user::User;
 
 /// The task a piece of desired state asks for. A kind this agent does not know becomes a task that fails
@@ -35,6 +39,8 @@ pub fn from_spec(id: TaskId, kind: Option<&Kind>) -> Arc<dyn Task> {
         Some(Kind::Hosts(spec)) => Arc::new(Hosts::new(id, spec.entries.clone())),
         Some(Kind::Lvm(spec)) => Arc::new(Lvm::new(id, spec.clone())),
         Some(Kind::Certificate(spec)) => Arc::new(Certificate::new(id, spec.names.clone())),
+        Some(Kind::Clock(spec)) => Arc::new(Clock::new(id, spec.clone())),
+        Some(Kind::Update(spec)) => Arc::new(Update::new(id, *spec)),
         Some(Kind::File(spec)) => Arc::new(File::new(id, spec.clone())),
         Some(Kind::Command(spec)) => Arc::new(Command::new(id, spec.clone())),
         Some(Kind::Package(spec)) => Arc::new(Package::new(id, spec.clone())),

@@ -44,6 +44,12 @@ impl Debian {
         self.lock().units.get(name).map_or((false, false), |unit| (unit.active == "active", unit.enabled))
     }
 
+    /// What chrony says of the clock.
+    pub(crate) fn tracks(&self, line: &str) -> &Self {
+        self.lock().tracking = line.into();
+        self
+    }
+
     /// How long ago it was started, in seconds.
     pub(crate) fn started_ago(&self, name: &str, seconds: u64) {
         let micros = (1000 - seconds) * 1_000_000;

@@ -1,0 +1,160 @@
+use std::fs;
+
+use fleet_task::Outcome;
+
+use super::*;
+use crate::tasks::{
+    support::fake::{Debian, Fault},
+    tests::Rig,
+};
+
+fn task(reboot: bool) -> Update {
+    Update::new(TaskId::new("update"), UpdateTask { every_hours: 24, reboot })
+}
+
+/// As if the last update were this old.
+fn aged(rig: &Rig, hours: u64) {
+    let at = now() - Duration::from_secs(hours * 3600);
+    let stamp = Stamp { at_ms: u64::try_from(at.as_millis()).expect("fits"), upgraded: Vec::new() };
+    fs::write(rig.path(STAMP), serde_json::to_vec(&stamp).expect("json")).expect("stamp");
+}
+
+#[tokio::test]
+async fn packages_are_upgraded_when_due_and_named() {
+    let (debian, rig) = Debian::rig(&[]);
+    debian.has("openssl").has("bash").offers_newer("openssl", "3.0.2");
+    assert_eq!(rig.changed(&task(false)).await, ["upgraded 1 packages: openssl 1.0 → 3.0.2"]);
+    let stamp: Stamp = serde_json::from_str(&rig.text(STAMP)).expect("json");
+    assert_eq!(stamp.upgraded, ["openssl 1.0 → 3.0.2"]);
+    let before = debian.ran("").len();
+    rig.unchanged(&task(false)).await;
+    aged(&rig, 23);
+    rig.unchanged(&task(false)).await;
+    assert_eq!(debian.ran("").len(), before, "a look starts no program");
+    aged(&rig, 25);
+    assert_eq!(rig.changed(&task(false)).await, ["looked for newer packages: there are none"]);
+    let updates = debian.ran(" update");
+    assert!(updates.iter().all(|line| line.contains("Error-Mode=any")) && updates.len() == 2, "{updates:?}");
+}
+
+#[tokio::test]
+async fn a_lock_is_waited_for_by_name_and_never_removed() {
+    let (debian, rig) = Debian::rig(&[]);
+    debian.locked_by(812, "unattended-upgrade");
+    let what = rig.waits(&task(false)).await;
+    assert_eq!(what, "unattended-upgrade (pid 812) to end, which holds /var/lib/dpkg/lock-frontend");
+    assert!(rig.path("/var/lib/dpkg/lock-frontend").exists());
+    assert_eq!(debian.ran("").len(), 0);
+    debian.unlocked();
+    rig.changed(&task(false)).await;
+}
+
+#[tokio::test]
+async fn what_was_cut_off_is_finished_before_anything_else() {
+    let (debian, rig) = Debian::rig(&[]);
+    debian.half_done("openssl");
+    aged(&rig, 1);
+    assert_eq!(rig.changed(&task(false)).await, ["finish what an interrupted run left: openssl"]);
+    assert_eq!(debian.ran("--configure -a").len(), 1);
+    assert_eq!(debian.ran("upgrade").len(), 0, "an update is not due");
+    rig.unchanged(&task(false)).await;
+}
+
+fn needs_reboot(rig: &Rig) {
+    fs::write(rig.path("/run/reboot-required"), "").expect("mark");
+    fs::write(rig.path("/run/reboot-required.pkgs"), "libc6\n").expect("mark");
+}
+
+#[tokio::test]
+async fn a_reboot_is_only_told_unless_the_plan_wants_it() {
+    let (debian, rig) = Debian::rig(&[]);
+    aged(&rig, 1);
+    needs_reboot(&rig);
+    let report = rig.run(Arc::new(task(false))).await;
+    assert_eq!(
+        (report.outcome, report.warnings),
+        (Outcome::Unchanged, vec!["a reboot is needed: for libc6".into()])
+    );
+    assert_eq!(debian.ran("reboot").len(), 0);
+}
+
+#[tokio::test]
+async fn a_reboot_waits_for_the_permit_then_happens_once() {
+    let (debian, rig) = Debian::rig(&[]);
+    aged(&rig, 1);
+    needs_reboot(&rig);
+    let what = rig.waits(&task(true)).await;
+    assert!(what.contains("reboot"), "{what}");
+    assert_eq!(debian.ran("reboot").len(), 0);
+    rig.controller.grant(PERMIT);
+    debian.fault_at(0, Fault::DiesAfter);
+    tokio::select! {
+        _ = rig.run(Arc::new(task(true))) => panic!("it goes down"),
+        () = debian.dead() => (),
+    }
+    assert_eq!(debian.ran("systemctl reboot").len(), 1);
+    // It comes up again.
+    debian.revive();
+    fs::remove_file(rig.path("/run/reboot-required")).expect("mark");
+    fs::write(rig.path("/proc/sys/kernel/random/boot_id"), "boot-2\n").expect("boot");
+    let changes = rig.changed(&task(true)).await;
+    assert_eq!(changes[0], "reboot: for libc6");
+    rig.unchanged(&task(true)).await;
+    assert_eq!(rig.controller.released(), [PERMIT]);
+}
+
+#[tokio::test]
+async fn a_reboot_that_settles_nothing_is_not_repeated() {
+    let (debian, rig) = Debian::rig(&[]);
+    aged(&rig, 1);
+    needs_reboot(&rig);
+    rig.controller.grant(PERMIT);
+    debian.fault_at(0, Fault::DiesAfter);
+    tokio::select! {
+        _ = rig.run(Arc::new(task(true))) => panic!("it goes down"),
+        () = debian.dead() => (),
+    }
+    debian.revive();
+    fs::write(rig.path("/proc/sys/kernel/random/boot_id"), "boot-2\n").expect("boot");
+    let report = rig.run(Arc::new(task(true))).await;
+    assert!(report.warnings[0].contains("a reboot did not change that"), "{report:?}");
+    assert_eq!(debian.ran("systemctl reboot").len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_does_not_go_down_is_a_failure() {
+    let (_debian, rig) = Debian::rig(&[]);
+    aged(&rig, 1);
+    needs_reboot(&rig);
+    rig.controller.grant(PERMIT);
+    let why = rig.failed(&task(true)).await;
+    assert!(why.contains("still up after 300 s") && why.contains("list-jobs"), "{why}");
+}
+
+#[tokio::test]
+async fn a_mirror_out_of_reach_is_a_clear_cause() {
+    let (debian, rig) = Debian::rig(&[]);
+    let stderr = "E: Failed to fetch http://deb.example/dists/x  Temporary failure resolving 'deb.example'\n";
+    debian.answers(
+        "apt-get",
+        fleet_task::Output { code: Some(100), stdout: Vec::new(), stderr: stderr.into() },
+    );
+    let why = rig.failed(&task(false)).await;
+    assert!(why.contains("packages could not be fetched: Failed to fetch http://deb.example"), "{why}");
+    assert!(why.contains("next: see whether the node reaches the mirror"), "{why}");
+    assert!(!rig.path(STAMP).exists());
+}
+
+#[test]
+fn stamps_grow_old_and_wrong() {
+    let check = |at_s: u64, now_s: u64, expected: Option<&str>| {
+        let stamp = Stamp { at_ms: at_s * 1000, upgraded: Vec::new() };
+        let found = due(Some(&stamp), Duration::from_secs(now_s), Duration::from_secs(7200));
+        assert_eq!(found.as_deref(), expected);
+    };
+    check(0, 7199, None);
+    check(0, 7200, Some("upgrade packages: the last time was 2 h ago"));
+    check(3600, 0, None);
+    check(3601, 0, Some("upgrade packages: the last time was by a clock that was wrong"));
+    assert!(due(None, Duration::ZERO, Duration::ZERO).is_some());
+}
