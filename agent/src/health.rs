@@ -53,9 +53,11 @@ pub fn assess(inputs: &Inputs<'_>) -> Health {
         reasons.push((HealthLevel::HealthDegraded, format!("{memory} % of memory is available")));
     }
     let off = facts.clock_offset_ms.unsigned_abs();
-    if off > CLOCK_OFF_MS {
-        let level =
-            if off > CLOCK_BROKEN_MS { HealthLevel::HealthFailed } else { HealthLevel::HealthDegraded };
+    // One clock, one reason: the node's own time servers know better than a round trip does, unless it is far worse.
+    let told = inputs.reports.iter().flat_map(|report| &report.warnings).any(|warning| is_offset(warning));
+    let broken = off > CLOCK_BROKEN_MS;
+    if broken || (off > CLOCK_OFF_MS && !told) {
+        let level = if broken { HealthLevel::HealthFailed } else { HealthLevel::HealthDegraded };
         let direction = if facts.clock_offset_ms > 0 { "ahead of" } else { "behind" };
         let (whole, tenth) = (off / 1000, off % 1000 / 100);
         reasons.push((level, format!("the clock is {whole}.{tenth} s {direction} the controller's")));
@@ -76,7 +78,7 @@ pub fn assess(inputs: &Inputs<'_>) -> Health {
                 format!("{}: has drifted for {age}: {what}", report.task),
             ));
         }
-        for warning in &report.warnings {
+        for warning in report.warnings.iter().filter(|warning| !broken || !is_offset(warning)) {
             reasons.push((HealthLevel::HealthDegraded, format!("{}: {warning}", report.task)));
         }
     }
@@ -84,6 +86,11 @@ pub fn assess(inputs: &Inputs<'_>) -> Health {
     reasons.sort_by_key(|(level, _)| std::cmp::Reverse(*level as i32));
     let level = reasons.first().map_or(HealthLevel::HealthOk, |(level, _)| *level);
     Health { level: level.into(), reasons: reasons.into_iter().map(|(_, reason)| reason).collect() }
+}
+
+/// Whether a task speaks of the clock's offset.
+fn is_offset(warning: &str) -> bool {
+    warning.starts_with(crate::tasks::clock::OFF)
 }
 
 /// A certificate that runs out is only worth a word when renewing it fails: every healthy one is renewed
@@ -201,6 +208,28 @@ mod tests {
         check(|_| (), &[drifted], None, Degraded, "lvm: has drifted for 12 min: a line differs");
         let warned = report(Outcome::Unchanged, &["/dev/sdc was left alone: ext4"]);
         check(|_| (), &[warned], None, Degraded, "lvm: /dev/sdc was left alone: ext4");
+    }
+
+    #[test]
+    fn one_clock_is_one_reason() {
+        let reasons = |offset_ms: i64| {
+            let facts = Facts { clock_offset_ms: offset_ms, ..fine() };
+            let warning = "the clock is 7.0 s behind its time servers; 500 ms are allowed";
+            let reports = [report(Outcome::Unchanged, &[warning, "something else"])];
+            let inputs = Inputs {
+                facts: &facts,
+                reports: &reports,
+                now: NOW,
+                local: NOW,
+                renewal_failing: None,
+                trouble: None,
+            };
+            assess(&inputs).reasons
+        };
+        let own = "lvm: the clock is 7.0 s behind its time servers; 500 ms are allowed";
+        assert_eq!(reasons(-7000), [own, "lvm: something else"]);
+        let controllers = "the clock is 40.0 s behind the controller's";
+        assert_eq!(reasons(-40_000), [controllers, "lvm: something else"]);
     }
 
     #[test]

@@ -155,6 +155,14 @@ fn read_by_chrony() -> Vec<String> {
 }
 
 impl Step {
+    /// The file it is about.
+    fn path(&self) -> Option<&'static str> {
+        match self {
+            Self::Write { path, .. } | Self::Remove { path } => Some(path),
+            Self::Install | Self::Enable | Self::Start | Self::Restart { .. } => None,
+        }
+    }
+
     fn line(&self) -> String {
         match self {
             Self::Install => format!("install {PACKAGE}"),
@@ -193,18 +201,26 @@ impl Task for Clock {
     }
 
     async fn apply(&self, node: &Node) -> Result<(), TaskError> {
-        for step in self.files(node)? {
-            let installed = step == Step::Install;
+        let mut steps = self.files(node)?;
+        if steps == [Step::Install] {
+            self.take(node, Step::Install).await?;
+            // Only now is there something to write to.
+            steps = self.files(node)?;
+        }
+        // The clock of files is too coarse to tell a start from a change right after it.
+        let touched: Vec<String> = steps.iter().filter_map(Step::path).map(str::to_owned).collect();
+        for step in steps {
             self.take(node, step).await?;
-            if installed {
-                // Only now is there something to write to.
-                for step in self.files(node)? {
-                    self.take(node, step).await?;
-                }
-            }
         }
         let found = unit::show(node, UNIT).await?;
-        for step in self.service(node, &found)? {
+        let mut steps = self.service(node, &found)?;
+        if found.is_running()
+            && !touched.is_empty()
+            && !steps.iter().any(|step| matches!(step, Step::Restart { .. }))
+        {
+            steps.push(Step::Restart { changed: touched });
+        }
+        for step in steps {
             self.take(node, step).await?;
         }
         Ok(())
