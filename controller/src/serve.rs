@@ -45,7 +45,7 @@ use crate::{
     settings::Settings,
     tls::{
         self,
-        listen::{HANDSHAKES, Listen, raise_open_files},
+        listen::{HANDSHAKES, Listen, WAITING, raise_open_files},
         peer::Connections,
         verifier::{Verifier, VerifierError},
     },
@@ -315,6 +315,7 @@ impl Controller {
         let fleet = &self.settings.fleet;
         let verifier = Arc::new(Verifier::new(fleet.clone(), &self.ca.bundle(), self.revoked.clone())?);
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+        let waiting = Arc::new(Semaphore::new(WAITING));
         let acceptor = |verifier| -> Result<TlsAcceptor, ControllerError> {
             let config = tls::server(identity.clone(), verifier, self.desk.clock.clone())
                 .map_err(ControllerError::Tls)?;
@@ -338,6 +339,7 @@ impl Controller {
                 self.revoked.clone(),
             ),
             handshakes: handshakes.clone(),
+            waiting: waiting.clone(),
             // More connections than sessions: operators, renewals, sessions that are being replaced.
             open: Arc::new(Semaphore::new(max_sessions.saturating_mul(2).min(Semaphore::MAX_PERMITS))),
             max_age: None,
@@ -351,6 +353,7 @@ impl Controller {
             acceptor: acceptor(None)?,
             door: EnrolDoor::new(service),
             handshakes,
+            waiting,
             open: Arc::new(Semaphore::new(ENROL_OPEN)),
             max_age: Some(ENROL_AGE),
             connections: self.connections.clone(),

@@ -1,8 +1,11 @@
 //! Accept, shake hands, serve.
 //!
 //! One task per connection does all three. What protects the controller: a bounded number of handshakes under
-//! way (the rest wait in the kernel's queue), a deadline on each, a bounded number of connections, and small
-//! HTTP/2 windows, so that a peer who sends without pause to a stalled handler costs kilobytes.
+//! way, a bounded number of connections that wait for theirs, a deadline on each, a bounded number of connections,
+//! and small HTTP/2 windows, so that a peer who sends without pause to a stalled handler costs kilobytes.
+//!
+//! Connections are accepted before their handshake has its turn: when ten thousand agents come back at once the
+//! kernel's queue would overflow, and whoever it drops tries again a second later at the earliest.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -36,6 +39,11 @@ use super::{
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Handshakes under way at once: enough to keep every core busy, few enough to keep each one short.
 pub const HANDSHAKES: usize = 512;
+/// How long a connection may wait for its turn to shake hands: an agent gives up after about as long.
+const TURN_TIMEOUT: Duration = Duration::from_secs(20);
+/// Connections accepted and waiting for their turn, through all listeners: each costs a descriptor and a task of
+/// about a kilobyte. The kernel's queue is for those beyond.
+pub const WAITING: usize = 16_384;
 /// Connections the kernel holds for us while we are busy.
 const BACKLOG: i32 = 4096;
 /// Pause after an accept error such as "too many open files", which going on at once would only repeat.
@@ -73,6 +81,8 @@ pub struct Listen<D> {
     pub door: D,
     /// Handshakes under way; shared between listeners.
     pub handshakes: Arc<Semaphore>,
+    /// Connections that wait for their handshake, or are at it; shared between listeners.
+    pub waiting: Arc<Semaphore>,
     /// Connections open at once through this door.
     pub open: Arc<Semaphore>,
     /// Longest life of a connection, if it has one.
@@ -93,6 +103,13 @@ impl<D: Door> Listen<D> {
             tracing::warn!(%error, "listen: the kernel keeps its shorter queue");
         }
         let shared = Arc::new(self);
+        // Without the runtime's budget, which after a few connections would send this to the back of a queue of
+        // handshakes: the kernel's queue is emptied whenever its turn comes.
+        tokio::task::unconstrained(shared.accept_all(listener)).await;
+    }
+
+    async fn accept_all(self: &Arc<Self>, listener: TcpListener) {
+        let shared = self;
         loop {
             // Cancel safe: permits not used are given back, accept loses no connection.
             let accepted = tokio::select! {
@@ -112,9 +129,9 @@ impl<D: Door> Listen<D> {
     async fn accept(&self, listener: &TcpListener) -> Option<(TcpStream, Permits)> {
         // Neither semaphore is ever closed.
         let open = self.open.clone().acquire_owned().await.ok()?;
-        let handshake = self.handshakes.clone().acquire_owned().await.ok()?;
+        let waiting = self.waiting.clone().acquire_owned().await.ok()?;
         match listener.accept().await {
-            Ok((stream, _)) => Some((stream, Permits { open, handshake })),
+            Ok((stream, _)) => Some((stream, Permits { open, waiting })),
             Err(error) => {
                 tracing::warn!(%error, "accept failed; going on");
                 None
@@ -132,7 +149,7 @@ impl<D: Door> Listen<D> {
             () = self.stop.cancelled() => return,
             shaken = handshake => shaken,
         };
-        drop(permits.handshake);
+        drop(permits.waiting);
         let Some(stream) = shaken else { return };
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let peer = match certificate.map(|certificate| Peer::read(&self.fleet, certificate)).transpose() {
@@ -146,6 +163,18 @@ impl<D: Door> Listen<D> {
     }
 
     async fn shake(&self, stream: TcpStream) -> Option<Box<TlsStream<TcpStream>>> {
+        // Whoever says nothing waits outside: places are for those who shake hands. Looked at rather than asked of
+        // the runtime, which takes a new socket to be readable until it is tried.
+        if !matches!(timeout(HANDSHAKE_TIMEOUT, stream.peek(&mut [0])).await, Ok(Ok(1))) {
+            tracing::debug!("connection that said nothing dropped");
+            return None;
+        }
+        // First come, first served; never closed.
+        let Ok(turn) = timeout(TURN_TIMEOUT, self.handshakes.acquire()).await else {
+            tracing::debug!("too many handshakes; connection dropped");
+            return None;
+        };
+        let _turn = turn.ok()?;
         match timeout(HANDSHAKE_TIMEOUT, self.acceptor.accept(stream)).await {
             Ok(Ok(stream)) => return Some(Box::new(stream)),
             Ok(Err(error)) => tracing::debug!(%error, "handshake refused"),
@@ -210,7 +239,7 @@ async fn drain<C: Future<Output = hyper::Result<()>>>(
 
 struct Permits {
     open: OwnedSemaphorePermit,
-    handshake: OwnedSemaphorePermit,
+    waiting: OwnedSemaphorePermit,
 }
 
 /// Streams run as tasks that the controller owns.

@@ -264,3 +264,20 @@ async fn everybody_is_asked_and_the_silent_are_listed() {
     assert!(took > Duration::ZERO && took < Duration::from_millis(500), "{took:?}");
     fixture.stop().await;
 }
+
+/// More than may shake hands at once, and none of them says anything: others do not wait for them.
+#[tokio::test]
+async fn silent_connections_hold_nobody_up() {
+    let (fixture, tokens) = start(&["web-1"]).await;
+    let agent = Agent::home(&fixture, &tokens[0], "m1").await;
+    let mut silent = Vec::new();
+    for _ in 0..fleet_controller::tls::listen::HANDSHAKES + 50 {
+        let connected = tokio::net::TcpStream::connect(fixture.ready.session[0]).await;
+        silent.push(connected.expect("the kernel takes it"));
+    }
+    // Each of them is dropped after ten seconds.
+    let opening = tokio::time::timeout(Duration::from_secs(5), agent.session(&fixture));
+    opening.await.expect("at once").expect("opens");
+    drop(silent);
+    fixture.stop().await;
+}
