@@ -82,6 +82,19 @@ pub async fn start_with(dir: tempfile::TempDir, world: &World) -> Fixture {
     start_whole(dir, &[], adjust, |controller| world.put_around(controller)).await.0
 }
 
+/// The same with other settings.
+pub async fn start_adjusted(
+    dir: tempfile::TempDir,
+    world: &World,
+    adjust: impl FnOnce(&mut Settings),
+) -> Fixture {
+    let adjust = |settings: &mut Settings| {
+        settings.timing = world.timing;
+        adjust(settings);
+    };
+    start_whole(dir, &[], adjust, |controller| world.put_around(controller)).await.0
+}
+
 pub async fn start_in(
     dir: tempfile::TempDir,
     nodes: &[&str],

@@ -1,9 +1,13 @@
 //! The controller through its own listeners: real TLS, real gRPC, in-process.
 
+mod artifacts;
 mod enrolment;
 mod harness;
 mod operator;
+mod permits;
+mod replace;
 mod runs;
+mod services;
 mod sessions;
 mod world;
 

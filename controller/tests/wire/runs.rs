@@ -43,13 +43,13 @@ pub fn document(text: &str) -> PlanDocument {
     }
 }
 
-async fn apply(fixture: &Fixture, text: &str, until: Until) -> Streaming<v1::Progress> {
+pub async fn apply(fixture: &Fixture, text: &str, until: Until) -> Streaming<v1::Progress> {
     let request = ApplyRequest { plan: Some(document(text)), until: until.into() };
     fixture.operator_client().apply(request).await.expect("starts").into_inner()
 }
 
 /// Everything told until the end, and the end.
-async fn finish(mut stream: Streaming<v1::Progress>) -> (Vec<What>, Finished) {
+pub async fn finish(mut stream: Streaming<v1::Progress>) -> (Vec<What>, Finished) {
     let mut told = Vec::new();
     let whole = async {
         while let Some(progress) = stream.message().await.expect("goes on") {
@@ -64,21 +64,21 @@ async fn finish(mut stream: Streaming<v1::Progress>) -> (Vec<What>, Finished) {
     (told, finished)
 }
 
-async fn up(fixture: &Fixture) -> Finished {
+pub async fn up(fixture: &Fixture) -> Finished {
     finish(apply(fixture, PLAN, Until::Ready).await).await.1
 }
 
-async fn down(fixture: &Fixture) -> Finished {
+pub async fn down(fixture: &Fixture) -> Finished {
     let stream = fixture.operator_client().down(DownRequest {}).await.expect("starts").into_inner();
     finish(stream).await.1
 }
 
-async fn status(fixture: &Fixture) -> v1::FleetStatus {
+pub async fn status(fixture: &Fixture) -> v1::FleetStatus {
     let request = StatusRequest { node: String::new() };
     fixture.operator_client().status(request).await.expect("answers").into_inner()
 }
 
-fn fresh() -> tempfile::TempDir {
+pub fn fresh() -> tempfile::TempDir {
     tempfile::tempdir().expect("a folder")
 }
 

@@ -51,6 +51,8 @@ struct Inner {
     agents: Mutex<JoinSet<()>>,
     script: Mutex<Script>,
     pushes: Mutex<Vec<NodeName>>,
+    /// Every key that ever enrolled, PKCS#8.
+    keys: Mutex<Vec<(NodeName, Vec<u8>)>>,
     calls: AtomicU64,
     /// Each server takes a permit to be made.
     gate: Semaphore,
@@ -67,6 +69,8 @@ pub struct Script {
     pub task_fails: BTreeMap<&'static str, &'static str>,
     /// The node's clock is off by so many milliseconds.
     pub clock_ms: BTreeMap<&'static str, i64>,
+    /// A repair is answered with this.
+    pub repair_fails: BTreeMap<&'static str, &'static str>,
     /// The cloud says no.
     pub cloud_fails: Option<&'static str>,
     /// What is left after a destroy.
@@ -90,6 +94,7 @@ impl World {
             agents: Mutex::default(),
             script: Mutex::default(),
             pushes: Mutex::default(),
+            keys: Mutex::default(),
             calls: AtomicU64::new(0),
             gate: Semaphore::new(1000),
         };
@@ -114,6 +119,13 @@ impl World {
     /// Nodes that got a first boot so far, in order.
     pub fn pushes(&self) -> Vec<NodeName> {
         self.inner.pushes.lock().expect("no panic").clone()
+    }
+
+    /// Keys a node enrolled with, oldest first.
+    pub fn keys(&self, node: &str) -> Vec<KeyPair> {
+        let keys = self.inner.keys.lock().expect("no panic");
+        let of_node = keys.iter().filter(|(name, _)| name.as_str() == node);
+        of_node.map(|(_, der)| KeyPair::try_from(der.as_slice()).expect("a key")).collect()
     }
 
     pub fn servers(&self) -> usize {
@@ -299,6 +311,7 @@ async fn agent(node: NodeName, document: String, world: Arc<Inner>) {
     let mut client = EnrolmentClient::new(channel(address, &bundle, None));
     let request = v1::EnrolRequest { token, csr: csr(&key), hello: Some(hello(0)) };
     let Ok(credentials) = client.enrol(request).await else { return };
+    world.keys.lock().expect("no panic").push((node.clone(), key.serialize_der()));
     let credentials = credentials.into_inner();
     let chain = credentials.certificate_chain.into_iter().map(CertificateDer::from).collect();
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
@@ -314,7 +327,10 @@ async fn agent(node: NodeName, document: String, world: Arc<Inner>) {
                 session.say(from_agent::Message::Observed(report(&desired, broken))).await;
             }
             Some(to_agent::Message::Command(command)) => {
-                let answer = v1::Answer { id: command.id, error: String::new() };
+                let repair = matches!(command.what, Some(v1::command::What::Repair(_)));
+                let error = world.script.lock().expect("no panic").repair_fails.get(node.as_str()).copied();
+                let error = error.filter(|_| repair).unwrap_or_default().to_owned();
+                let answer = v1::Answer { id: command.id, error };
                 session.say(from_agent::Message::Answer(answer)).await;
             }
             Some(to_agent::Message::Welcome(_) | to_agent::Message::Permit(_)) | None => {}
