@@ -1,5 +1,6 @@
 //! The kinds of node work this agent knows, one file each.
 
+mod access;
 mod certificate;
 pub(crate) mod clock;
 mod command_task;
@@ -8,6 +9,7 @@ mod hostname;
 mod hosts;
 pub mod lvm;
 mod package;
+pub(crate) mod rethinkdb;
 mod service;
 pub mod support;
 mod unknown;
@@ -19,6 +21,7 @@ use std::sync::Arc;
 use fleet_proto::v1::task_spec::Kind;
 use fleet_task::{Task, TaskId};
 
+pub use access::Access;
 pub use certificate::Certificate;
 pub use clock::Clock;
 pub use command_task::Command;
@@ -27,6 +30,7 @@ pub use hostname::Hostname;
 pub use hosts::Hosts;
 pub use lvm::Lvm;
 pub use package::Package;
+pub use rethinkdb::Rethinkdb;
 pub use service::Service;
 pub use update::Update;
 pub use user::User;
@@ -38,7 +42,9 @@ pub fn from_spec(id: TaskId, kind: Option<&Kind>) -> Arc<dyn Task> {
         Some(Kind::Hostname(spec)) => Arc::new(Hostname::new(id, spec.hostname.clone())),
         Some(Kind::Hosts(spec)) => Arc::new(Hosts::new(id, spec.entries.clone())),
         Some(Kind::Lvm(spec)) => Arc::new(Lvm::new(id, spec.clone())),
+        Some(Kind::Rethinkdb(spec)) => Arc::new(Rethinkdb::new(id, spec.clone())),
         Some(Kind::Certificate(spec)) => Arc::new(Certificate::new(id, spec.names.clone())),
+        Some(Kind::Access(spec)) => Arc::new(Access::new(id, spec.clone())),
         Some(Kind::Clock(spec)) => Arc::new(Clock::new(id, spec.clone())),
         Some(Kind::Update(spec)) => Arc::new(Update::new(id, *spec)),
         Some(Kind::File(spec)) => Arc::new(File::new(id, spec.clone())),
@@ -86,6 +92,11 @@ pub(crate) mod tests {
                 fs::write(path, text).expect("file");
             }
             rig
+        }
+
+        /// The same node with another runner.
+        pub(crate) fn run_by(self, runner: Arc<dyn Runner>) -> Self {
+            Self { runner, ..self }
         }
 
         pub(crate) fn path(&self, absolute: &str) -> PathBuf {

@@ -182,6 +182,11 @@ impl FakeController {
         self.given().permits.insert(permit.into());
     }
 
+    /// Gives this permit no more.
+    pub fn revoke(&self, permit: &str) {
+        self.given().permits.remove(permit);
+    }
+
     /// There is no session from now on, or there is one again.
     pub fn away(&self, away: bool) {
         self.given().away = away;
