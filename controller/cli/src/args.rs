@@ -53,6 +53,8 @@ pub enum Command {
     Status(Status),
     /// Print the plan's information texts, addresses filled in
     Information,
+    /// Log in to a node, or run one command there, over SSH
+    Ssh(Ssh),
     /// Stop and delete everything of this fleet, then prove it
     Down(Down),
     /// Run the controller of one fleet
@@ -84,6 +86,8 @@ pub struct PlanFile {
 pub struct Up {
     #[command(flatten)]
     pub plan: PlanFile,
+    #[command(flatten)]
+    pub operator: OperatorArgs,
     /// Print what would be created, changed and destroyed, and do nothing; exit status 2 if anything
     #[arg(long)]
     pub preview: bool,
@@ -93,6 +97,19 @@ pub struct Up {
     /// Destroy servers that the plan no longer has without asking
     #[arg(long)]
     pub yes: bool,
+}
+
+/// What `operator` means in a plan.
+#[derive(Debug, Default, ClapArgs)]
+pub struct OperatorArgs {
+    /// Where you are, as the cloud sees you: IPv4 address or network; may be given several times
+    /// [default: this host, for the local cloud; the controller's advertised address, elsewhere]
+    #[arg(long, env = "FLEET_OPERATOR", value_name = "ADDRESS", value_delimiter = ',')]
+    pub operator: Vec<String>,
+    /// Public key that lets you in over SSH; may be given several times
+    /// [default: ~/.ssh/id_ed25519.pub, id_ecdsa.pub, id_rsa.pub; else one made for the fleet]
+    #[arg(long, value_name = "FILE")]
+    pub operator_key: Vec<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -108,6 +125,15 @@ pub struct Status {
     /// Keep showing, until Ctrl-C
     #[arg(long)]
     pub watch: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Ssh {
+    /// The node
+    pub node: NodeName,
+    /// Program and arguments to run there instead of a shell
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -2,6 +2,7 @@
 
 use std::{
     env, fs, io,
+    net::{IpAddr, Ipv4Addr},
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
@@ -16,6 +17,9 @@ use crate::{
 
 /// Beside the controller's own files: which cloud its fleet lives in.
 const CLOUD_FILE: &str = "cloud.json";
+
+/// Beside it: by which addresses nodes reach the controller.
+const ADVERTISED_FILE: &str = "advertised.json";
 
 /// All state of one user's fleets.
 #[derive(Clone, Debug)]
@@ -71,6 +75,25 @@ impl Home {
         let json = serde_json::to_vec(cloud).expect("two words make JSON");
         fs::create_dir_all(&dir).and_then(|()| fs::write(dir.join(CLOUD_FILE), json)).map_err(|why| {
             Failure::new(Exit::Failed, format!("write {}: {why}", dir.join(CLOUD_FILE).display()))
+        })
+    }
+
+    /// Notes by which address the controller of a fleet is known outside.
+    pub fn note_advertised(&self, fleet: &FleetName, addresses: &[IpAddr]) -> Result<(), Failure> {
+        let file = self.fleet(fleet).join(ADVERTISED_FILE);
+        let json = serde_json::to_vec(addresses).expect("addresses make JSON");
+        fs::create_dir_all(self.fleet(fleet))
+            .and_then(|()| fs::write(&file, json))
+            .map_err(|why| Failure::new(Exit::Failed, format!("write {}: {why}", file.display())))
+    }
+
+    /// The first IPv4 address by which the controller of a fleet is known outside.
+    pub fn advertised(&self, fleet: &FleetName) -> Option<Ipv4Addr> {
+        let json = fs::read(self.fleet(fleet).join(ADVERTISED_FILE)).ok()?;
+        let addresses: Vec<IpAddr> = serde_json::from_slice(&json).ok()?;
+        addresses.into_iter().find_map(|address| match address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
         })
     }
 

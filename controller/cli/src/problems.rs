@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use fleet_plan::{Problems, ResolvedPlan};
+use fleet_plan::{Problem, Problems, ResolvedPlan};
 use fleet_proto::v1::PlanDocument;
 use serde_json::{Value, json};
 
 use crate::{
     args::{Output, PlanFile},
     failure::{Exit, Failure},
+    files::{self, Named},
     printer,
 };
 
@@ -16,11 +17,15 @@ use crate::{
 pub struct Read {
     /// What it means.
     pub plan: ResolvedPlan,
-    /// What travels to the controller.
+    /// What is probably not meant.
+    pub warnings: Vec<Problem>,
+    /// Files of this host that it names; all of them can be read.
+    pub files: Vec<Named>,
+    /// What travels to the controller, but for what is not in the plan itself.
     pub document: PlanDocument,
 }
 
-/// Reads and checks a plan; shows every problem and every warning.
+/// Reads and checks a plan, and looks for the files it names; shows every problem and every warning.
 ///
 /// # Errors
 /// With all problems shown already, on standard error as text or on standard output as JSON.
@@ -35,12 +40,17 @@ pub fn read(args: &PlanFile, output: Output) -> Result<Read, Failure> {
         Ok(loaded) => {
             if output == Output::Text {
                 for warning in &loaded.warnings {
-                    eprintln!("warning: {file}, {warning}");
+                    let hint = warning.hint.as_ref().map(|hint| format!("\n  hint: {hint}"));
+                    eprintln!("warning: {file}, {warning}{}", hint.unwrap_or_default());
                 }
             }
+            let files =
+                files::find(&loaded.plan, &args.file).or_else(|problems| absent(&file, &problems, output))?;
             let parameters = parameters.into_iter().collect();
             Ok(Read {
                 plan: loaded.plan,
+                warnings: loaded.warnings,
+                files,
                 document: PlanDocument { file, text, parameters, ..PlanDocument::default() },
             })
         }
@@ -61,16 +71,37 @@ fn show(problems: &Problems, output: Output) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Shows which files the plan names and this host does not have. They have no place: a parameter may have named them.
+fn absent<T>(file: &str, problems: &[String], output: Output) -> Result<T, Failure> {
+    const HINT: &str = "paths are relative to the folder of the plan";
+    if output == Output::Json {
+        let list: Vec<Value> = problems
+            .iter()
+            .map(|message| json!({ "line": null, "column": null, "message": message, "hint": HINT, "excerpt": null }))
+            .collect();
+        printer::json(&json!({ "file": file, "problems": list, "warnings": [] }))?;
+    } else {
+        for problem in problems {
+            eprintln!("error: {file}: {problem}");
+        }
+        eprintln!("  hint: {HINT}");
+    }
+    Err(Failure::shown(Exit::Input))
+}
+
 fn document(problems: &Problems) -> Value {
-    let list: Vec<Value> = problems
-        .problems
-        .iter()
-        .map(|problem| {
-            json!({
-                "line": problem.line, "column": problem.column, "message": problem.message,
-                "hint": problem.hint, "excerpt": problem.excerpt,
-            })
+    json!({
+        "file": problems.file, "problems": list(&problems.problems), "warnings": list(&problems.warnings),
+    })
+}
+
+/// Problems, or warnings, for programs.
+pub fn list(problems: &[Problem]) -> Vec<Value> {
+    let one = |problem: &Problem| {
+        json!({
+            "line": problem.line, "column": problem.column, "message": problem.message,
+            "hint": problem.hint, "excerpt": problem.excerpt,
         })
-        .collect();
-    json!({ "file": problems.file, "problems": list })
+    };
+    problems.iter().map(one).collect()
 }

@@ -1,6 +1,6 @@
 //! One file per command.
 
-mod cloud;
+pub mod cloud;
 mod console;
 mod doctor;
 mod down;
@@ -9,6 +9,7 @@ mod information;
 mod plan;
 mod preview;
 mod serve;
+mod ssh;
 mod status;
 mod up;
 mod user_data;
@@ -26,6 +27,7 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
         Command::Plan(args) => plan::run(global, args),
         Command::Status(status) => status::run(global, status).await,
         Command::Information => information::run(global).await,
+        Command::Ssh(args) => ssh::run(global, args).await,
         Command::Down(down) => down::run(global, down).await,
         Command::Serve(serve) => serve::run(global, serve).await,
         Command::Cloud(cloud) => cloud::run(global, cloud).await,

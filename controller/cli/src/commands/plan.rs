@@ -14,7 +14,8 @@ pub fn run(global: &Global, args: Plan) -> Result<Exit, Failure> {
     let (nodes, locations) = (read.plan.nodes().count(), read.plan.locations.len());
     match global.output {
         Output::Json => printer::json(&json!({
-            "file": read.document.file, "problems": [], "fleet": read.plan.fleet.as_str(), "nodes": nodes,
+            "file": read.document.file, "problems": [], "warnings": problems::list(&read.warnings),
+            "fleet": read.plan.fleet.as_str(), "nodes": nodes,
         }))?,
         Output::Text => printer::text(&format!(
             "{}: fleet `{}`, {nodes} nodes in {locations} locations, no problems\n",

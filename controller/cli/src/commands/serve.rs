@@ -12,7 +12,7 @@ use fleet_controller::{
     Listeners, Settings,
     settings::{CloudAccess, CloudAccessError, CloudAccessSource},
 };
-use fleet_model::{Secret, SystemClock};
+use fleet_model::{Secret, SystemClock, chain};
 use fleet_plan::resolved::Cloud;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::cloud;
 use crate::{
     args::{Global, Serve},
-    failure::{Exit, Failure, chain},
+    failure::{Exit, Failure},
     home::Home,
     log, notify,
 };
@@ -46,6 +46,10 @@ pub async fn run(global: &Global, args: Serve) -> Result<Exit, Failure> {
     };
     if let Some(endpoint) = &args.cloud_endpoint {
         home.note_cloud(&fleet, &Cloud::Mcp { endpoint: endpoint.clone() })?;
+    }
+    if !args.advertise.is_empty() {
+        // `up` takes it for where the operator is, unless told otherwise.
+        home.note_advertised(&fleet, &args.advertise)?;
     }
     let dir = home.fleet(&fleet);
     let local = home.cloud_of(&fleet).is_none_or(|cloud| cloud == Cloud::Local);

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use fleet_model::FleetName;
+use fleet_model::{FleetName, chain};
 use fleet_plan::resolved::Cloud;
 use fleet_proto::v1::{ApplyRequest, Finished, StepVerb, Until};
 use serde_json::json;
@@ -19,9 +19,10 @@ use crate::{
     args::{Global, Output, Up},
     background,
     connect::{ConnectError, Operator, connect, refused},
-    failure::{Exit, Failure, chain},
+    failure::{Exit, Failure},
+    files,
     home::Home,
-    printer, problems,
+    identity, printer, problems,
     progress::Screen,
     words,
 };
@@ -30,7 +31,7 @@ use crate::{
 const CONTROLLER_START: Duration = Duration::from_secs(60);
 
 pub async fn run(global: &Global, args: Up) -> Result<Exit, Failure> {
-    let read = problems::read(&args.plan, global.output)?;
+    let mut read = problems::read(&args.plan, global.output)?;
     if global.fleet.as_ref().is_some_and(|fleet| *fleet != read.plan.fleet) {
         let failure =
             format!("--fleet names another fleet than the plan, which is for `{}`", read.plan.fleet);
@@ -42,8 +43,14 @@ pub async fn run(global: &Global, args: Up) -> Result<Exit, Failure> {
         Cloud::Local => cloud::ensure(&home, |line| screen.note(line)).await?.backing == "machines",
         Cloud::Mcp { .. } => true,
     };
+    read.document.operator_addresses = identity::addresses(&args.operator, &read.plan, &home)?;
     home.note_cloud(&read.plan.fleet, &read.plan.cloud)?;
+    read.document.operator_keys =
+        identity::keys(&args.operator, &read.plan, &home, |line| screen.note(line))?;
+    read.document.artifacts = files::hash(&read.files)?;
     let mut operator = controller(&home, &read.plan.fleet, |line| screen.note(line)).await?;
+    // Before anything is planned with them: a plan without its files is none.
+    files::bring(&mut operator, &read.files, &read.document.artifacts, |line| screen.note(line)).await?;
     let planned =
         operator.preview(read.document.clone()).await.map_err(|status| refused(&status))?.into_inner();
     if args.preview {
