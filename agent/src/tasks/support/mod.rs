@@ -6,6 +6,7 @@
 
 pub mod accounts;
 pub mod apt;
+pub mod block;
 pub mod dpkg;
 #[cfg(test)]
 pub(crate) mod fake;
