@@ -8,6 +8,8 @@ mod certify;
 pub mod policy;
 pub mod revoke;
 pub mod service;
+#[cfg(test)]
+mod tests;
 pub mod token;
 
 use ring::digest::{SHA256, digest};

@@ -276,6 +276,44 @@ async fn a_new_run_stops_the_one_under_way_first() {
     fixture.stop().await;
 }
 
+/// A run that takes its time to stop holds up the next one, but not whoever wants to halt both.
+#[tokio::test]
+async fn halting_never_waits_and_reaches_a_run_about_to_start() {
+    let world = World::new();
+    let fixture = start_with(fresh(), &world).await;
+    world.close_gate();
+    world.script(|script| script.stubborn = true);
+    let first = apply(&fixture, PLAN, Until::Ready).await;
+    // One connection for both, so that halts do not overtake the run.
+    let mut client = fixture.operator_client();
+    let second = tokio::spawn({
+        let mut client = client.clone();
+        async move {
+            let request = ApplyRequest { plan: Some(document(PLAN)), until: Until::Ready.into() };
+            client.apply(request).await.expect("starts").into_inner()
+        }
+    });
+    let halted = timeout(DEADLINE, async {
+        let mut halts = 0;
+        while !second.is_finished() && halts < 20 {
+            assert!(client.halt(HaltRequest {}).await.expect("answers").into_inner().was_running);
+            halts += 1;
+        }
+        halts
+    });
+    assert_eq!(halted.await.expect("at once, every time"), 20, "the second one cannot have started");
+    world.script(|script| script.stubborn = false);
+    world.open_gate(3);
+    assert!(!finish(first).await.1.ok);
+    let (_, finished) = finish(second.await.expect("no panic")).await;
+    assert!(
+        finished.problems.iter().any(|problem| problem.starts_with("stopped before the end")),
+        "{finished:?}"
+    );
+    assert!(up(&fixture).await.ok);
+    fixture.stop().await;
+}
+
 #[tokio::test]
 async fn down_removes_everything_and_proves_it() {
     let world = World::new();

@@ -71,6 +71,8 @@ pub struct Script {
     pub clock_ms: BTreeMap<&'static str, i64>,
     /// A repair is answered with this.
     pub repair_fails: BTreeMap<&'static str, &'static str>,
+    /// The cloud does not listen when it is told to stop.
+    pub stubborn: bool,
     /// The cloud says no.
     pub cloud_fails: Option<&'static str>,
     /// What is left after a destroy.
@@ -175,6 +177,7 @@ impl Provision for World {
         if let Some(why) = self.inner.script.lock().expect("no panic").cloud_fails {
             return Err(ProvisionError(why.to_owned()));
         }
+        let stubborn = self.inner.script.lock().expect("no panic").stubborn;
         let mut outcome = Outcome::default();
         for placed in plan.nodes() {
             let node = &placed.node.name;
@@ -182,7 +185,7 @@ impl Provision for World {
                 events.send(Event::Step(step(Verb::Create, node), StepState::Started)).await.expect("heard");
                 tokio::select! {
                     permit = self.inner.gate.acquire() => permit.expect("open").forget(),
-                    () = stop.cancelled() => {
+                    () = stop.cancelled(), if !stubborn => {
                         outcome.stopped = true;
                         return Ok(outcome);
                     }
