@@ -1,18 +1,22 @@
 // Takes the page over from its forms: the list as the server last told it, the wishes of whoever sits in
-// front of it laid on top, drawn as one. The server's word always replaces ours.
+// front of it laid on top, drawn as one. Only events change the list: they come in order, while answers to
+// requests may overtake them. A wish is laid aside once it was answered and its event was seen.
 
 const $ = (id) => document.getElementById(id);
 const [list, input, banner, trouble, say] = ["list", "new-todo", "banner", "trouble", "say"].map($);
 
 const todos = new Map(); // id -> {id, text, completed, created}, as the server told it
 const drafts = new Map(); // id -> {id, text, failed}, not yet known to be written
-const wishes = new Map(); // id -> {text?, completed?, gone?}, asked for and not yet answered
+const wishes = new Map(); // id -> {what: {text?, completed?, gone?}, answered, seen}
 const rows = new Map(); // id -> its <li>
 let database = { away: !banner.hidden, message: banner.textContent };
 let known = true;
 let silent = false; // this node does not answer
 let editing = null; // {id, field}
 let build = null;
+
+// An event that did not come so long after its answer will not come: somebody undid the wish at once.
+const PATIENCE = 3000;
 
 const showNow = () => new URLSearchParams(location.search).get("show") ?? "all";
 const included = { active: (todo) => !todo.completed, completed: (todo) => todo.completed };
@@ -58,22 +62,45 @@ function refused() {
   return true;
 }
 
-// Shows `wish` at once, keeps it if the server agrees, and takes it back if not.
-async function wishFor(ids, wish, request, done) {
+// Shows `what` at once, keeps it if the server agrees, and takes it back if not.
+async function wishFor(ids, what, request, said) {
   complain("");
-  for (const id of ids) wishes.set(id, { ...wishes.get(id), ...wish });
+  const mine = new Map();
+  for (const id of ids) {
+    mine.set(id, { what: { ...wishes.get(id)?.what, ...what }, answered: false, seen: false });
+    wishes.set(id, mine.get(id));
+  }
+  const layAside = () => {
+    for (const [id, wish] of mine) if (wishes.get(id) === wish) wishes.delete(id);
+    draw();
+  };
   draw();
   try {
-    done(await request());
+    await request();
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
+    layAside();
     complain(error.message);
     return error;
-  } finally {
-    for (const id of ids) wishes.delete(id);
-    draw();
   }
+  for (const [id, wish] of mine) {
+    wish.answered = true;
+    settle(id);
+  }
+  setTimeout(layAside, PATIENCE);
+  say.textContent = said;
+  draw();
   return null;
+}
+
+// After news of a todo: is what was wished for it there?
+function settle(id) {
+  const wish = wishes.get(id);
+  if (!wish) return;
+  const todo = todos.get(id);
+  const { text = todo?.text, completed = todo?.completed, gone = false } = wish.what;
+  wish.seen ||= !todo || (!gone && text === todo.text && completed === todo.completed);
+  if (wish.seen && wish.answered) wishes.delete(id);
 }
 
 // ---- What can be done
@@ -100,10 +127,10 @@ async function write(draft) {
   complain("");
   draw();
   try {
-    const todo = await ask("POST", "/api/todos", { id: draft.id, text: draft.text });
-    todos.set(todo.id, todo);
-    drafts.delete(draft.id);
-    say.textContent = `Added ${todo.text}`;
+    await ask("POST", "/api/todos", { id: draft.id, text: draft.text });
+    draft.saved = true;
+    setTimeout(() => drafts.delete(draft.id) && draw(), PATIENCE);
+    say.textContent = `Added ${draft.text}`;
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
     if (error.status === 409) {
@@ -123,10 +150,7 @@ async function write(draft) {
 async function change(id, wish, said) {
   if (refused()) return false;
   const request = () => ask("PATCH", `/api/todos/${id}`, wish);
-  const error = await wishFor([id], wish, request, (todo) => {
-    todos.set(id, todo);
-    say.textContent = said;
-  });
+  const error = await wishFor([id], wish, request, said);
   if (error?.status === 404) todos.delete(id);
   draw();
   return !error;
@@ -141,10 +165,7 @@ async function remove(id) {
   const text = todos.get(id)?.text;
   moveFocusFrom(id);
   const request = () => ask("DELETE", `/api/todos/${id}`);
-  const error = await wishFor([id], { gone: true }, request, () => {
-    todos.delete(id);
-    say.textContent = `Deleted ${text}`;
-  });
+  const error = await wishFor([id], { gone: true }, request, `Deleted ${text}`);
   if (error?.status === 404) {
     todos.delete(id); // Somebody else was quicker.
     complain("");
@@ -154,22 +175,19 @@ async function remove(id) {
 
 function markAll() {
   if (refused()) return;
-  const completed = [...todos.values()].some((todo) => !todo.completed);
-  const ids = [...todos.values()].filter((todo) => todo.completed !== completed).map((todo) => todo.id);
-  wishFor(ids, { completed }, () => ask("POST", "/api/todos/complete-all", { completed }), () => {
-    for (const id of ids) if (todos.has(id)) todos.set(id, { ...todos.get(id), completed });
-    say.textContent = completed ? "All marked as complete" : "All marked as still to be done";
-  });
+  const told = everything().filter((todo) => todos.has(todo.id));
+  const completed = told.some((todo) => !todo.completed);
+  const ids = told.filter((todo) => todo.completed !== completed).map((todo) => todo.id);
+  const request = () => ask("POST", "/api/todos/complete-all", { completed });
+  wishFor(ids, { completed }, request, completed ? "All marked as complete" : "All marked as still to be done");
 }
 
 function clearCompleted() {
   if (refused()) return;
-  const ids = [...todos.values()].filter((todo) => todo.completed).map((todo) => todo.id);
+  const ids = everything().filter((todo) => todo.completed).map((todo) => todo.id);
   input.focus();
-  wishFor(ids, { gone: true }, () => ask("DELETE", "/api/todos?completed=true"), () => {
-    for (const id of ids) todos.delete(id);
-    say.textContent = "Completed todos were cleared";
-  });
+  const request = () => ask("DELETE", "/api/todos?completed=true");
+  wishFor(ids, { gone: true }, request, "Completed todos were cleared");
 }
 
 // ---- Editing
@@ -236,11 +254,11 @@ function moveFocusFrom(id) {
 
 function everything() {
   const told = [...todos.values()]
-    .filter((todo) => !wishes.get(todo.id)?.gone)
-    .map((todo) => ({ ...todo, ...wishes.get(todo.id), pending: wishes.has(todo.id) }));
+    .filter((todo) => !wishes.get(todo.id)?.what.gone)
+    .map((todo) => ({ ...todo, ...wishes.get(todo.id)?.what, pending: wishes.get(todo.id)?.answered === false }));
   told.sort((a, b) => a.created - b.created || (a.id < b.id ? -1 : 1));
   const own = [...drafts.values()].filter((draft) => !todos.has(draft.id));
-  return [...told, ...own.map((draft) => ({ ...draft, completed: false, pending: !draft.failed }))];
+  return [...told, ...own.map((draft) => ({ ...draft, completed: false, pending: !draft.failed && !draft.saved }))];
 }
 
 function rowOf(todo) {
@@ -345,11 +363,15 @@ function listen() {
   on("snapshot", (snapshot) => {
     todos.clear();
     for (const todo of snapshot.todos) todos.set(todo.id, todo);
+    for (const id of [...wishes.keys()]) settle(id);
     known = snapshot.known;
     tell(snapshot);
     draw();
     if (database.away) return;
-    for (const draft of drafts.values()) if (draft.failed) write(draft);
+    for (const draft of drafts.values()) {
+      if (todos.has(draft.id)) drafts.delete(draft.id);
+      else if (draft.failed) write(draft);
+    }
   });
   on("change", (change) => {
     if (change.put) {
@@ -358,6 +380,7 @@ function listen() {
     } else {
       todos.delete(change.removed);
     }
+    settle(change.put?.id ?? change.removed);
     draw();
   });
   on("database", tell);
@@ -368,7 +391,7 @@ function listen() {
       silent = true;
       drawBanner();
     }, 3000);
-    if (events.readyState === EventSource.CLOSED) setTimeout(listen, 2000);
+    if (events?.readyState === EventSource.CLOSED) setTimeout(() => events && listen(), 2000);
   });
 }
 
@@ -384,17 +407,27 @@ function tell(news) {
   drawBanner();
 }
 
-// A browser opens few connections to one node: a page nobody sees gives its own back.
+// A browser opens six connections to one node, all its tabs together, and each page that listens holds
+// one: a page nobody sees gives its own back when others open, or after a while.
+function rest() {
+  events?.close();
+  events = null;
+}
+let newer = 0;
 let sleep = 0;
+const tabs = new BroadcastChannel("todos");
+tabs.postMessage("opened");
+tabs.addEventListener("message", () => {
+  newer += 1;
+  if (document.hidden && newer >= 3) rest();
+});
 document.addEventListener("visibilitychange", () => {
   clearTimeout(sleep);
   if (document.hidden) {
-    sleep = setTimeout(() => {
-      events?.close();
-      events = null;
-    }, 30000);
-  } else if (!events) {
-    listen();
+    sleep = setTimeout(rest, 600000);
+  } else {
+    newer = 0;
+    if (!events) listen();
   }
 });
 addEventListener("pageshow", (event) => event.persisted && listen());

@@ -8,7 +8,7 @@ use std::{
     io::{self, IsTerminal, Write},
     process::ExitCode,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use fleet_reql::{Client, Options};
@@ -29,6 +29,9 @@ use crate::flags::{Action, Flags, Surroundings};
 
 /// Exit status for a mistake on the command line.
 const USAGE: u8 = 2;
+
+/// A database that hangs is found out within three of these, and the page says so.
+const PULSE: Duration = Duration::from_secs(3);
 
 /// Why nothing can be served.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +90,8 @@ async fn run(flags: Flags) -> Result<(), TodoError> {
     let listener =
         listen(flags.listen).map_err(|source| TodoError::Listen { address: flags.listen, source })?;
 
-    let client = Client::start(flags.driver, Options::default());
+    let options = Options { pulse: PULSE, ..Options::default() };
+    let client = Client::start(flags.driver, options);
     let hub = Hub::new(now());
     let store = Arc::new(Rethink::new(client.clone(), &flags.database, &flags.table));
     let following = feed::follow(client.clone(), flags.database, flags.table, hub.clone(), stop.clone());

@@ -5,12 +5,18 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     pin::pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use axum::Router;
-use hyper::server::conn::http1;
+use hyper::{
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -137,11 +143,18 @@ async fn connection(stream: TcpStream, tls: TlsAcceptor, router: Router, stop: C
         Ok(Err(error)) => return tracing::debug!(%error, "a TLS handshake failed"),
         Err(_) => return,
     };
+    // Browsers open connections ahead of need. One that never carried a request is not waited for.
+    let used = AtomicBool::new(false);
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|request| {
+        used.store(true, Ordering::Relaxed);
+        router.call(request)
+    });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(64 * 1024)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     let mut served = pin!(served);
     let mut old = pin!(sleep(LIFE));
     let mut stopping = false;
@@ -155,6 +168,9 @@ async fn connection(stream: TcpStream, tls: TlsAcceptor, router: Router, stop: C
                 return;
             }
             () = stop.cancelled(), if !stopping => {
+                if !used.load(Ordering::Relaxed) {
+                    return;
+                }
                 stopping = true;
                 served.as_mut().graceful_shutdown();
             }

@@ -61,14 +61,14 @@ fn id(text: &str) -> Result<TodoId, Problem> {
 pub(super) async fn list(State(app): State<App>) -> Result<Response, Problem> {
     let view = app.hub.view();
     if !view.known {
-        return Err(Problem::away("The list was not read yet."));
+        return Err(Problem::unknown());
     }
     let body = Json(json!({ "todos": view.todos, "stale": view.stale(), "node": app.node })).into_response();
     Ok(mark(body, view.stale()))
 }
 
-/// GET /api/todos/{id}
-pub(super) async fn read_one(app: &App, id: TodoId) -> Result<(Option<Todo>, bool), Problem> {
+/// One todo, and whether it may be old.
+async fn read_one(app: &App, id: TodoId) -> Result<(Option<Todo>, bool), Problem> {
     if app.writable().is_ok()
         && let Ok(todo) = app.store.get(id).await
     {
@@ -76,7 +76,7 @@ pub(super) async fn read_one(app: &App, id: TodoId) -> Result<(Option<Todo>, boo
     }
     let view = app.hub.view();
     if !view.known {
-        return Err(Problem::away("The list was not read yet."));
+        return Err(Problem::unknown());
     }
     Ok((view.todos.iter().find(|todo| todo.id == id).cloned(), true))
 }

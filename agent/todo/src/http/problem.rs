@@ -30,6 +30,11 @@ impl Problem {
         )
     }
 
+    /// There is nothing to show, not even something old.
+    pub(super) fn unknown() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "The database is away and the list was not read yet.")
+    }
+
     pub(super) fn not_found(detail: &'static str) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)
     }
