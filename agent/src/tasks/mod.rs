@@ -1,7 +1,6 @@
 //! The kinds of node work this agent knows, one file each.
 
 mod access;
-mod access;
 mod certificate;
 pub(crate) mod clock;
 mod command_task;
@@ -22,7 +21,6 @@ use std::sync::Arc;
 use fleet_proto::v1::task_spec::Kind;
 use fleet_task::{Task, TaskId};
 
-pub use access::Access;
 pub use access::Access;
 pub use certificate::Certificate;
 pub use clock::Clock;
@@ -46,7 +44,6 @@ pub fn from_spec(id: TaskId, kind: Option<&Kind>) -> Arc<dyn Task> {
         Some(Kind::Lvm(spec)) => Arc::new(Lvm::new(id, spec.clone())),
         Some(Kind::Rethinkdb(spec)) => Arc::new(Rethinkdb::new(id, spec.clone())),
         Some(Kind::Certificate(spec)) => Arc::new(Certificate::new(id, spec.names.clone())),
-        Some(Kind::Access(spec)) => Arc::new(Access::new(id, spec.clone())),
         Some(Kind::Access(spec)) => Arc::new(Access::new(id, spec.clone())),
         Some(Kind::Clock(spec)) => Arc::new(Clock::new(id, spec.clone())),
         Some(Kind::Update(spec)) => Arc::new(Update::new(id, *spec)),
