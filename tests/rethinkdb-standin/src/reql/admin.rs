@@ -139,6 +139,9 @@ async fn table_create(call: Call<'_>, server: &Arc<Server>) -> Result<Value> {
 
 async fn table_drop(call: Call<'_>, server: &Arc<Server>) -> Result<Value> {
     let (db, name) = place(call).await?;
+    if db.name == system::DATABASE {
+        return Err(ReqlError::failed("Database `rethinkdb` is special; you can't drop tables in it."));
+    }
     let metadata = server.metadata();
     let config = metadata
         .table(&db.id, &name)

@@ -1,8 +1,11 @@
 //! Data as ReQL sees it: JSON whose numbers are doubles, with an order over all types.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, io};
 
-use serde_json::{Map, Number, Value};
+use serde_json::{
+    Map, Number, Value,
+    ser::{Formatter, PrettyFormatter},
+};
 
 use super::error::{ReqlError, Result};
 
@@ -92,12 +95,62 @@ fn compare_objects(left: &Map<String, Value>, right: &Map<String, Value>) -> Ord
 /// Text of a datum within an error message: indented by tabs, as the server prints it.
 pub fn print(value: &Value) -> String {
     let mut out = Vec::new();
-    let tabs = serde_json::ser::PrettyFormatter::with_indent(b"\t");
-    let mut writer = serde_json::Serializer::with_formatter(&mut out, tabs);
+    let mut writer =
+        serde_json::Serializer::with_formatter(&mut out, Tabs(PrettyFormatter::with_indent(b"\t")));
     if serde::Serialize::serialize(value, &mut writer).is_err() {
         return String::new();
     }
     String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Pretty JSON with a tab after each colon.
+struct Tabs(PrettyFormatter<'static>);
+
+impl Formatter for Tabs {
+    fn begin_array<W: io::Write + ?Sized>(&mut self, to: &mut W) -> io::Result<()> {
+        self.0.begin_array(to)
+    }
+
+    fn end_array<W: io::Write + ?Sized>(&mut self, to: &mut W) -> io::Result<()> {
+        self.0.end_array(to)
+    }
+
+    fn begin_array_value<W: io::Write + ?Sized>(&mut self, to: &mut W, first: bool) -> io::Result<()> {
+        self.0.begin_array_value(to, first)
+    }
+
+    fn end_array_value<W: io::Write + ?Sized>(&mut self, to: &mut W) -> io::Result<()> {
+        self.0.end_array_value(to)
+    }
+
+    fn begin_object<W: io::Write + ?Sized>(&mut self, to: &mut W) -> io::Result<()> {
+        self.0.begin_object(to)
+    }
+
+    fn end_object<W: io::Write + ?Sized>(&mut self, to: &mut W) -> io::Result<()> {
+        self.0.end_object(to)
+    }
+
+    fn begin_object_key<W: io::Write + ?Sized>(&mut self, to: &mut W, first: bool) -> io::Result<()> {
+        self.0.begin_object_key(to, first)
+    }
+
+    fn begin_object_value<W: io::Write + ?Sized>(&mut self, to: &mut W) -> io::Result<()> {
+        to.write_all(b":\t")
+    }
+
+    fn end_object_value<W: io::Write + ?Sized>(&mut self, to: &mut W) -> io::Result<()> {
+        self.0.end_object_value(to)
+    }
+}
+
+/// Whether `r.literal` is somewhere within.
+pub fn has_literal(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.iter().any(has_literal),
+        Value::Object(fields) => pseudo_type(value) == Some("LITERAL") || fields.values().any(has_literal),
+        _ => false,
+    }
 }
 
 /// `left.merge(right)`: objects are merged field by field, a literal replaces, all else replaces.

@@ -270,7 +270,11 @@ impl<'a> Call<'a> {
 
     /// An argument that must be a sequence; arrays are.
     pub async fn sequence(&self, at: usize) -> Result<Sequence> {
-        self.arg(at).await.and_then(|value| as_sequence(value).map_err(|why| why.at(at)))
+        // As the real server: data that is no sequence is blamed on the whole term.
+        match self.arg(at).await? {
+            value @ Val::Datum(_) => as_sequence(value),
+            value => as_sequence(value).map_err(|why| why.at(at)),
+        }
     }
 
     async fn evaluate(self) -> Result<Val> {

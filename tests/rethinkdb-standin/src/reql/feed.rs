@@ -59,7 +59,16 @@ pub async fn open(evaluator: Evaluator, value: Val) -> Result<Answer> {
                 "Query result must be of type DATUM, GROUPED_DATA, or STREAM (got {name})."
             )))
         }
-        other => evaluator.plain(other).await.map(Answer::Atom),
+        other => {
+            let value = evaluator.plain(other).await?;
+            if datum::has_literal(&value) {
+                return Err(ReqlError::logic(
+                    "Stray literal keyword found: literal is only legal inside of the object passed to merge or update \
+                     and cannot nest inside other literals.",
+                ));
+            }
+            Ok(Answer::Atom(value))
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use super::{
     datum,
     error::{Class, ReqlError, Result},
     eval::{Call, as_sequence, truthy},
-    sequence::{elements, has_field, nth},
+    sequence::{element, elements, has_field, nth},
     term::{Op, Term},
     value::{Function, Sequence, Source, Stage, Val},
 };
@@ -157,33 +157,35 @@ async fn field(call: Call<'_>) -> Result<Val> {
             }
         },
         (Val::Datum(Value::Array(items)), Value::String(field)) => {
+            if let Some(odd) = items.iter().find(|item| !item.is_object()) {
+                return Err(not_for(name, odd));
+            }
             Ok(Val::Datum(items.iter().filter_map(|item| item.get(&field).cloned()).collect()))
         }
         (Val::Datum(Value::Array(items)), Value::Number(at)) if call.op == Op::Bracket => {
             nth(&items, at.as_f64().unwrap_or_default() as i64).map(Val::Datum)
         }
         (Val::Sequence(sequence), Value::Number(at)) if call.op == Op::Bracket => {
-            let items = elements(call.evaluator, &sequence).await?;
-            nth(&items, at.as_f64().unwrap_or_default() as i64).map(Val::Datum)
+            element(call.evaluator, &sequence, at.as_f64().unwrap_or_default() as i64).await
         }
         (Val::Sequence(sequence), Value::String(field)) => {
             Ok(Val::Sequence(sequence.then(Stage::Field(field))))
         }
-        (Val::Datum(other @ (Value::Object(_) | Value::Array(_))), key) => {
-            let wanted = if other.is_object() { "STRING" } else { "NUMBER" };
-            Err(ReqlError::wrong_type(wanted, &key).at(1))
+        (Val::Datum(Value::Object(_)), Value::Number(_)) => {
+            Err(ReqlError::logic("Cannot convert OBJECT to SEQUENCE"))
         }
-        (Val::Datum(other), _) => {
-            let class = if other.is_null() { Class::NonExistence } else { Class::QueryLogic };
-            let shown = datum::print(&other);
-            Err(ReqlError::new(
-                class,
-                format!("Cannot perform {name} on a non-object non-sequence `{shown}`."),
-            )
-            .at(0))
+        (Val::Datum(Value::Object(_) | Value::Array(_)), key) => {
+            Err(ReqlError::wrong_type("STRING", &key).at(1))
         }
+        (Val::Datum(other), _) => Err(not_for(name, &other).at(0)),
         (other, _) => Err(other.not_a("DATUM").at(0)),
     }
+}
+
+fn not_for(operation: &str, value: &Value) -> ReqlError {
+    let class = if value.is_null() { Class::NonExistence } else { Class::QueryLogic };
+    let shown = datum::print(value);
+    ReqlError::new(class, format!("Cannot perform {operation} on a non-object non-sequence `{shown}`."))
 }
 
 async fn shape(call: Call<'_>) -> Result<Val> {
@@ -206,15 +208,7 @@ async fn shape(call: Call<'_>) -> Result<Val> {
             Op::Without => datum::without(&object, &specs),
             _ => specs.iter().all(|spec| has_field(&object, spec)).into(),
         })),
-        Val::Datum(other) if !other.is_array() => {
-            let class = if other.is_null() { Class::NonExistence } else { Class::QueryLogic };
-            let shown = datum::print(&other);
-            Err(ReqlError::new(
-                class,
-                format!("Cannot perform {name} on a non-object non-sequence `{shown}`."),
-            )
-            .at(0))
-        }
+        Val::Datum(other) if !other.is_array() => Err(not_for(name, &other).at(0)),
         other => {
             let stage = match call.op {
                 Op::Pluck => Stage::Pluck(specs),
@@ -245,15 +239,7 @@ async fn merge(call: Call<'_>, value: Val) -> Result<Val> {
             }
             Ok(Val::Datum(object))
         }
-        Val::Datum(other) if !other.is_array() => {
-            let class = if other.is_null() { Class::NonExistence } else { Class::QueryLogic };
-            let shown = datum::print(&other);
-            Err(ReqlError::new(
-                class,
-                format!("Cannot perform merge on a non-object non-sequence `{shown}`."),
-            )
-            .at(0))
-        }
+        Val::Datum(other) if !other.is_array() => Err(not_for("merge", &other).at(0)),
         other => {
             let mut sequence = as_sequence(other)?;
             sequence.stages.extend(functions.into_iter().map(Stage::Merge));
@@ -277,7 +263,7 @@ async fn coerce(call: Call<'_>) -> Result<Val> {
     if from == wanted {
         return Ok(value);
     }
-    let refused = || ReqlError::logic(format!("Cannot coerce {from} to {wanted}."));
+    let refused = || ReqlError::logic(format!("Cannot coerce {from} to {wanted}.")).at(0);
     match (wanted.as_str(), value) {
         ("ARRAY", Val::Sequence(sequence)) => {
             Ok(Val::Datum(elements(call.evaluator, &sequence).await?.into()))

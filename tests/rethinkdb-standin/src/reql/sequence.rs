@@ -33,7 +33,7 @@ pub(super) async fn evaluate(call: Call<'_>) -> Result<Val> {
         Op::Limit | Op::Skip => {
             let count = call.integer(1).await?;
             let count = usize::try_from(count).map_err(|_| {
-                ReqlError::logic(format!("LIMIT takes a non-negative argument (got {count})")).at(1)
+                ReqlError::logic(format!("LIMIT takes a non-negative argument (got {count})"))
             })?;
             let stage = if call.op == Op::Limit { Stage::Limit(count) } else { Stage::Skip(count) };
             add_stage(call, stage).await
@@ -41,7 +41,7 @@ pub(super) async fn evaluate(call: Call<'_>) -> Result<Val> {
         Op::Slice => slice(call).await,
         Op::Nth => {
             let at = call.integer(1).await?;
-            nth(&elements(call.evaluator, &call.sequence(0).await?).await?, at).map(Val::Datum)
+            element(call.evaluator, &call.sequence(0).await?, at).await
         }
         Op::Count => count(call).await,
         Op::IsEmpty => {
@@ -256,7 +256,7 @@ async fn get_all(call: Call<'_>) -> Result<Val> {
     check_index(call, &table).await?;
     let keys = call.data(1).await?;
     if keys.iter().any(Value::is_null) {
-        return Err(ReqlError::logic("Keys cannot be NULL."));
+        return Err(ReqlError::absent("Keys cannot be NULL.").at(1));
     }
     Ok(Val::Sequence(Sequence::of(Source::Keys(table, keys))))
 }
@@ -287,15 +287,35 @@ async fn filter(call: Call<'_>) -> Result<Val> {
 }
 
 async fn slice(call: Call<'_>) -> Result<Val> {
-    let from =
-        usize::try_from(call.integer(1).await?).map_err(|_| ReqlError::logic("slice from the right"))?;
-    let mut sequence = call.sequence(0).await?;
-    if call.args.len() == 3 {
-        let to =
-            usize::try_from(call.integer(2).await?).map_err(|_| ReqlError::logic("slice from the right"))?;
-        sequence = sequence.then(Stage::Limit(to));
+    let from = call.integer(1).await?;
+    let to = if call.args.len() == 3 { call.integer(2).await? } else { i64::MAX };
+    if !call.options.is_empty() {
+        return Err(ReqlError::logic("the stand-in does not know `slice` with bounds"));
     }
-    settle(call.evaluator, sequence.then(Stage::Skip(from))).await
+    let sequence = call.sequence(0).await?;
+    if let (Ok(from), Ok(to)) = (usize::try_from(from), usize::try_from(to)) {
+        return settle(call.evaluator, sequence.then(Stage::Limit(to)).then(Stage::Skip(from))).await;
+    }
+    // Places counted from the end need all elements.
+    let items = elements(call.evaluator, &sequence).await?;
+    let place = |at: i64| match usize::try_from(at) {
+        Ok(at) => at.min(items.len()),
+        Err(_) => items.len().saturating_sub(at.unsigned_abs() as usize),
+    };
+    let range = place(from)..place(to).max(place(from));
+    Ok(Val::Datum(Value::Array(items[range].to_vec())))
+}
+
+/// An element of a sequence; a row of a table can be written.
+pub async fn element(evaluator: &Evaluator, sequence: &Sequence, at: i64) -> Result<Val> {
+    let found = nth(&elements(evaluator, sequence).await?, at)?;
+    Ok(match sequence.selection() {
+        Some(table) => {
+            let key = found.get(&table.primary_key).cloned().unwrap_or(Value::Null);
+            Val::Single(Single { table: table.clone(), key })
+        }
+        None => Val::Datum(found),
+    })
 }
 
 /// An element by its place; negative ones count from the end.
@@ -469,7 +489,7 @@ async fn changes(call: Call<'_>) -> Result<Val> {
         other => return Err(other.not_a("SELECTION").at(0)),
     };
     if stages.iter().any(|stage| matches!(stage, Stage::Limit(_) | Stage::Skip(_))) {
-        return Err(ReqlError::logic("the stand-in does not know `changes` after `limit` or `skip`"));
+        return Err(ReqlError::logic("Cannot get changes on the first elements of an unordered stream."));
     }
     let spec = FeedSpec {
         watched,

@@ -145,7 +145,19 @@ impl Term {
     /// # Errors
     /// A compile error with the place in the query.
     pub fn parse(json: &Value) -> Result<Self> {
-        parse(json, 0)
+        let term = parse(json, 0)?;
+        term.check_order()?;
+        Ok(term)
+    }
+
+    /// `asc` and `desc` mean something to `order_by` alone.
+    fn check_order(&self) -> Result<()> {
+        let word = match self {
+            Self::Call { op: Op::Asc, .. } => "ASC",
+            Self::Call { op: Op::Desc, .. } => "DESC",
+            _ => return Ok(()),
+        };
+        Err(ReqlError::compile(format!("{word} may only be used as an argument to ORDER_BY or UNION.")))
     }
 
     /// Whether evaluating this twice could give two answers, or reaches outside the row.
@@ -226,6 +238,11 @@ fn parse_call(parts: &[Value], depth: usize) -> Result<Term> {
         args.iter().enumerate().map(|(at, arg)| parse(arg, depth + 1).map_err(|why| why.at(at))).collect();
     let args = args?;
     check_arguments(op, args.len())?;
+    if op != Op::OrderBy {
+        for (at, arg) in args.iter().enumerate() {
+            arg.check_order().map_err(|why| why.at(at))?;
+        }
+    }
     for name in options.keys() {
         if !op.options().contains(&name.as_str()) {
             return Err(ReqlError::compile(format!("Unrecognized optional argument `{name}`.")));

@@ -43,11 +43,12 @@ async fn returned(call: Call<'_>) -> Result<Returned> {
         None | Some(Value::Bool(false)) => Ok(Returned::No),
         Some(Value::Bool(true)) => Ok(Returned::Yes),
         Some(Value::String(text)) if text == "always" => Ok(Returned::Always),
-        Some(other) => Err(ReqlError::logic(format!(
-            "Invalid return_changes value `{}` (options are true, false, and 'always').",
-            datum::print(&other)
-        ))
-        .within(Frame::Option("return_changes".into()))),
+        Some(other) => {
+            let shown = other.as_str().map_or_else(|| datum::print(&other), str::to_owned);
+            Err(ReqlError::logic(format!(
+                "Invalid return_changes value `{shown}` (options are `true`, `false`, and `'always'`.)"
+            )))
+        }
     }
 }
 

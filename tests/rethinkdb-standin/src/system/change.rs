@@ -39,6 +39,9 @@ pub(super) async fn apply(
             Ok(())
         }
         SystemTable::DbConfig if !old.is_null() && !new.is_null() => rename_database(server, new),
+        SystemTable::ServerConfig if old.is_null() => Err(ReqlError::failed(
+            "It's illegal to insert new rows into the `rethinkdb.server_config` system table.",
+        )),
         SystemTable::Users => user(server, old, new),
         SystemTable::CurrentIssues | SystemTable::ServerStatus | SystemTable::TableStatus => Err(
             ReqlError::failed(format!("It's illegal to write to the `rethinkdb.{}` table.", table.name())),
@@ -51,23 +54,27 @@ pub(super) async fn apply(
 }
 
 fn bad_format(table: SystemTable, why: &str) -> ReqlError {
-    ReqlError::failed(format!(
-        "The change you're trying to make to `rethinkdb.{}` has the wrong format. {why}",
-        table.name()
-    ))
+    let what = match table {
+        SystemTable::ServerConfig => "The row you're trying to put into",
+        _ => "The change you're trying to make to",
+    };
+    ReqlError::failed(format!("{what} `rethinkdb.{}` has the wrong format. {why}", table.name()))
 }
 
 fn name_in(table: SystemTable, row: &Value, what: &str) -> Result<String> {
     let name = row["name"].as_str().filter(|name| datum::is_name(name));
     name.map(str::to_owned).ok_or_else(|| {
         let shown = datum::print(&row["name"]);
-        bad_format(table, &format!("In `name`: {what} `{shown}` invalid (Use A-Z, a-z, 0-9, _ and - only)."))
+        bad_format(
+            table,
+            &format!("In `name`: {shown} is not a valid {what}; Use A-Z, a-z, 0-9, _ and - only"),
+        )
     })
 }
 
 async fn rename_server(server: &Arc<Server>, old: &Value, new: &Value) -> Result<()> {
     let table = SystemTable::ServerConfig;
-    let name = name_in(table, new, "Server name")?;
+    let name = name_in(table, new, "server name")?;
     if old["cache_size_mb"] != new["cache_size_mb"] {
         return Err(ReqlError::failed("the stand-in does not know how to change `cache_size_mb`"));
     }
@@ -103,7 +110,7 @@ async fn rename_server(server: &Arc<Server>, old: &Value, new: &Value) -> Result
 }
 
 fn rename_database(server: &Server, new: &Value) -> Result<()> {
-    let name = name_in(SystemTable::DbConfig, new, "Database name")?;
+    let name = name_in(SystemTable::DbConfig, new, "database name")?;
     if server.metadata().database(&name).is_some() || name == super::DATABASE {
         return Err(ReqlError::failed(format!("Database `{name}` already exists.")));
     }
@@ -125,7 +132,14 @@ fn user(server: &Server, old: &Value, new: &Value) -> Result<()> {
     let password = match &new["password"] {
         Value::Bool(false) => String::new(),
         Value::String(text) => text.clone(),
-        _ => return Err(bad_format(SystemTable::Users, "Expected `password` to be a string or false.")),
+        _ => {
+            return Err({
+                let shown = datum::print(&new["password"]);
+                ReqlError::failed(format!(
+                    "Expected an object or string to set the password, or `false` to keep it unset, got {shown}."
+                ))
+            });
+        }
     };
     let password = Password::new(&password);
     server.change_metadata(|metadata| {
@@ -149,7 +163,7 @@ async fn reshape(server: &Arc<Server>, by_id: bool, old: &Value, new: &Value) ->
             )));
         }
     }
-    let name = name_in(table, new, "Table name")?;
+    let name = name_in(table, new, "table name")?;
     if name != before.name && metadata.table(&before.db, &name).is_some() {
         let db = view::database_name(server, &before.db);
         return Err(ReqlError::failed(format!("Table `{db}.{name}` already exists.")));

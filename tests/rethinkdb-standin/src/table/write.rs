@@ -182,7 +182,7 @@ impl Write {
     fn key(&self, primary_key: &str, item: &Value) -> Result<String> {
         let How::Insert(_) = self.how else { return datum::row_key(item) };
         if !item.is_object() || datum::pseudo_type(item).is_some() {
-            return Err(not_an_object(item));
+            return Err(ReqlError::wrong_type("OBJECT", item));
         }
         let key = item.get(primary_key).ok_or_else(|| no_key(primary_key, item))?;
         datum::row_key(key)
@@ -210,6 +210,9 @@ impl Write {
             How::Delete => Value::Null,
             How::Update(function) => {
                 let change = pure.call(function, std::slice::from_ref(old)).await?;
+                if change.is_null() {
+                    return Ok(old.clone());
+                }
                 if !change.is_object() {
                     return Err(not_an_object(&change));
                 }
