@@ -202,6 +202,27 @@ async fn scenario(settings: Settings) {
     filtered(None, PUBLIC_A, 8080);
     filtered(None, SNAT_A, 22);
 
+    // An opening for one source alone: this host, then whoever comes from the other domain.
+    let only = |source: Ipv4Addr| RuleSpec {
+        source: vec![Match::Network(source.into(), 32)],
+        destination: vec![Match::Network(PUBLIC_A.into(), 32)],
+        destination_ports: vec![(8080, 8080)],
+        ..rule(true, false, Some(Protocol::Tcp))
+    };
+    a.rules.push(only(HOST));
+    network.apply(&a).await.expect("applies");
+    let (mut console, seen) = open(None, PUBLIC_A, 8080);
+    assert_eq!(seen, HOST, "the host is seen by its own address");
+    filtered(Some(&at_far), PUBLIC_A, 8080);
+    a.rules.pop();
+    a.rules.push(only(SNAT_B));
+    network.apply(&a).await.expect("applies");
+    assert_eq!(open(Some(&at_far), PUBLIC_A, 8080).1, SNAT_B);
+    filtered(None, PUBLIC_A, 8080);
+    assert!(!carries(&mut console, FILTERED), "who is no longer let in is cut off");
+    a.rules.pop();
+    network.apply(&a).await.expect("applies");
+
     // Outbound: a translated host shows its public address, another one its domain's.
     let outside = listen(None, HOST, 0).port();
     assert_eq!(open(Some(&at_one), HOST, outside).1, PUBLIC_A);
