@@ -4,6 +4,7 @@ mod access;
 mod certificate;
 pub(crate) mod clock;
 mod command_task;
+mod database;
 mod file;
 mod hostname;
 mod hosts;
@@ -25,6 +26,7 @@ pub use access::Access;
 pub use certificate::Certificate;
 pub use clock::Clock;
 pub use command_task::Command;
+pub use database::Database;
 pub use file::File;
 pub use hostname::Hostname;
 pub use hosts::Hosts;
@@ -43,6 +45,7 @@ pub fn from_spec(id: TaskId, kind: Option<&Kind>) -> Arc<dyn Task> {
         Some(Kind::Hosts(spec)) => Arc::new(Hosts::new(id, spec.entries.clone())),
         Some(Kind::Lvm(spec)) => Arc::new(Lvm::new(id, spec.clone())),
         Some(Kind::Rethinkdb(spec)) => Arc::new(Rethinkdb::new(id, spec.clone())),
+        Some(Kind::Database(spec)) => Arc::new(Database::new(id, spec.clone())),
         Some(Kind::Certificate(spec)) => Arc::new(Certificate::new(id, spec.names.clone())),
         Some(Kind::Access(spec)) => Arc::new(Access::new(id, spec.clone())),
         Some(Kind::Clock(spec)) => Arc::new(Clock::new(id, spec.clone())),

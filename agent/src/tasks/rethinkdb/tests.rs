@@ -228,9 +228,9 @@ async fn damage_is_repaired_and_a_restart_waits_for_its_turn() {
             assert_eq!(bench.rig.text(DATA), data);
             bench.rig.unchanged(&bench.task()).await;
         };
-    check(|b| drop(b.machine.debian.unit(UNIT, false, true)), "is inactive, dead", 0, 1, 0).await;
-    check(|b| drop(b.machine.debian.unit(UNIT, true, false)), "not started at boot", 0, 0, 0).await;
-    check(|b| drop(b.machine.debian.lost("rethinkdb")), "rethinkdb is not installed", 0, 0, 1).await;
+    check(|b| _ = b.machine.debian.unit(UNIT, false, true), "is inactive, dead", 0, 1, 0).await;
+    check(|b| _ = b.machine.debian.unit(UNIT, true, false), "not started at boot", 0, 0, 0).await;
+    check(|b| _ = b.machine.debian.lost("rethinkdb"), "rethinkdb is not installed", 0, 0, 1).await;
     check(|b| fs::write(b.rig.path(KEY), "new key").expect("write"), "key.pem is not the node's", 1, 0, 0)
         .await;
     check(|b| fs::remove_file(b.rig.path(TLS[2])).expect("rm"), "ca.pem is not the node's", 1, 0, 0).await;
@@ -265,7 +265,7 @@ async fn damage_is_repaired_and_a_restart_waits_for_its_turn() {
         0,
     )
     .await;
-    check(|b| drop(b.machine.cluster.set(&[("x", "y"), ("EU7seed", "z")])), "is called `x`", 0, 0, 0).await;
+    check(|b| b.machine.cluster.set(&[("x", "y"), ("EU7seed", "z")]), "is called `x`", 0, 0, 0).await;
 }
 
 #[tokio::test(start_paused = true)]
