@@ -11,11 +11,67 @@ fn plan(name: &str) -> String {
 #[test]
 fn our_own_plans_have_no_problems() {
     let sandbox = Sandbox::with_state_only_cloud(0);
-    for name in ["rethinkdb.yaml", "minimal.yaml"] {
-        let ended = sandbox.run(&["plan", "check", &plan(name)]).expect(0);
+    let plans = std::fs::read_dir(plan("")).unwrap().map(|entry| entry.unwrap().path());
+    let plans: Vec<_> = plans.filter(|path| path.extension().is_some_and(|kind| kind == "yaml")).collect();
+    assert!(plans.len() >= 3, "{plans:?}");
+    for plan in plans {
+        let ended = sandbox.run(&["plan", "check", plan.to_str().unwrap()]).expect(0);
         assert!(ended.out.contains("no problems"), "{}", ended.out);
+        assert_eq!(ended.err, "", "{}: no warnings either", plan.display());
     }
     assert!(!sandbox.home().exists(), "checking a plan leaves nothing behind");
+}
+
+/// A plan of ours, changed, in a folder of its own.
+fn changed(dir: &tempfile::TempDir, name: &str, changes: &[(&str, &str)]) -> String {
+    let mut text = std::fs::read_to_string(plan(name)).unwrap();
+    for (old, new) in changes {
+        assert!(text.contains(old), "{old}");
+        text = text.replace(old, new);
+    }
+    let file = dir.path().join(name);
+    std::fs::write(&file, text).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn files_that_are_not_there_are_found_before_anything_is_touched() {
+    let (sandbox, dir) = (Sandbox::with_state_only_cloud(0), tempfile::tempdir().unwrap());
+    // Its page stayed behind.
+    let file = changed(&dir, "nginx.yaml", &[]);
+    for command in [vec!["plan", "check", &file], vec!["up", &file]] {
+        let ended = sandbox.run(&command).expect(64);
+        assert!(ended.err.contains("nginx/index.html") && ended.err.contains("not there"), "{}", ended.err);
+    }
+    let json = sandbox.run(&["--output", "json", "plan", "check", &file]).expect(64).json();
+    assert_eq!(json["problems"].as_array().unwrap().len(), 1);
+    std::fs::create_dir(dir.path().join("nginx")).unwrap();
+    std::fs::write(dir.path().join("nginx/index.html"), "here").unwrap();
+    sandbox.run(&["plan", "check", &file]).expect(0);
+    assert!(!sandbox.home().exists());
+}
+
+#[test]
+fn a_console_that_is_open_to_everybody_is_a_warning() {
+    let (sandbox, dir) = (Sandbox::with_state_only_cloud(0), tempfile::tempdir().unwrap());
+    let file = changed(&dir, "rethinkdb.yaml", &[("from: [operator]", "from: [any]")]);
+    let ended = sandbox.run(&["plan", "check", &file]).expect(0);
+    assert!(ended.err.contains("warning:") && ended.err.contains("8080"), "{}", ended.err);
+    let json = sandbox.run(&["--output", "json", "plan", "check", &file]).expect(0).json();
+    assert_eq!(json["warnings"].as_array().unwrap().len(), 1);
+    assert!(json["warnings"][0]["line"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn a_plan_that_needs_the_operators_address_says_how_to_give_it() {
+    let (sandbox, dir) = (Sandbox::with_state_only_cloud(0), tempfile::tempdir().unwrap());
+    let file = changed(&dir, "rethinkdb.yaml", &[("cloud: local", "cloud: {mcp: {region: dd-eu}}")]);
+    sandbox.run(&["plan", "check", &file]).expect(0);
+    let ended = sandbox.run(&["up", &file]).expect(64);
+    assert!(ended.err.contains("--operator ADDRESS"), "{}", ended.err);
+    let ended = sandbox.run(&["up", &file, "--operator", "192.0.2.7/24"]).expect(64);
+    assert!(ended.err.contains("192.0.2.0/24"), "{}", ended.err);
+    assert!(!sandbox.home().exists(), "nothing was touched");
 }
 
 #[test]
