@@ -17,6 +17,7 @@ mod cursor;
 mod error;
 mod frame;
 mod handshake;
+mod options;
 mod response;
 mod routes;
 mod scram;
@@ -32,8 +33,6 @@ pub use client::{Client, Link};
 pub use connection::{Connection, Options, ServerInfo};
 pub use cursor::Cursor;
 pub use error::{ReqlError, ServerError, ServerErrorKind};
-pub use term::{
-    Changes, Conflict, Db, Durability, Insert, Order, Replicas, ReturnChanges, Row, Selection, Shape, Table,
-    Term, WaitFor, db, db_create, db_drop, db_list,
-};
+pub use options::{Changes, Conflict, Durability, Insert, Replicas, ReturnChanges, Shape, WaitFor};
+pub use term::{Db, Order, Row, Selection, Table, Term, db, db_create, db_drop, db_list};
 pub use written::{Change, Written};

@@ -138,7 +138,12 @@ pub async fn serve(listener: TcpListener, tls: ServerConfig, router: Router, sto
 async fn connection(stream: TcpStream, tls: TlsAcceptor, router: Router, stop: CancellationToken) {
     // Events are small, and somebody watches.
     let _ = stream.set_nodelay(true);
-    let stream = match timeout(HANDSHAKE, tls.accept(stream)).await {
+    let handshake = tokio::select! {
+        done = timeout(HANDSHAKE, tls.accept(stream)) => done,
+        // Nothing was asked yet.
+        () = stop.cancelled() => return,
+    };
+    let stream = match handshake {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%error, "a TLS handshake failed"),
         Err(_) => return,

@@ -113,6 +113,7 @@ async fn requests_under_way_are_finished_and_endless_ones_are_cut() {
 #[tokio::test]
 async fn connections_nobody_used_do_not_hold_up_the_end() {
     let server = start(Router::new().route("/", get(async || "hello")));
+    let silent = TcpStream::connect(server.address).await.expect("connects");
     let idle = server.connect().await;
     let mut used = server.ask("/").await;
     hear(&mut used, "hello").await;
@@ -120,7 +121,7 @@ async fn connections_nobody_used_do_not_hold_up_the_end() {
     server.stop.cancel();
     timeout(SOON, server.task).await.expect("ends").expect("well");
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
-    drop((idle, used));
+    drop((silent, idle, used));
 }
 
 #[tokio::test]
