@@ -25,9 +25,10 @@ use std::collections::BTreeMap;
 
 pub use problem::{Problem, Problems};
 pub use resolved::ResolvedPlan;
+pub use syntax::{Tree, Value};
 pub use template::NodeValues;
 
-use crate::{document::Document, parameter::Parameters, problem::Reporter, syntax::Value};
+use crate::{document::Document, parameter::Parameters, problem::Reporter};
 
 /// A plan without problems.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +73,16 @@ fn read(set: &BTreeMap<String, String>, reporter: &mut Reporter<'_>) -> Option<R
     parameters.finish(reporter);
     let document = Document::read(&tree, reporter)?;
     resolve::resolve(&document, reporter)
+}
+
+/// One YAML document as a tree that remembers places, for readers of other formats.
+///
+/// # Errors
+/// Why the text is not YAML, and where.
+pub fn tree(text: &str) -> Result<Tree, Vec<Problem>> {
+    let mut reporter = Reporter::new(text);
+    let tree = syntax::parse(&mut reporter);
+    tree.ok_or_else(|| reporter.finish().0)
 }
 
 /// Whether `line` is a public key as authorized_keys has them, of a type that OpenSSH lets in.

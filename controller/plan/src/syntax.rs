@@ -24,21 +24,29 @@ const MAX_REPLAYED: usize = 20_000;
 
 /// A value and where it stands.
 #[derive(Clone, Debug)]
-pub(crate) struct Tree {
-    pub(crate) span: Span,
-    pub(crate) value: Value,
+pub struct Tree {
+    /// Bytes of the text; a block collection has those of its first part.
+    pub span: Span,
+    /// What stands there.
+    pub value: Value,
 }
 
 /// What YAML knows.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Value {
+pub enum Value {
+    /// Nothing, or `null`.
     Null,
+    /// `true` or `false`; `yes` is text.
     Bool(bool),
+    /// A whole number.
     Integer(i64),
     /// A number that is no integer of 64 bits; nothing in a plan wants one.
     Number,
+    /// Text, quoted or not.
     Text(String),
+    /// A list.
     List(Vec<Tree>),
+    /// A mapping, in the order of the file; a key may be there twice.
     Map(Vec<(Tree, Tree)>),
     /// What a parameter would have given that is wrong or unknown; reported there, so nobody else complains.
     Unknown,

@@ -1,0 +1,1 @@
+//! Plumbery plans turned into plans of ours.
