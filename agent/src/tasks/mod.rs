@@ -4,6 +4,8 @@ mod access;
 mod certificate;
 pub(crate) mod clock;
 mod command_task;
+#[cfg(test)]
+mod faults;
 mod database;
 mod file;
 mod hostname;
@@ -12,7 +14,9 @@ pub mod lvm;
 mod package;
 pub(crate) mod rethinkdb;
 mod service;
+mod start;
 pub mod support;
+mod todo;
 mod unknown;
 mod update;
 mod user;
@@ -34,6 +38,7 @@ pub use lvm::Lvm;
 pub use package::Package;
 pub use rethinkdb::Rethinkdb;
 pub use service::Service;
+pub use todo::Todo;
 pub use update::Update;
 pub use user::User;
 
@@ -46,6 +51,7 @@ pub fn from_spec(id: TaskId, kind: Option<&Kind>) -> Arc<dyn Task> {
         Some(Kind::Lvm(spec)) => Arc::new(Lvm::new(id, spec.clone())),
         Some(Kind::Rethinkdb(spec)) => Arc::new(Rethinkdb::new(id, spec.clone())),
         Some(Kind::Database(spec)) => Arc::new(Database::new(id, spec.clone())),
+        Some(Kind::Todo(spec)) => Arc::new(Todo::new(id, spec.clone())),
         Some(Kind::Certificate(spec)) => Arc::new(Certificate::new(id, spec.names.clone())),
         Some(Kind::Access(spec)) => Arc::new(Access::new(id, spec.clone())),
         Some(Kind::Clock(spec)) => Arc::new(Clock::new(id, spec.clone())),
@@ -55,7 +61,7 @@ pub fn from_spec(id: TaskId, kind: Option<&Kind>) -> Arc<dyn Task> {
         Some(Kind::Package(spec)) => Arc::new(Package::new(id, spec.clone())),
         Some(Kind::Service(spec)) => Arc::new(Service::new(id, spec.clone())),
         Some(Kind::User(spec)) => Arc::new(User::new(id, spec.clone())),
-        Some(_) | None => Arc::new(unknown::Unknown::new(id)),
+        None => Arc::new(unknown::Unknown::new(id)),
     }
 }
 

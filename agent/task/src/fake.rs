@@ -218,6 +218,11 @@ impl FakeController {
         self.given().artifacts.insert(sha256.to_owned(), path);
     }
 
+    /// Holds this file as an artifact.
+    pub fn holds(&self, artifact: &v1::Artifact, path: PathBuf) {
+        self.given().artifacts.insert(artifact.sha256.clone(), path);
+    }
+
     /// Answers requests for certificates.
     pub fn certifies(
         &self,

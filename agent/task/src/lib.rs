@@ -17,15 +17,13 @@ mod engine;
 pub mod fake;
 mod journal;
 mod node;
-mod process;
 mod phases;
+mod process;
 mod report;
 mod task;
 mod turn;
 
-pub use command::{
-    Command, CommandError, NoRunner, Output, Runner, Said, Spill, Spilled, SystemRunner,
-};
+pub use command::{Command, CommandError, NoRunner, Output, Runner, Said, Spill, Spilled, SystemRunner};
 pub use controller::{AWAY, Controller, NoController, Permission};
 pub use engine::{Engine, Repair, Run};
 pub use journal::{Journal, JournalError};

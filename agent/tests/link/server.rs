@@ -313,10 +313,7 @@ impl Agents for Service {
         }))
     }
 
-    async fn fetch(
-        &self,
-        request: Request<v1::FetchRequest>,
-    ) -> Result<Response<Self::FetchStream>, Status> {
+    async fn fetch(&self, request: Request<v1::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
         let v1::FetchRequest { sha256, offset } = request.into_inner();
         let (bytes, cut) = {
             let mut state = self.state();

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::Key;
 
-pub(crate) use files::{CA, CERTIFICATE, KEY};
+pub(crate) use files::{CA, CERTIFICATE, KEY, certificates};
 use files::{Names, Pair};
 
 /// What is remembered of the certificate in the journal.

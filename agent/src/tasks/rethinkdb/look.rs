@@ -7,7 +7,6 @@ use std::{
 };
 
 use fleet_task::{Finding, Node, TaskError, TaskId};
-use serde::{Deserialize, Serialize};
 
 use super::{
     USER,
@@ -15,10 +14,11 @@ use super::{
     files,
     settings::{self, Member, Settings},
 };
-use crate::tasks::support::unit::{self, Unit};
+use crate::tasks::{
+    start,
+    support::unit::{self, Unit},
+};
 
-/// What is remembered of the last start.
-const NOTE: &str = "start";
 /// Longest piece of an issue in RethinkDB's words.
 const QUOTED: usize = 300;
 /// Issues shown.
@@ -50,12 +50,6 @@ pub(super) struct Look {
     pub(super) unit: Unit,
     /// Of all a running server has read at its start.
     pub(super) digest: String,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Start {
-    invocation: String,
-    digest: String,
 }
 
 /// Looks at everything behind the package: files, data, unit, membership.
@@ -234,22 +228,14 @@ impl Look {
 
     /// Whether a running server was started with something else than what is there now.
     fn is_older(&self, node: &Node, id: &TaskId, settings: &Settings) -> Result<bool, TaskError> {
-        let note: Option<Start> =
-            node.journal().recall(id, NOTE).and_then(|text| serde_json::from_str(&text).ok());
-        if let Some(start) = note.filter(|start| start.invocation == self.unit.invocation) {
-            return Ok(start.digest != self.digest);
-        }
-        // Somebody else's start: compared with when the files were last changed.
         let mut files: Vec<String> = settings::TLS.iter().map(ToString::to_string).collect();
         files.extend([settings.file(), "/usr/bin/rethinkdb".into()]);
-        Ok(!unit::changed_since_start(node, id, &self.unit, &files)?.is_empty())
+        start::is_older(node, id, &self.unit, &self.digest, &files)
     }
 
     /// The server as it runs has read what this look found.
     pub(super) fn started(&self, node: &Node, id: &TaskId, unit: &Unit) -> Result<(), TaskError> {
-        let start = Start { invocation: unit.invocation.clone(), digest: self.digest.clone() };
-        let text = serde_json::to_string(&start).expect("text always becomes JSON");
-        Ok(node.journal().remember(id, NOTE, &text)?)
+        start::remember(node, id, unit, &self.digest)
     }
 }
 
