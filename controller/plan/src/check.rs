@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{document::Document, problem::Reporter, resolve::PlacedNode};
+use crate::{document::Document, problem::Reporter, resolve::PlacedNode, resolved::Location};
 
 /// Locations once each, networks once each in their location, subnets apart.
 pub(crate) fn locations(document: &Document, reporter: &mut Reporter<'_>) {
@@ -42,6 +42,39 @@ pub(crate) fn locations(document: &Document, reporter: &mut Reporter<'_>) {
                     );
                 }
             }
+        }
+    }
+}
+
+/// Firewall rules a network domain holds, less those it comes with.
+const MAX_RULES: usize = 1000 - 5;
+
+/// No more firewall rules than a network domain holds: one for each source of each opening, and those between
+/// networks.
+pub(crate) fn rules(document: &Document, locations: &[Location], reporter: &mut Reporter<'_>) {
+    for location in locations {
+        let networks = &location.networks;
+        let internet =
+            networks.iter().flat_map(|network| &network.nodes).filter_map(|node| node.internet.as_ref());
+        let sources: usize =
+            internet.flat_map(|internet| &internet.open).map(|opening| opening.from.len()).sum();
+        // Over IPv6, and over IPv4 within the domain.
+        let between: usize = networks
+            .iter()
+            .flat_map(|network| &network.accept)
+            .map(|from| if from.location == location.id { 2 } else { 1 })
+            .sum();
+        let wanted = sources + between;
+        if wanted > MAX_RULES
+            && let Some(raw) = document.locations.iter().find(|raw| raw.id.value == location.id)
+        {
+            reporter.problem(
+                &raw.id.span,
+                format!("location `{}` needs {wanted} firewall rules", location.id),
+                format!(
+                    "a network domain holds {MAX_RULES}: name networks rather than single addresses in `from`"
+                ),
+            );
         }
     }
 }

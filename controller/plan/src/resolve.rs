@@ -47,6 +47,7 @@ pub(crate) fn resolve(document: &Document, reporter: &mut Reporter<'_>) -> Optio
         );
     }
     check::names(&placed, reporter);
+    check::rules(document, &locations, reporter);
     task::fleet(&placed, reporter);
     let directory = Directory::new(&locations);
     for node in &placed {

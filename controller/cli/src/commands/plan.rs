@@ -17,10 +17,17 @@ pub fn run(global: &Global, args: Plan) -> Result<Exit, Failure> {
             "file": read.document.file, "problems": [], "warnings": problems::list(&read.warnings),
             "fleet": read.plan.fleet.as_str(), "nodes": nodes,
         }))?,
-        Output::Text => printer::text(&format!(
-            "{}: fleet `{}`, {nodes} nodes in {locations} locations, no problems\n",
-            read.document.file, read.plan.fleet
-        ))?,
+        Output::Text => {
+            let warnings = match read.warnings.len() {
+                0 => String::new(),
+                1 => ", 1 warning".to_owned(),
+                many => format!(", {many} warnings"),
+            };
+            printer::text(&format!(
+                "{}: fleet `{}`, {nodes} nodes in {locations} locations, no problems{warnings}\n",
+                read.document.file, read.plan.fleet
+            ))?;
+        }
     }
     Ok(Exit::Ok)
 }

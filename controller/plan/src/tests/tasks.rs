@@ -160,6 +160,19 @@ fn openings_have_sources() {
 }
 
 #[test]
+fn a_network_domain_holds_only_so_many_rules() {
+    let with = |sources: usize| {
+        let list: Vec<String> = (0..sources).map(|n| format!("192.0.{}.{}", n / 250, n % 250)).collect();
+        plan("", "", "", "").replace("[22]", &format!("[{{port: 22, from: [{}]}}]", list.join(", ")))
+    };
+    // Two nodes.
+    loaded(&with(497));
+    let all = load("plan.yaml", &with(498), &BTreeMap::new()).expect_err("too many");
+    assert_eq!(all.problems.len(), 1, "{all}");
+    assert_eq!(all.problems[0].message, "location `EU6` needs 996 firewall rules");
+}
+
+#[test]
 fn the_operator_is_put_in_place() {
     let text = plan("", "", "", "").replace("[22]", "[{port: 22, from: [operator, 192.0.2.9]}, 80]");
     let fresh = || loaded(&text).plan;
