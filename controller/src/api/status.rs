@@ -59,6 +59,7 @@ fn node_status(
         ipv6: text(addresses.ipv6.map(|address| address.to_string())),
         facts: view.facts.map(|facts| v1::Facts::clone(&facts)),
         connected: view.connected,
+        permits: desk.permits.shown(name),
         login: placed.node.login().unwrap_or_default().to_owned(),
     }
 }

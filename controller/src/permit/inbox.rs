@@ -1,4 +1,4 @@
-//! What sessions say about permits: taken without waiting, read by the keeper.
+//! What sessions say about permits: taken without waiting, read by the keeper. And what the keeper shows of it.
 //!
 //! Bounded by what there is to say: one word a node and permit, of which the latest counts; and news only of nodes
 //! somebody waits for, so that ten thousand sessions that want nothing cost nothing.
@@ -38,6 +38,8 @@ pub struct News {
 pub struct Inbox {
     state: Mutex<State>,
     bell: Notify,
+    /// What each node holds and waits for, in words.
+    shown: Mutex<BTreeMap<NodeName, Vec<String>>>,
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +84,16 @@ impl Inbox {
         if one || all {
             self.bell.notify_one();
         }
+    }
+
+    /// What a node holds and waits for, in words.
+    pub fn shown(&self, node: &NodeName) -> Vec<String> {
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.get(node).cloned().unwrap_or_default()
+    }
+
+    pub(super) fn show(&self, shown: BTreeMap<NodeName, Vec<String>>) {
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = shown;
     }
 
     /// Wakes the keeper whenever there is news.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::{Arc, Mutex as Shown, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -33,8 +33,6 @@ pub struct Keeper {
     records: Records,
     /// Held while something is decided and written down: decisions come one after the other.
     core: Mutex<Core>,
-    /// What each node holds, in words.
-    shown: Shown<BTreeMap<NodeName, Vec<String>>>,
 }
 
 #[derive(Debug)]
@@ -63,12 +61,7 @@ impl Keeper {
         let founded = records.list::<Founded>(&keys::foundations()).await?;
         let table =
             Table::new(held.into_iter().map(|(_, held)| held).collect(), founded.into_iter().collect());
-        let keeper = Self {
-            desk,
-            records,
-            core: Mutex::new(Core { table, waiting: BTreeMap::new() }),
-            shown: Shown::default(),
-        };
+        let keeper = Self { desk, records, core: Mutex::new(Core { table, waiting: BTreeMap::new() }) };
         keeper.show(&*keeper.core.lock().await);
         Ok(keeper)
     }
@@ -97,12 +90,6 @@ impl Keeper {
             }
             self.turn(self.desk.permits.take(), due).await;
         }
-    }
-
-    /// What a node holds, in words.
-    pub fn held_by(&self, node: &NodeName) -> Vec<String> {
-        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        shown.get(node).cloned().unwrap_or_default()
     }
 
     /// A node is destroyed: what it held is free, and it waits for nothing any more.
@@ -305,11 +292,11 @@ impl Keeper {
         }
         for (permit, queue) in &core.waiting {
             for (place, waiting) in queue.iter().enumerate() {
-                let text = format!("waits for {permit}, {} before it", place);
+                let text = format!("waits for {permit}, {place} before it");
                 shown.entry(waiting.node.clone()).or_default().push(text);
             }
         }
-        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = shown;
+        self.desk.permits.show(shown);
     }
 
     fn now(&self) -> Timestamp {

@@ -98,7 +98,8 @@ impl Table {
                 // Whatever else is the case by now: taking it back would stop nothing that was begun.
                 return Decision::Grant;
             }
-            return Decision::Wait(format!("node `{}` has it until {} at most", held.node, held.until));
+            let Held { permit, node, until } = held;
+            return Decision::Wait(format!("node `{node}` has the permit `{permit}` until {until} at most"));
         }
         if let Permit::Found(instance) = &ask.permit
             && let Some(founded) = self.founded.get(instance)
@@ -261,7 +262,10 @@ mod tests {
             let Decision::Wait(why) = give(&mut table, "b", permit, &sight, NOW) else {
                 panic!("two holders")
             };
-            assert!(why.starts_with("node `a` has it until 1970-01-01T00:"), "{why}");
+            assert!(
+                why.starts_with(&format!("node `a` has the permit `{permit}` until 1970-01-01T00:")),
+                "{why}"
+            );
             assert!(!table.release(&node("b"), &ask(permit).permit), "not its own");
             assert!(table.release(&node("a"), &ask(permit).permit));
             assert_eq!(give(&mut table, "b", permit, &sight, NOW), Decision::Grant);

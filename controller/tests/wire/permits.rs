@@ -88,7 +88,7 @@ async fn members_join_one_after_the_other_once_the_seed_is_there() {
     seed.report("db", TaskResult::Changed).await;
     assert!(a.answer().await.granted);
     let answer = b.ask("join/fleet", "db").await;
-    assert!(answer.reason.starts_with("node `a` has it until"), "{answer:?}");
+    assert!(answer.reason.starts_with("node `a` has the permit `join/fleet` until"), "{answer:?}");
     a.release("join/fleet").await;
     assert!(b.answer().await.granted);
 
@@ -158,7 +158,7 @@ async fn leases_survive_a_restart_of_the_controller() {
         member.reconnect(&fixture).await;
     }
     let answer = b.ask("join/fleet", "db").await;
-    assert!(answer.reason.starts_with("node `a` has it until"), "{answer:?}");
+    assert!(answer.reason.starts_with("node `a` has the permit `join/fleet` until"), "{answer:?}");
     assert!(a.ask("join/fleet", "db").await.granted, "a holder asks again and keeps it");
     assert!(seed.ask("found/fleet", "db").await.granted, "the same enrolment");
     // It runs out by itself; the waiting one is told within a second or so.
