@@ -135,7 +135,12 @@ pub(super) fn user(fields: &mut Fields<'_>, reporter: &mut Reporter<'_>) -> User
         .unwrap_or_default();
     let mut place = |key: &'static str| {
         let tree = fields.get(key, reporter)?;
-        path(tree, &format!("`{key}`"), reporter)
+        let found = path(tree, &format!("`{key}`"), reporter)?;
+        if found.contains(':') {
+            // It would end the field of /etc/passwd.
+            reporter.problem(&tree.span, format!("`{key}` cannot hold a colon"), None);
+        }
+        Some(found)
     };
     let (shell, home) = (place("shell"), place("home"));
     User {
@@ -148,6 +153,7 @@ pub(super) fn user(fields: &mut Fields<'_>, reporter: &mut Reporter<'_>) -> User
     }
 }
 
+/// Without `unless` and `creates` it is run once, and again whenever it changes.
 pub(super) fn command(fields: &mut Fields<'_>, notes: &mut Notes, reporter: &mut Reporter<'_>) -> Command {
     let example = "program and arguments, one item each: `[/usr/bin/touch, /etc/done]`";
     fields.require("args", example, reporter);
@@ -177,10 +183,6 @@ pub(super) fn command(fields: &mut Fields<'_>, notes: &mut Notes, reporter: &mut
     };
     let (args, unless) = (words("args"), words("unless"));
     let creates = fields.get("creates", reporter).and_then(|tree| path(tree, "`creates`", reporter));
-    if !fields.has("unless") && !fields.has("creates") {
-        let hint = "`unless: [PROGRAM, …]`, done if it ends with 0, or `creates: PATH`, done if that exists";
-        reporter.problem(fields.span(), "`command` does not say when it is done already", hint.to_owned());
-    }
     let timeout = number(fields, "timeoutSeconds", 1..=LONGEST_COMMAND, 300, reporter);
     Command { args, unless, creates, timeout: Duration::from_secs(timeout.into()) }
 }

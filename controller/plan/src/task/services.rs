@@ -6,7 +6,7 @@ use fleet_model::NodeName;
 
 use super::{
     Notes,
-    words::{database as database_name, each, flag, host_file, key, number, user},
+    words::{database as database_name, each, flag, host_file, is_host, key, number, user},
 };
 use crate::{
     problem::Reporter,
@@ -26,10 +26,8 @@ const TODO: (&str, &str) = ("todo", "tasks");
 pub(super) fn clock(fields: &mut Fields<'_>, notes: &mut Notes, reporter: &mut Reporter<'_>) -> Clock {
     let servers = each(fields, "servers", reporter, |tree, reporter| {
         let server = any_text(tree, "a time server", reporter)?;
-        if server.value.is_empty()
-            || (!server.value.contains("{{")
-                && server.value.contains(|c: char| c.is_whitespace() || c.is_control()))
-        {
+        // What a reference will be is an address.
+        if !server.value.contains("{{") && !is_host(&server.value) {
             let hint = "a name or an address: `ntp.example.org`".to_owned();
             reporter.problem(&server.span, format!("a time server cannot be `{}`", server.value), hint);
         }

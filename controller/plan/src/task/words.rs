@@ -18,7 +18,7 @@ const LONGEST_PATH: usize = 4095;
 const LONGEST_USER: usize = 32;
 
 /// Kinds of units a task may keep.
-const UNITS: [&str; 7] = ["service", "socket", "timer", "path", "mount", "target", "slice"];
+const UNITS: [&str; 5] = ["service", "socket", "timer", "target", "path"];
 
 /// Types of keys that OpenSSH of today lets in.
 const KEY_TYPES: [&str; 7] = [
@@ -134,6 +134,8 @@ fn is_package(name: &str) -> bool {
     let word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     name.len() >= 2
         && name.bytes().next().is_some_and(word)
+        // apt takes a trailing minus for a wish to remove.
+        && !name.ends_with('-')
         && name.bytes().all(|b| word(b) || b"+-.".contains(&b))
 }
 
@@ -154,6 +156,14 @@ fn is_unit(unit: &str) -> bool {
         && !name.starts_with(['@', '-', '.'])
         // `name@.service` is a template, which cannot run.
         && !name.ends_with('@')
+}
+
+/// Whether a text is a host name or an address.
+pub(super) fn is_host(name: &str) -> bool {
+    const LONGEST: usize = 253;
+    let letters = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.');
+    let is_name = !name.is_empty() && name.len() <= LONGEST && letters && !name.starts_with(['-', '.']);
+    is_name || name.parse::<std::net::IpAddr>().is_ok()
 }
 
 /// Permission bits, as quoted octal text.
@@ -284,11 +294,24 @@ mod tests {
             &["fleet", "_apt", "www-data", "a1"],
             &["", "Fleet", "1a", "-x", "a b", &"a".repeat(33)],
         );
-        check(is_package, &["nginx", "g++", "libc6", "0ad"], &["", "a", "Nginx", "+x", "a_b", "a b", "a=1"]);
+        check(
+            is_package,
+            &["nginx", "g++", "libc6", "0ad"],
+            &["", "a", "Nginx", "+x", "a_b", "a b", "a=1", "nginx-"],
+        );
         check(
             is_unit,
-            &["nginx.service", "rethinkdb@fleet.service", "apt-daily.timer", "dev-disk.mount"],
-            &["nginx", ".service", "a b.service", "x@.service", "nginx.conf", "-x.service"],
+            &["nginx.service", "rethinkdb@fleet.service", "apt-daily.timer"],
+            &["nginx", ".service", "a b.service", "x@.service", "nginx.conf", "-x.service", "x.mount"],
+        );
+    }
+
+    #[test]
+    fn hosts_are_names_or_addresses() {
+        check(
+            is_host,
+            &["ntp.example.org", "192.0.2.1", "2001:db8::1"],
+            &["", "a b", "-x", ".x", "a;b", "ü"],
         );
     }
 
