@@ -14,7 +14,10 @@ mod login;
 mod prove;
 mod sshd;
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use fleet_proto::v1::AccessTask;
@@ -43,6 +46,7 @@ const DEADLINE: Duration = Duration::from_secs(20 * 60);
 pub struct Access {
     id: TaskId,
     spec: AccessTask,
+    done: Arc<Mutex<Vec<String>>>,
 }
 
 /// All that differs.
@@ -62,7 +66,11 @@ struct Plan {
 impl Access {
     /// Access as `spec` says.
     pub fn new(id: TaskId, spec: AccessTask) -> Self {
-        Self { id, spec }
+        Self { id, spec, done: Arc::default() }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Vec<String>> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn name(&self) -> &str {
@@ -204,10 +212,13 @@ impl Task for Access {
     }
 
     async fn apply(&self, node: &Node) -> Result<(), TaskError> {
+        self.told().clear();
         let mut plan = self.plan(node)?;
+        let mut lines = plan.lines(self.name());
         if !plan.packages.is_empty() {
             apt::install(node, &plan.packages).await?;
             plan = self.plan(node)?;
+            lines.extend(plan.lines(self.name()));
         }
         let login = match plan.login {
             Some(login) => login,
@@ -228,7 +239,12 @@ impl Task for Access {
         if plan.root_open {
             node.run(&Command::new("usermod", ["--lock", "--", "root"])).await?;
         }
+        *self.told() = lines;
         Ok(())
+    }
+
+    fn done(&self) -> Vec<String> {
+        self.told().clone()
     }
 
     fn deadline(&self) -> Duration {
@@ -237,4 +253,4 @@ impl Task for Access {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

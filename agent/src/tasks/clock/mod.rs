@@ -7,7 +7,10 @@
 mod config;
 mod tracking;
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use fleet_proto::v1::ClockTask;
@@ -38,6 +41,7 @@ const ASK: Duration = Duration::from_secs(10);
 pub struct Clock {
     id: TaskId,
     spec: ClockTask,
+    done: Arc<Mutex<Vec<String>>>,
 }
 
 /// One thing to be done.
@@ -54,7 +58,11 @@ enum Step {
 impl Clock {
     /// A clock as `spec` says.
     pub fn new(id: TaskId, spec: ClockTask) -> Self {
-        Self { id, spec }
+        Self { id, spec, done: Arc::default() }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Vec<String>> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is to be done before chrony is there, or to its files.
@@ -201,8 +209,11 @@ impl Task for Clock {
     }
 
     async fn apply(&self, node: &Node) -> Result<(), TaskError> {
+        self.told().clear();
+        let mut lines = Vec::new();
         let mut steps = self.files(node)?;
         if steps == [Step::Install] {
+            lines.push(Step::Install.line());
             self.take(node, Step::Install).await?;
             // Only now is there something to write to.
             steps = self.files(node)?;
@@ -210,20 +221,25 @@ impl Task for Clock {
         // The clock of files is too coarse to tell a start from a change right after it.
         let touched: Vec<String> = steps.iter().filter_map(Step::path).map(str::to_owned).collect();
         for step in steps {
+            lines.push(step.line());
             self.take(node, step).await?;
         }
         let found = unit::show(node, UNIT).await?;
         let mut steps = self.service(node, &found)?;
-        if found.is_running()
-            && !touched.is_empty()
-            && !steps.iter().any(|step| matches!(step, Step::Restart { .. }))
-        {
+        let restarts = steps.iter().any(|step| matches!(step, Step::Restart { .. }));
+        if found.is_running() && !touched.is_empty() && !restarts {
             steps.push(Step::Restart { changed: touched });
         }
         for step in steps {
+            lines.push(step.line());
             self.take(node, step).await?;
         }
+        *self.told() = lines;
         Ok(())
+    }
+
+    fn done(&self) -> Vec<String> {
+        self.told().clone()
     }
 
     fn deadline(&self) -> Duration {

@@ -20,6 +20,8 @@ use tokio::sync::Notify;
 use crate::tasks::{support::locks::tests::line, tests::Rig};
 use units::FakeUnit;
 
+/// Bytes a program needs.
+const ROOM: usize = 64 * 1024;
 const LOCK: &str = "/var/lib/dpkg/lock-frontend";
 
 /// What happens at a certain call.
@@ -178,6 +180,13 @@ impl Debian {
     }
 
     fn act(&self, command: &Command) -> Output {
+        // Whatever a program is about to write, it needs some room.
+        let probe = self.path("/probe");
+        let room = fs::write(&probe, [0; ROOM]);
+        let _ = fs::remove_file(&probe);
+        if room.is_err() {
+            return failure(1, "E: it cannot write: No space left on device");
+        }
         if let Some(output) = self.lock().answers.get(&command.program) {
             return output.clone();
         }

@@ -8,6 +8,11 @@ use nix::sys::stat::{major, minor};
 /// Interpreters, behind which the program's own name comes.
 const INTERPRETERS: [&str; 4] = ["python", "perl", "sh", "bash"];
 
+/// Their options after which comes a program's text or module, not its file.
+const INLINE: [&str; 3] = ["-c", "-e", "-m"];
+/// Longest name shown, in characters.
+const LONGEST: usize = 40;
+
 /// The process that holds a lock, for people: `unattended-upgrade (pid 812)`.
 ///
 /// `None` if nobody does, or the file is not there.
@@ -56,14 +61,23 @@ fn has_open(node: &Node, pid: u32, meta: &fs::Metadata) -> bool {
 fn program(node: &Node, pid: u32) -> String {
     let line = fs::read(node.path(&format!("/proc/{pid}/cmdline"))).unwrap_or_default();
     let text = String::from_utf8_lossy(&line);
-    let base = |word: &str| word.rsplit('/').next().unwrap_or(word).to_owned();
     let mut words = text.split('\0').filter(|word| !word.is_empty());
     let Some(first) = words.next().map(base) else { return "a process".into() };
-    let script = words.find(|word| !word.starts_with('-'));
-    match script {
-        Some(script) if INTERPRETERS.iter().any(|name| first.starts_with(name)) => base(script),
+    if !INTERPRETERS.iter().any(|name| first.starts_with(name)) {
+        return first;
+    }
+    // After `-c`, `-e` or `-m` comes no file.
+    let mut words = words.skip_while(|word| word.starts_with('-') && !INLINE.contains(word));
+    match words.next() {
+        Some(script) if !INLINE.contains(&script) => base(script),
         _ => first,
     }
+}
+
+/// The last part of a path, fit for a message: whoever holds a lock chose it.
+fn base(word: &str) -> String {
+    let name = word.rsplit('/').next().unwrap_or(word);
+    name.chars().filter(|c| !c.is_control()).take(LONGEST).collect()
 }
 
 #[cfg(test)]
@@ -93,6 +107,20 @@ pub(crate) mod tests {
         let waits = held.replace("1: ", "1: -> ");
         fs::write(rig.path("/proc/locks"), waits).expect("locks");
         assert_eq!(holder(&rig.node(), FILE), None, "whoever waits holds nothing");
+    }
+
+    #[test]
+    fn programs_have_short_names() {
+        let check = |cmdline: &str, expected: &str| {
+            let rig = Rig::new(&[("/proc/1/cmdline", cmdline)]);
+            assert_eq!(program(&rig.node(), 1), expected);
+        };
+        check("apt-get\0install\0x\0", "apt-get");
+        check("/usr/bin/python3\0-u\0/usr/bin/x.py\0", "x.py");
+        check("perl\0-e\0while (1) { a/b }\0", "perl");
+        check("/bin/sh\0", "sh");
+        check("/tmp/\u{1b}[2Jx\0", "[2Jx");
+        check("", "a process");
     }
 
     #[test]

@@ -13,6 +13,12 @@ impl Debian {
         self
     }
 
+    /// Whether the plan's key would let this user in, and up to root.
+    pub(crate) fn gets_in(&self, user: &str) -> bool {
+        let keys = self.text(&format!("/home/{user}/.ssh/authorized_keys"));
+        keys.contains("ssh-ed25519 ") && !self.text(&format!("/etc/sudoers.d/fleet-{user}")).is_empty()
+    }
+
     /// What the running sshd has read last.
     pub(crate) fn sshd_says(&self, keyword: &str) -> String {
         self.lock().sshd.get(&keyword.to_lowercase()).cloned().unwrap_or_default()
