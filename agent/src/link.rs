@@ -1,6 +1,9 @@
 //! The half that keeps the node in touch: gets an identity, dials, holds a session, dials again.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use fleet_model::{Clock, Timestamp};
 use fleet_proto::{
@@ -253,6 +256,8 @@ impl Link {
     /// there is nothing to dial with.
     async fn identity(&mut self) -> Option<Credentials> {
         let held = self.shared.holdings.as_ref().map(|holdings| holdings.current.clone());
+        // Before it is read: one that is replaced while it is being tried is a new one.
+        let stamp = self.seed_stamp();
         let seed = match Seed::load(&self.shared.places) {
             Ok(seed) => seed,
             Err(error) => {
@@ -272,7 +277,7 @@ impl Link {
                     tracing::warn!(why = chain(&error), next = error.next_step(), ?wait, "not enrolled");
                     // With an older identity in hand, a seed that does not work is no reason to stay away.
                     if held.is_none() {
-                        self.pause_or_new_seed(wait).await;
+                        self.pause_or_new_seed(wait, stamp).await;
                     }
                     held
                 }
@@ -310,11 +315,15 @@ impl Link {
         self.unexplained = 0;
     }
 
-    /// Waits, but not longer than until the seed is replaced.
-    async fn pause_or_new_seed(&self, wait: Duration) {
-        let stamp = || std::fs::metadata(self.shared.places.enrol()).and_then(|meta| meta.modified()).ok();
-        let (end, before) = (Instant::now() + wait, stamp());
-        while Instant::now() < end && stamp() == before {
+    /// When the seed was written, if there is one.
+    fn seed_stamp(&self) -> Option<SystemTime> {
+        std::fs::metadata(self.shared.places.enrol()).and_then(|meta| meta.modified()).ok()
+    }
+
+    /// Waits, but not longer than until the seed is another one than `before`.
+    async fn pause_or_new_seed(&self, wait: Duration, before: Option<SystemTime>) {
+        let end = Instant::now() + wait;
+        while Instant::now() < end && self.seed_stamp() == before {
             sleep((end - Instant::now()).min(SEED_PAUSE)).await;
         }
     }
