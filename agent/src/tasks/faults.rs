@@ -13,7 +13,7 @@ use fleet_proto::v1;
 use fleet_task::{Outcome, Output, Report, Task, TaskId};
 
 use super::{
-    Access, Clock, Command, File, Package, Service, Update, User, access,
+    Clock, Command, File, Package, Service, Update, User, access,
     support::fake::{Debian, Fault},
     tests::Rig,
 };
