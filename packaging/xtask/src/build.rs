@@ -14,102 +14,97 @@ const AGENT_MAX: u64 = 6_000_000;
 pub struct Dist {
     /// The operator's program.
     pub fleetctl: PathBuf,
-    /// The static agent.
-    pub agent: PathBuf,
 }
 
-/// Builds both programs and lays them side by side.
+/// Builds every program and lays them side by side, as they are installed.
 pub fn build() -> Done<Dist> {
     run(
         "build fleetctl",
         cargo().args(["build", "--release", "--locked", "--package", "fleet-cli", "--bin", "fleetctl"]),
     )?;
+    let dist = Dist { fleetctl: paths::dist().join("fleetctl") };
+    place(&paths::target().join("release/fleetctl"), &dist.fleetctl, |_| Ok(()))?;
+    static_program("fleet-agent", "fleet-agent", |file| gate_size(file, AGENT_MAX))?;
+    static_program("fleet-todo", "fleet-todo", |_| Ok(()))?;
+    for package in ["fleet-agent", "fleet-todo"] {
+        gate_cryptography(package)?;
+    }
+    Ok(dist)
+}
+
+/// Builds program `name` of `package` so that it runs on any Linux of this architecture, and places it if it passes the
+/// gates and `gate`.
+pub fn static_program(package: &str, name: &str, gate: impl FnOnce(&Path) -> Done) -> Done<PathBuf> {
     // Unstripped first: the name-service gate reads its symbols.
     run(
-        "build the static agent",
+        &format!("build {name}, static"),
         cargo()
-            .args([
-                "rustc",
-                "--profile",
-                "agent",
-                "--locked",
-                "--package",
-                "fleet-agent",
-                "--bin",
-                "fleet-agent",
-            ])
+            .args(["rustc", "--profile", "agent", "--locked", "--package", package, "--bin", name])
             .args(["--config", "profile.agent.strip=\"none\""])
             .args(["--", "-C", "target-feature=+crt-static"]),
     )?;
-    let target = paths::target();
-    let dist = paths::dist();
-    fs::create_dir_all(&dist).map_err(|why| format!("make {}: {why}", dist.display()))?;
-    let built = Dist { fleetctl: dist.join("fleetctl"), agent: dist.join("fleet-agent") };
-    place(&target.join("release/fleetctl"), &built.fleetctl, |_| Ok(()))?;
-    place(&target.join("agent/fleet-agent"), &built.agent, |file| {
+    let placed = paths::dist().join(name);
+    place(&paths::target().join("agent").join(name), &placed, |file| {
         gate_names(file)?;
-        run("strip the agent", Command::new("strip").arg("--strip-all").arg(file))?;
+        run(&format!("strip {name}"), Command::new("strip").arg("--strip-all").arg(file))?;
         gate_static(file)?;
-        gate_size(file)
+        gate(file)
     })?;
-    gate_cryptography()?;
-    Ok(built)
+    Ok(placed)
 }
 
 /// Copies beside the destination, finishes the copy, renames: whoever runs the old file keeps it.
 fn place(from: &Path, to: &Path, finish: impl FnOnce(&Path) -> Done) -> Done {
     let new = to.with_extension("new");
+    let dist = paths::dist();
+    fs::create_dir_all(&dist).map_err(|why| format!("make {}: {why}", dist.display()))?;
     fs::copy(from, &new).map_err(|why| format!("copy {}: {why}", from.display()))?;
     finish(&new)?;
     fs::rename(&new, to).map_err(|why| format!("place {}: {why}", to.display()))
 }
 
 /// A static glibc binary that asks the name service loads shared objects of the *node's* libc and crashes.
-fn gate_names(agent: &Path) -> Done {
-    let (fine, symbols) = output(Command::new("nm").arg(agent))?;
+fn gate_names(program: &Path) -> Done {
+    let (fine, symbols) = output(Command::new("nm").arg(program))?;
     if !fine {
-        return Err("nm cannot read the agent's symbols".to_owned());
+        return Err(format!("nm cannot read the symbols of {}", program.display()));
     }
     for symbol in ["__nss_module_load", "getaddrinfo", "getpwnam_r", "getgrnam_r"] {
         if symbols.lines().any(|line| line.split_whitespace().last() == Some(symbol)) {
-            return Err(format!("the static agent links `{symbol}`: a dependency uses the name service"));
+            let program = program.display();
+            return Err(format!(
+                "{program} is static and links `{symbol}`: a dependency uses the name service"
+            ));
         }
     }
     Ok(())
 }
 
-fn gate_static(agent: &Path) -> Done {
+fn gate_static(program: &Path) -> Done {
     // `ldd` exits with 1 and prints to stderr for a non-dynamic file; a static-pie is "statically linked".
-    let (fine, said) = output(Command::new("ldd").arg(agent))?;
+    let (fine, said) = output(Command::new("ldd").arg(program))?;
     if fine && !said.contains("statically linked") {
-        return Err(format!("the agent is not static: {said}"));
+        return Err(format!("{} is not static: {said}", program.display()));
     }
     Ok(())
 }
 
-fn gate_size(agent: &Path) -> Done {
-    let size = fs::metadata(agent).map_err(|why| format!("{}: {why}", agent.display()))?.len();
-    eprintln!("xtask: agent: {:.2} MB (at most {:.0})", size as f64 / 1e6, AGENT_MAX as f64 / 1e6);
-    if size > AGENT_MAX {
-        return Err(format!("the agent has {size} bytes, more than {AGENT_MAX}"));
+fn gate_size(program: &Path, most: u64) -> Done {
+    let size = fs::metadata(program).map_err(|why| format!("{}: {why}", program.display()))?.len();
+    let program = program.display();
+    eprintln!("xtask: {program}: {:.2} MB (at most {:.0})", size as f64 / 1e6, most as f64 / 1e6);
+    if size > most {
+        return Err(format!("{program} has {size} bytes, more than {most}"));
     }
     Ok(())
 }
 
 /// aws-lc-rs comes in by many default features; it adds a megabyte and 26 ms of start-up to the agent.
-fn gate_cryptography() -> Done {
-    let (found, _) = output(cargo().args([
-        "tree",
-        "--locked",
-        "--package",
-        "fleet-agent",
-        "-e",
-        "normal",
-        "-i",
-        "aws-lc-rs",
-    ]))?;
+fn gate_cryptography(package: &str) -> Done {
+    let (found, _) =
+        output(cargo().args(["tree", "--locked", "--package", package, "-e", "normal", "-i", "aws-lc-rs"]))?;
     if found {
-        return Err("the agent depends on aws-lc-rs; a dependency's default features let it in".to_owned());
+        return Err(format!("{package} depends on aws-lc-rs; a dependency's default features let it in"));
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ mod build;
 mod paths;
 mod run;
 mod setup;
+mod standin;
 mod test;
 mod up;
 
@@ -16,11 +17,14 @@ const HELP: &str = "\
 cargo xtask COMMAND
 
   up [ARGS]   set up this machine, build, and bring up the reference fleet on the local cloud;
-              ARGS go to `fleetctl up` (for example: --set diskPerNode=20)
+              --rethinkdb PATH.deb installs that package (default: the official repository, or the
+              stand-in of the tests where that cannot be reached); other ARGS go to `fleetctl up`
+              (for example: --set diskPerNode=20)
   test        set up this machine, build, and run every check and test, the end-to-end fleet included
   build       build every program in release form, the static agent included
   bench       measure what the design budgets, print each figure beside its budget
   setup       only install what building and running need (Debian packages)
+  standin     build the tests' stand-in for RethinkDB and print the path of its package
   help        this text
 
 FLEET_TARGET_DIR    where builds go; default: ~/.cache/fleet/target, outside the checkout
@@ -36,6 +40,7 @@ fn main() -> ExitCode {
         ("build", []) => setup::setup().and_then(|()| build::build()).map(|_| ()),
         ("bench", []) => bench::bench(),
         ("setup", []) => setup::setup(),
+        ("standin", []) => setup::setup().and_then(|()| standin::print()),
         ("help" | "--help" | "-h", _) => {
             eprint!("{HELP}");
             Ok(())

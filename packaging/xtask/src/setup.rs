@@ -20,6 +20,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("cpio", "the machine image's first stage"),
     ("e2fsprogs", "file systems of the machine image"),
     ("openssh-client", "tests log in as an operator would"),
+    ("chromium-driver", "tests look at the todo application as people do, in Chromium"),
+    ("python3-venv", "tests speak to the database with a driver that is not ours"),
     ("ca-certificates", "trust for package downloads"),
     ("procps", "tests look at processes"),
 ];

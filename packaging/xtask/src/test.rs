@@ -3,7 +3,7 @@
 use crate::{
     build, paths,
     run::{Done, cargo, run},
-    setup,
+    setup, standin,
 };
 
 /// Formatting, lints, unit to end-to-end tests, in the order in which they fail fastest.
@@ -15,6 +15,7 @@ pub fn test() -> Done {
         cargo().args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]),
     )?;
     build::build()?;
+    standin::package()?;
     run(
         "tests",
         cargo()
