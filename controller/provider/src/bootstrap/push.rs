@@ -220,8 +220,8 @@ fn looks_like_failure(line: &str) -> bool {
 ///
 /// A first boot whose watcher was killed goes on; the next one waits for its end rather than pull the seed from
 /// under it. The document is taken in whole before that, so that a connection that hangs holds nobody up, and one cut
-/// short is not run. The instance id changes with the document, and what an earlier one left cached is forgotten, so that a new seed counts
-/// as a new instance.
+/// short is not run, nor does it stay: there is a token in it. The instance id changes with the document, and what an
+/// earlier one left cached is forgotten, so that a new seed counts as a new instance.
 ///
 /// cloud-init runs now, without a reboot, and is installed first where the image lacks it. Two of its four stages
 /// do: reading the seed needs no network, and nothing in it waits for the configuration stage; on an emulated
@@ -233,7 +233,9 @@ fn first_boot(target: &SshTarget, document: &[u8]) -> String {
     let (node, size) = (&target.node, document.len());
     format!(
         "exec 2>&1 9>/run/fleet-first-boot.lock; export FLEET_WATCHED=1; \
-         new=$(mktemp /run/fleet-seed.XXXXXX) && cat >$new && [ \"$(wc -c <$new)\" -eq {size} ] || exit 1; \
+         new=$(mktemp /run/fleet-seed.XXXXXX) || exit 1; \
+         trap 'rm -f $new' EXIT; trap 'exit 1' HUP INT PIPE TERM; \
+         cat >$new && [ \"$(wc -c <$new)\" -eq {size} ] || exit 1; \
          flock -w 600 9 || {{ echo 'fleet-first-boot: failed an earlier first boot does not end'; exit 1; }}; \
          d=/var/lib/cloud/seed/nocloud-net; \
          (umask 077; mkdir -p $d /etc/cloud/cloud.cfg.d && cat $new >$d/user-data && rm -f $new && \
@@ -266,6 +268,31 @@ mod tests {
     fn a_new_document_is_a_new_instance() {
         assert_ne!(first_boot(&target(), b"one"), first_boot(&target(), b"two"));
         assert_eq!(first_boot(&target(), b"one"), first_boot(&target(), b"one"));
+    }
+
+    #[test]
+    fn a_document_cut_short_is_neither_run_nor_kept() {
+        use std::{
+            io::Write as _,
+            process::{Command, Stdio},
+        };
+        let sandbox = tempfile::tempdir().unwrap();
+        let run = sandbox.path().join("run");
+        std::fs::create_dir(&run).unwrap();
+        let script =
+            first_boot(&target(), b"a whole document").replace("/run/", &format!("{}/", run.display()));
+        let mut shell = Command::new("sh")
+            .args(["-c", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        shell.stdin.take().unwrap().write_all(b"a whole").unwrap();
+        let output = shell.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "", "nothing was begun");
+        let left: Vec<_> = std::fs::read_dir(&run).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("fleet-seed")), "{left:?}");
     }
 
     #[tokio::test]
