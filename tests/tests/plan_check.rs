@@ -107,3 +107,32 @@ fn a_plan_that_is_not_there_is_one_clear_error() {
     let ended = sandbox.run(&["up", "/nowhere/plan.yaml"]).expect(64);
     assert!(ended.err.contains("/nowhere/plan.yaml") && ended.err.contains("hint:"), "{}", ended.err);
 }
+
+#[test]
+fn up_brings_what_the_plan_names_and_makes_a_key_where_there_is_none() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let (sandbox, user) = (Sandbox::with_state_only_cloud(0), tempfile::tempdir().unwrap());
+    let up = || {
+        let mut command = sandbox.command(&["up", &plan("nginx.yaml")]);
+        let ended: fleet_tests::Ended = command.env("HOME", user.path()).output().unwrap().into();
+        ended.expect(0)
+    };
+    let first = up();
+    assert_eq!(first.err.matches("no SSH key of yours").count(), 1, "{}", first.err);
+    let fleet = sandbox.home().join("fleets/site");
+    let mode = |file: &str| std::fs::metadata(fleet.join(file)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("ssh"), mode("ssh/id_ed25519")), (0o700, 0o600));
+    let kept = || {
+        let entries = std::fs::read_dir(fleet.join("artifacts")).unwrap().map(|entry| entry.unwrap().path());
+        entries.collect::<Vec<_>>()
+    };
+    let page = std::fs::read(plan("nginx/index.html")).unwrap();
+    let held = kept();
+    assert!(held.iter().any(|file| std::fs::read(file).unwrap() == page), "{held:?}");
+
+    let again = up();
+    assert!(again.err.contains("0 changing calls"), "{}", again.err);
+    assert!(!again.err.contains("no SSH key"), "the one that was made is taken again: {}", again.err);
+    assert_eq!(kept(), held);
+}
