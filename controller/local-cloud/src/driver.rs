@@ -5,7 +5,7 @@
 //! same time share one write.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -15,7 +15,7 @@ use fleet_model::{Clock, Timestamp, chain};
 use rand::rngs::StdRng;
 use tokio::{
     sync::{OnceCell, Semaphore, mpsc, oneshot},
-    task::JoinSet,
+    task::{self, JoinError, JoinSet},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,7 @@ use crate::{
     backing::{Backing, Id},
     durable,
     settings::Settings,
-    state::{Answer, Call, Context, Done, Refused, State, Step, Twist, Work},
+    state::{Answer, Call, Context, Done, Origin, Refused, State, Step, Twist, Work},
 };
 
 /// How long a synchronous change waits for the packet filter before it gives up on a good answer.
@@ -35,6 +35,8 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_CEILING: Duration = Duration::from_secs(30);
 /// Longest sleep: the clock may be set while we sleep.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+/// What is said of work that panicked.
+const DEFECT: &str = "a defect of the local cloud: its log says where";
 /// Calls waiting for the driver.
 const QUEUE: usize = 256;
 
@@ -44,7 +46,7 @@ pub(crate) type Outcome = Result<Answer, Refused>;
 /// What the driver is asked.
 pub(crate) enum Command {
     /// A call of the API.
-    Call { call: Call, twist: Twist, reply: oneshot::Sender<Outcome> },
+    Call { call: Call, origin: Origin, twist: Twist, reply: oneshot::Sender<Outcome> },
     /// What there is, for status output.
     Status { reply: oneshot::Sender<Status> },
 }
@@ -88,6 +90,8 @@ pub(crate) struct Driver {
     /// Domains that failed, how often in a row.
     failures: BTreeMap<Id, u32>,
     tasks: JoinSet<Finished>,
+    /// What each task comes to if it panics: whatever waits for its end must not wait for ever.
+    lost: HashMap<task::Id, Finished>,
     limit: Arc<Semaphore>,
     prepared: Arc<OnceCell<()>>,
     polling: bool,
@@ -119,6 +123,7 @@ impl Driver {
             busy_domains: BTreeSet::new(),
             failures: BTreeMap::new(),
             tasks: JoinSet::new(),
+            lost: HashMap::new(),
             limit,
             prepared: Arc::new(OnceCell::new()),
             polling: false,
@@ -156,11 +161,9 @@ impl Driver {
                         self.command(command);
                     }
                 }
-                Some(finished) = self.tasks.join_next(), if !self.tasks.is_empty() => {
-                    match finished {
-                        Ok(finished) => self.finished(finished),
-                        // A task of ours panicked: a defect, and the operation stays open until a restart.
-                        Err(error) => tracing::error!(%error, "task of the cloud failed"),
+                Some(joined) = self.tasks.join_next_with_id(), if !self.tasks.is_empty() => {
+                    if let Some(finished) = self.joined(joined) {
+                        self.finished(finished);
                     }
                 }
                 _ = poll.tick(), if !self.polling => self.look(),
@@ -173,8 +176,8 @@ impl Driver {
     /// Lets work in hand end, within bounds. What does not end is resumed by the next process.
     async fn drain(&mut self) {
         let deadline = Instant::now() + self.settings.drain;
-        while let Ok(Some(finished)) = tokio::time::timeout_at(deadline, self.tasks.join_next()).await {
-            if let Ok(finished) = finished {
+        while let Ok(Some(joined)) = tokio::time::timeout_at(deadline, self.tasks.join_next_with_id()).await {
+            if let Some(finished) = self.joined(joined) {
                 self.finished(finished);
             }
             self.outbox.clear();
@@ -192,10 +195,12 @@ impl Driver {
                 // A caller that went away needs no answer; the same below.
                 let _ = reply.send(self.status());
             }
-            Command::Call { call, twist, reply } => {
+            Command::Call { call, origin, twist, reply } => {
                 let mut context = Context {
                     now: self.clock.now(),
                     user: &self.user,
+                    region: &origin.region,
+                    mentions: &origin.mentions,
                     rng: &mut self.rng,
                     delays: &self.settings.delays,
                     quotas: &self.settings.quotas,
@@ -278,7 +283,8 @@ impl Driver {
             Work::Server(id, steps) => {
                 let (backing, limit, prepared) =
                     (self.backing.clone(), self.limit.clone(), self.prepared.clone());
-                self.tasks.spawn(async move {
+                let lost = Finished::Server { id: id.clone(), result: Err(DEFECT.to_owned()) };
+                self.spawn(lost, async move {
                     // The semaphore is never closed; were it, running unbounded is better than not at all.
                     let _permit = limit.acquire_owned().await;
                     let result = serve_server(&*backing, &prepared, &id, steps).await;
@@ -296,7 +302,8 @@ impl Driver {
         let backing = self.backing.clone();
         if self.state.is_leaving(&id) {
             self.busy_domains.insert(id.clone());
-            self.tasks.spawn(async move {
+            let lost = Finished::Removed { id: id.clone(), result: Err(DEFECT.to_owned()) };
+            self.spawn(lost, async move {
                 let result = backing.remove_domain(&id).await.map_err(|error| chain(&error));
                 Finished::Removed { id, result }
             });
@@ -304,10 +311,31 @@ impl Driver {
             && let Some((spec, revision)) = self.state.domain_spec(&id)
         {
             self.busy_domains.insert(id.clone());
-            self.tasks.spawn(async move {
+            let lost = Finished::Applied { id: id.clone(), revision, result: Err(DEFECT.to_owned()) };
+            self.spawn(lost, async move {
                 let result = backing.apply_domain(&spec).await.map_err(|error| chain(&error));
                 Finished::Applied { id, revision, result }
             });
+        }
+    }
+
+    /// Sets a task to work; `lost` is what it comes to if it panics.
+    fn spawn(&mut self, lost: Finished, work: impl Future<Output = Finished> + Send + 'static) {
+        let id = self.tasks.spawn(work).id();
+        self.lost.insert(id, lost);
+    }
+
+    /// What a task came to.
+    fn joined(&mut self, joined: Result<(task::Id, Finished), JoinError>) -> Option<Finished> {
+        match joined {
+            Ok((id, finished)) => {
+                self.lost.remove(&id);
+                Some(finished)
+            }
+            Err(error) => {
+                tracing::error!(%error, "task of the cloud failed");
+                self.lost.remove(&error.id())
+            }
         }
     }
 
@@ -323,7 +351,7 @@ impl Driver {
                     let failures = self.failures.entry(id.clone()).or_default();
                     *failures += 1;
                     let pause = RETRY_FIRST.saturating_mul(1 << (*failures - 1).min(5)).min(RETRY_CEILING);
-                    self.tasks.spawn(async move {
+                    self.spawn(Finished::Again { id: id.clone() }, async move {
                         tokio::time::sleep(pause).await;
                         Finished::Again { id }
                     });
@@ -357,7 +385,8 @@ impl Driver {
     fn look(&mut self) {
         self.polling = true;
         let (backing, seen) = (self.backing.clone(), self.clock.now());
-        self.tasks.spawn(async move {
+        let lost = Finished::Running { seen, result: Err(DEFECT.to_owned()) };
+        self.spawn(lost, async move {
             let result = backing.running().await.map_err(|error| chain(&error));
             Finished::Running { seen, result }
         });

@@ -133,6 +133,15 @@ impl Machines {
             .get_or_try_init(|| async {
                 let Settings { cache, mirror, .. } = &self.settings;
                 let image = image::ensure(cache, &Recipe, mirror.as_deref(), progress).await?;
+                let (used, cloud) = (image.clone(), self.settings.cloud.clone());
+                let pruning = tokio::task::spawn_blocking(move || {
+                    let is_served = |cloud: &Path| crate::is_served(cloud).unwrap_or(true);
+                    image::prune(&used, &cloud, is_served)
+                });
+                // Room is all it makes; without it everything works as well.
+                if let Ok(Err(error)) = pruning.await {
+                    tracing::warn!(%error, "old machine images not removed");
+                }
                 let accelerator = accelerator::choose(cache, &image, progress).await?;
                 Ok((image, accelerator))
             })

@@ -5,10 +5,14 @@
 //! change of one number.
 
 use std::{
+    ffi::OsString,
     fs::{File, OpenOptions},
     io::{self, Write as _},
-    os::unix::{ffi::OsStrExt as _, fs::FileExt as _, fs::OpenOptionsExt as _},
-    path::Path,
+    os::unix::{
+        ffi::{OsStrExt as _, OsStringExt as _},
+        fs::{FileExt as _, OpenOptionsExt as _},
+    },
+    path::{Path, PathBuf},
 };
 
 const CLUSTER_BITS: u32 = 16;
@@ -17,6 +21,10 @@ const CLUSTER: u64 = 1 << CLUSTER_BITS;
 const L1_ENTRIES: u32 = 8192;
 /// Where the header keeps the virtual size.
 const SIZE_OFFSET: u64 = 24;
+/// Where the header keeps where the base image's path is, and after it how long that is.
+const BASE_OFFSET: u64 = 8;
+/// Longest path of a base image, in bytes.
+const BASE_MAX: u32 = 1023;
 const MAGIC: &[u8; 4] = b"QFI\xfb";
 
 /// Makes an overlay of the raw image `base`. `path` must not exist.
@@ -36,6 +44,22 @@ pub fn grow(path: &Path, bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// The image that the overlay at `path` lies over.
+pub fn base(path: &Path) -> io::Result<PathBuf> {
+    let file = File::open(path)?;
+    read_size(&file)?;
+    let (mut from, mut length) = ([0; 8], [0; 4]);
+    file.read_exact_at(&mut from, BASE_OFFSET)?;
+    file.read_exact_at(&mut length, BASE_OFFSET + 8)?;
+    let length = u32::from_be_bytes(length);
+    if length == 0 || length > BASE_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "not an overlay"));
+    }
+    let mut base = vec![0; length as usize];
+    file.read_exact_at(&mut base, u64::from_be_bytes(from))?;
+    Ok(OsString::from_vec(base).into())
+}
+
 fn read_size(file: &File) -> io::Result<u64> {
     let (mut magic, mut size) = ([0; 4], [0; 8]);
     file.read_exact_at(&mut magic, 0)?;
@@ -51,7 +75,7 @@ fn frame(base: &Path, bytes: u64) -> io::Result<Vec<u8>> {
     const HEADER: u32 = 104;
     const EXTENSION_BASE_FORMAT: u32 = 0xe279_2aca;
     let base = base.as_os_str().as_bytes();
-    if base.len() > 1023 {
+    if base.len() > BASE_MAX as usize {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "path of the base image is over 1023 bytes"));
     }
     let mut header: Vec<u8> = Vec::new();
@@ -103,10 +127,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("overlay");
         create(&path, Path::new("/images/disk.raw"), 10 << 30).expect("creates");
-        let bytes = std::fs::read(&path).expect("reads");
-        let from = u64::from_be_bytes(bytes[8..16].try_into().expect("eight bytes")) as usize;
-        let length = u32::from_be_bytes(bytes[16..20].try_into().expect("four bytes")) as usize;
-        assert_eq!(&bytes[from..from + length], b"/images/disk.raw");
+        assert_eq!(base(&path).expect("reads"), Path::new("/images/disk.raw"));
 
         let size = || read_size(&File::open(&path).expect("opens")).expect("has a size");
         grow(&path, 20 << 30).expect("grows");
@@ -122,5 +143,6 @@ mod tests {
         let path = folder.path().join("raw");
         std::fs::write(&path, [0; 64]).expect("writes");
         assert!(grow(&path, 1 << 30).is_err());
+        assert!(base(&path).is_err());
     }
 }

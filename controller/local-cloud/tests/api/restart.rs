@@ -82,11 +82,18 @@ struct Held {
     inner: NoBacking,
     gate: Semaphore,
     broken: Mutex<Option<&'static str>>,
+    /// Panics once at this.
+    defective: Mutex<Option<&'static str>>,
 }
 
 impl Held {
     fn new() -> Arc<Self> {
-        Arc::new(Self { inner: NoBacking::default(), gate: Semaphore::new(0), broken: Mutex::new(None) })
+        let (broken, defective) = (Mutex::new(None), Mutex::new(None));
+        Arc::new(Self { inner: NoBacking::default(), gate: Semaphore::new(0), broken, defective })
+    }
+
+    fn panic_at(&self, what: &'static str) {
+        *self.defective.lock().expect("no panic") = Some(what);
     }
 
     fn open(&self) {
@@ -95,6 +102,8 @@ impl Held {
 
     async fn pass(&self, what: &'static str) -> Result<(), BackingError> {
         let _permit = self.gate.acquire().await.expect("never closed");
+        let panics = self.defective.lock().expect("no panic").take_if(|at| *at == what).is_some();
+        assert!(!panics, "a defect, wanted by a test");
         if *self.broken.lock().expect("no panic") == Some(what) {
             return Err(BackingError::Deadline { doing: what.to_owned(), after_s: 1 });
         }
@@ -134,6 +143,8 @@ impl Backing for Held {
         self.inner.remove_server(id).await
     }
     async fn running(&self) -> Result<Vec<Id>, BackingError> {
+        let panics = self.defective.lock().expect("no panic").take_if(|at| *at == "running").is_some();
+        assert!(!panics, "a defect, wanted by a test");
         self.inner.running().await
     }
     fn console(&self, _id: &str) -> Option<std::path::PathBuf> {
@@ -165,6 +176,59 @@ async fn operations_half_done_are_resumed_by_the_next_process() {
     let dir = cloud.stop().await;
     let cloud = Cloud::over(dir, Arc::new(NoBacking::default()), |_| {}).await;
     until_normal::<NetworkDomain>(&client, &domain, PACE, DEADLINE, |_| {}).await.expect("settled");
+    cloud.stop().await;
+}
+
+#[tokio::test]
+async fn a_defect_holds_nothing_up_for_ever() {
+    let held = Held::new();
+    held.open();
+    held.panic_at("domain");
+    let dir = Arc::new(tempfile::tempdir().expect("a directory"));
+    let cloud = Cloud::over(dir, held.clone(), |_| {}).await;
+    let client = cloud.client();
+    // What was being made has failed, and can be removed: nothing is taken to be under way for it any more.
+    let request = fleet_mcp::types::DeployNetworkDomain {
+        datacenter_id: "EU7".into(),
+        name: "defect".into(),
+        description: None,
+        plan: fleet_mcp::types::DomainType::Essentials,
+    };
+    let defect = client.deploy_network_domain(&request).await.expect("accepted");
+    let failed = until_normal::<NetworkDomain>(&client, &defect, PACE, DEADLINE, |_| {}).await;
+    let text = failed.expect_err("it cannot be made").to_string();
+    assert!(text.contains("FAILED_ADD"), "{text}");
+    client.delete(&defect).await.expect("accepted");
+    let gone = async {
+        while client.get::<NetworkDomain>(&defect).await.is_ok() {
+            tokio::time::sleep(PACE.first).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, gone).await.expect("removed");
+    let domain = domain(&client, "EU7").await;
+    let vlan = vlan(&client, &domain, "10.60.0.0").await;
+    held.panic_at("files");
+    let server =
+        client.deploy_server(&server_request(&client, &domain, &vlan, "web").await).await.expect("accepted");
+    let failed = until_normal::<Server>(&client, &server, PACE, DEADLINE, |_| {}).await;
+    let text = failed.expect_err("it cannot be made").to_string();
+    assert!(text.contains("defect"), "{text}");
+    client.server_call(ServerCall::Clean, &server).await.expect("accepted");
+
+    // Which servers run is looked at again, too: one that shut itself down is noticed.
+    let server =
+        client.deploy_server(&server_request(&client, &domain, &vlan, "web").await).await.expect("accepted");
+    until_normal::<Server>(&client, &server, PACE, DEADLINE, |_| {}).await.expect("made");
+    client.server_call(ServerCall::Start, &server).await.expect("accepted");
+    until_normal::<Server>(&client, &server, PACE, DEADLINE, |_| {}).await.expect("runs");
+    held.panic_at("running");
+    held.inner.stop(server.as_str(), Stop::PowerOff).await.expect("off");
+    let noticed = async {
+        while client.get::<Server>(&server).await.expect("there").started {
+            tokio::time::sleep(PACE.first).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, noticed).await.expect("noticed");
     cloud.stop().await;
 }
 

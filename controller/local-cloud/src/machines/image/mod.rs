@@ -7,10 +7,12 @@ mod initramfs;
 mod kernel;
 mod lvm;
 mod mirror;
+mod prune;
 mod recipe;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use self::prune::prune;
 pub use self::{build::ensure, disk::DISK_GB, recipe::Recipe};
 
 /// One image in the cache.
