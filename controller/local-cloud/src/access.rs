@@ -62,6 +62,11 @@ impl Access {
         }
     }
 
+    /// What `HTTPS_PROXY` has to be for clients that keep the host names of the real service.
+    pub fn proxy(&self) -> String {
+        self.endpoint.replacen("https://", "http://", 1)
+    }
+
     /// Settings of a client for this cloud.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
@@ -24,6 +25,7 @@ use crate::{
     backing::Backing,
     driver::Driver,
     error::CloudError,
+    proxy,
     settings::Settings,
     state::State,
     tls,
@@ -34,6 +36,8 @@ const MAX_CONNECTIONS: usize = 1024;
 /// How long a client may take for its handshake, and for the head of a request.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// First byte of a TLS handshake (RFC 8446, section 5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
 /// Pause after an accept that failed, so that running out of file descriptors does not become a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -87,6 +91,7 @@ pub async fn serve(
         access.password.clone(),
         state.organisation.clone(),
         clock.clone(),
+        settings.region.clone(),
     ));
     let drain = settings.drain;
     let mut driver = Driver::new(state, file, backing, settings, clock, rng, access.username.clone());
@@ -117,7 +122,7 @@ fn load(file: &Path, settings: &Settings, rng: &mut StdRng) -> Result<State, Clo
         Ok(bytes) => serde_json::from_slice(&bytes)
             .map_err(|source| CloudError::Damaged { path: file.to_owned(), source }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Ok(State::new(&settings.region, settings.public_ipv4, rng))
+            Ok(State::new(settings.public_ipv4, rng))
         }
         Err(error) => Err(CloudError::file("read", file)(error)),
     }
@@ -188,20 +193,44 @@ async fn accept(
     }
 }
 
-/// Serves one connection to its end.
+/// Serves one connection to its end: TLS at once, or a proxy's client that asks for a tunnel to this API first.
 async fn converse(stream: TcpStream, tls: TlsAcceptor, service: Arc<Service>, stop: CancellationToken) {
     // Without this, small answers wait for the other side's acknowledgement.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "connection is gone before its handshake");
         return;
     }
+    let mut first = [0];
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.peek(&mut first)).await {
+        Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => talk(stream, tls, service, None, stop).await,
+        Ok(Ok(1)) => {
+            let tunnel = tokio::select! {
+                () = stop.cancelled() => None,
+                tunnel = proxy::tunnel(stream) => tunnel,
+            };
+            if let Some((region, stream)) = tunnel {
+                talk(stream, tls, service, Some(region), stop).await;
+            }
+        }
+        _ => tracing::debug!("connection ended before it said anything"),
+    }
+}
+
+/// Serves the API on one stream. `region` is the one a tunnel leads to.
+async fn talk(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    tls: TlsAcceptor,
+    service: Arc<Service>,
+    region: Option<&'static str>,
+    stop: CancellationToken,
+) {
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await else {
         tracing::debug!("handshake failed or took too long");
         return;
     };
     let answer = service_fn(move |request| {
         let service = service.clone();
-        async move { service.serve(request).await }
+        async move { service.serve(request, region).await }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

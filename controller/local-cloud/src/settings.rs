@@ -13,7 +13,8 @@ pub struct Settings {
     pub delays: Delays,
     /// Where the platform says no.
     pub quotas: Quotas,
-    /// Region served: `dd-eu` shows EU6, EU7, EU8 and EU9. One API host is one region.
+    /// Region that answers callers who use no API host name but the address: `dd-eu` shows EU6, EU7, EU8 and
+    /// EU9. All regions are served, each under its own host names.
     pub region: String,
     /// Public IPv4 network, /24. `.1` is the host's side, source addresses of network domains are taken from
     /// its end, address blocks from its start.

@@ -14,10 +14,8 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
-use crate::{durable, error::CloudError};
+use crate::{durable, error::CloudError, hosts};
 
-/// Names besides 127.0.0.1 and localhost: those of the real service, for clients sent here by a proxy setting.
-const REGIONS: [&str; 8] = ["na", "eu", "au", "canberra", "mea", "ap", "latam", "canada"];
 /// Years the authority and its certificate are good for: longer than any local cloud lives.
 const FIRST_YEAR: i32 = 2020;
 const LAST_YEAR: i32 = 2060;
@@ -76,7 +74,8 @@ fn generate() -> Result<(String, String), rcgen::Error> {
     let authority_certificate = authority.self_signed(&authority_key)?;
 
     let mut names = vec!["localhost".to_owned()];
-    names.extend(REGIONS.iter().map(|region| format!("api-{region}.dimensiondata.com")));
+    // For clients that keep the names of the real service.
+    names.extend(hosts::names().map(str::to_owned));
     let mut own = CertificateParams::new(names)?;
     own.distinguished_name.push(DnType::CommonName, "fleet local cloud");
     own.subject_alt_names.push(SanType::IpAddress(std::net::Ipv4Addr::LOCALHOST.into()));

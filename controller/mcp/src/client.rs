@@ -46,6 +46,9 @@ pub struct Settings {
     pub credentials: Credentials,
     /// Authorities to trust besides the public ones, PEM.
     pub extra_ca_pem: Option<Vec<u8>>,
+    /// Proxy to call through, `http://host:port`. `None` takes what the environment says (`HTTPS_PROXY`,
+    /// `NO_PROXY`), but for services on this host.
+    pub proxy: Option<String>,
     /// How long connecting may take.
     pub connect_timeout: Duration,
     /// How long one call may take, its answer included.
@@ -61,6 +64,7 @@ impl Settings {
             endpoint: endpoint.into(),
             credentials,
             extra_ca_pem: None,
+            proxy: None,
             connect_timeout: Duration::from_secs(10),
             call_timeout: Duration::from_secs(60),
             retry: Retry::default(),
@@ -106,7 +110,16 @@ impl Client {
     pub fn new(settings: Settings) -> Result<Self, McpError> {
         let wrong =
             |what: String, source: reqwest::Error| McpError::Settings { what, source: Box::new(source) };
-        let http = reqwest::Client::builder()
+        let mut builder = reqwest::Client::builder();
+        if let Some(proxy) = &settings.proxy {
+            let proxy = reqwest::Proxy::all(proxy)
+                .map_err(|error| wrong(format!("`{proxy}` is no address of a proxy"), error))?;
+            builder = builder.proxy(proxy);
+        } else if is_on_this_host(&settings.endpoint) {
+            // A proxy somewhere else cannot reach it.
+            builder = builder.no_proxy();
+        }
+        let http = builder
             .tls_backend_preconfigured(tls::config(settings.extra_ca_pem.as_deref())?)
             .https_only(settings.endpoint.starts_with("https://"))
             .redirect(reqwest::redirect::Policy::none())
@@ -314,6 +327,13 @@ impl Client {
     }
 }
 
+fn is_on_this_host(endpoint: &str) -> bool {
+    let url = reqwest::Url::parse(endpoint).ok();
+    let host = url.as_ref().and_then(reqwest::Url::host_str).unwrap_or_default();
+    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
 impl Call {
     /// The URL with its query.
     fn address(&self) -> String {
@@ -414,6 +434,17 @@ mod tests {
     fn queries_are_escaped() {
         assert_eq!(escape("a b*&=é"), "a%20b%2A%26%3D%C3%A9");
         assert_eq!(escape("name.LIKE"), "name.LIKE");
+    }
+
+    #[test]
+    fn services_on_this_host_need_no_proxy() {
+        let check = |endpoint: &str, want: bool| assert_eq!(is_on_this_host(endpoint), want, "{endpoint}");
+        check("https://127.0.0.1:4321", true);
+        check("https://localhost:4321", true);
+        check("https://[::1]:4321/", true);
+        check("https://api-eu.dimensiondata.com", false);
+        check("https://127.0.0.1.example.org", false);
+        check("", false);
     }
 
     #[test]

@@ -1,14 +1,9 @@
 //! The documents around every answer: response, account, 0.9 status.
 
+use fleet_mcp::xml::{self, LEGACY, TYPES};
 use serde_json::{Value, json};
 
-use super::xml;
 use crate::state::{Answer, Done, Refused};
-
-/// Namespace of the 2.x API.
-pub(crate) const TYPES: &str = "urn:didata.com:api:cloud:types";
-/// What the namespaces of the 0.9 API begin with.
-pub(crate) const LEGACY: &str = "http://oec.api.opsource.net/schemas/";
 
 /// Form of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,6 @@ mod operations;
 mod request;
 mod route;
 mod service;
-mod xml;
 
 pub use log::{Entry, Log};
 pub(crate) use service::Service;
@@ -18,7 +17,7 @@ pub(crate) fn check_forms(answer: &crate::state::Answer) {
     let (root, value) = envelope::answer("TEST", answer, "r-1");
     let json: serde_json::Value =
         serde_json::from_str(&envelope::print(envelope::Form::Json, root, &value)).expect("JSON");
-    let document = xml::parse(&envelope::print(envelope::Form::Xml, root, &value)).expect("XML");
-    assert_eq!((document.root.as_str(), document.namespace.as_str()), (root, envelope::TYPES));
+    let document = fleet_mcp::xml::parse(&envelope::print(envelope::Form::Xml, root, &value)).expect("XML");
+    assert_eq!((document.root.as_str(), document.namespace.as_str()), (root, fleet_mcp::xml::TYPES));
     assert_eq!(json["id"].as_str(), document.value["id"].as_str());
 }

@@ -1,9 +1,9 @@
 //! Bodies of requests, whichever form they came in.
 
+use fleet_mcp::xml::{self, LEGACY, TYPES};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{envelope::TYPES, xml};
 use crate::state::Refused;
 
 /// A body: what is in it, and the root's name if it was XML.
@@ -21,7 +21,7 @@ impl Body {
         if text.starts_with('<') {
             let document =
                 xml::parse(text).map_err(|error| Refused::invalid(format!("The request is {error}.")))?;
-            if document.namespace != TYPES && !document.namespace.starts_with(super::envelope::LEGACY) {
+            if document.namespace != TYPES && !document.namespace.starts_with(LEGACY) {
                 let message = format!("Namespace '{}' is not one of this API.", document.namespace);
                 return Err(Refused::invalid(message));
             }
@@ -56,6 +56,23 @@ impl Body {
             _ => None,
         });
         found.ok_or_else(|| Refused::invalid(format!("{} is missing.", names[0])))
+    }
+
+    /// Every id in it, wherever it is.
+    pub(crate) fn ids(&self) -> Vec<String> {
+        fn gather(value: &Value, into: &mut Vec<String>) {
+            match value {
+                Value::String(text) if uuid::Uuid::try_parse(text).is_ok() => into.push(text.clone()),
+                Value::Array(items) => items.iter().for_each(|item| gather(item, into)),
+                Value::Object(members) => members.values().for_each(|member| gather(member, into)),
+                _ => {}
+            }
+        }
+        let mut ids = Vec::new();
+        gather(&self.value, &mut ids);
+        ids.sort_unstable();
+        ids.dedup();
+        ids
     }
 
     /// Ids and names a call has to do with, for faults that are about one resource.

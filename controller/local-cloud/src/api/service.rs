@@ -25,7 +25,8 @@ use super::{
 use crate::{
     driver::{Command, Outcome},
     fault::{Faults, Target, Trouble},
-    state::{Call, Change, Kind, Refused, Twist},
+    hosts,
+    state::{Call, Change, Kind, Origin, Refused, Twist},
 };
 
 /// Largest body read; requests are a few kilobytes.
@@ -40,6 +41,8 @@ pub(crate) struct Service {
     password: Secret,
     organisation: String,
     clock: Arc<dyn Clock>,
+    /// Region of callers who use no API host name.
+    region: String,
     faults: Mutex<Faults>,
     log: Mutex<Log>,
 }
@@ -79,6 +82,7 @@ impl Service {
         password: Secret,
         organisation: String,
         clock: Arc<dyn Clock>,
+        region: String,
     ) -> Self {
         Self {
             calls,
@@ -86,6 +90,7 @@ impl Service {
             password,
             organisation,
             clock,
+            region,
             faults: Mutex::default(),
             log: Mutex::default(),
         }
@@ -100,11 +105,15 @@ impl Service {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Answers one request.
+    /// Answers one request. `region` is the one the caller's tunnel leads to, if there is one.
     ///
     /// # Errors
     /// [`Closed`] closes the connection without an answer.
-    pub(crate) async fn serve(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Closed> {
+    pub(crate) async fn serve(
+        &self,
+        request: Request<Incoming>,
+        region: Option<&str>,
+    ) -> Result<Response<Full<Bytes>>, Closed> {
         let (head, body) = request.into_parts();
         let form = envelope::form(head.headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()));
         let path = head.uri.path();
@@ -134,7 +143,9 @@ impl Service {
             let (status, value) = self.admin(&head.method, name, &query, &body).await;
             return Ok(http_response(Reply::document(status, Form::Json, "fleet", &value)));
         }
-        let prepared = Prepared::new(&route, query, &body);
+        let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).and_then(hosts::region);
+        let region = region.or(host).unwrap_or(&self.region);
+        let prepared = Prepared::new(&route, region, query, &body);
         let trouble = self.trouble(&prepared).await;
         tokio::time::sleep(trouble.slow).await;
         let note = |status, code: &str| {
@@ -213,7 +224,7 @@ impl Service {
             Err(Refused { code: "RESOURCE_BUSY", message })
         } else {
             match call {
-                Ok(call) => self.call(call.clone(), trouble.twist).await,
+                Ok(call) => self.call(call.clone(), prepared.origin.clone(), trouble.twist).await,
                 Err(refused) => Err(refused.clone()),
             }
         };
@@ -240,10 +251,10 @@ impl Service {
         }
     }
 
-    async fn call(&self, call: Call, twist: Twist) -> Outcome {
+    async fn call(&self, call: Call, origin: Origin, twist: Twist) -> Outcome {
         let stopping = || Refused { code: "SYSTEM_ERROR", message: "The cloud is stopping.".to_owned() };
         let (reply, outcome) = oneshot::channel();
-        self.calls.send(Command::Call { call, twist, reply }).await.map_err(|_| stopping())?;
+        self.calls.send(Command::Call { call, origin, twist, reply }).await.map_err(|_| stopping())?;
         outcome.await.map_err(|_| stopping())?
     }
 
@@ -285,18 +296,21 @@ struct Prepared {
     changing: bool,
     starts: bool,
     subjects: Vec<String>,
+    origin: Origin,
     /// `None` if the route alone decides.
     call: Option<Result<Call, Refused>>,
 }
 
 impl Prepared {
-    fn new(route: &Route<'_>, query: Vec<(String, String)>, body: &[u8]) -> Self {
+    fn new(route: &Route<'_>, region: &str, query: Vec<(String, String)>, body: &[u8]) -> Self {
+        let origin = |mentions| Origin { region: region.to_owned(), mentions };
         let read = |operation: String, subjects, call| Self {
             operation,
             legacy: String::new(),
             changing: false,
             starts: false,
             subjects,
+            origin: origin(Vec::new()),
             call,
         };
         match route {
@@ -320,6 +334,7 @@ impl Prepared {
                     changing: true,
                     starts: operation == "START_SERVER" || operation == "DEPLOY_SERVER" && start,
                     subjects: body.as_ref().map(Body::subjects).unwrap_or_default(),
+                    origin: origin(body.as_ref().map(Body::ids).unwrap_or_default()),
                     operation,
                     call: Some(body.and_then(|body| operations::build(path, &body)).map(boxed)),
                 }
@@ -333,6 +348,7 @@ impl Prepared {
                     changing: true,
                     starts: false,
                     subjects: vec![(*server).to_owned(), (*disk).to_owned()],
+                    origin: origin(vec![(*server).to_owned(), (*disk).to_owned()]),
                     call: Some(change.map(boxed)),
                 }
             }

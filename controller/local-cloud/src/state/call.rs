@@ -18,6 +18,15 @@ use serde_json::Value;
 
 use crate::backing::Id;
 
+/// Where a call comes from and whom it is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The region whose API was called.
+    pub region: String,
+    /// Ids and names in it.
+    pub mentions: Vec<Id>,
+}
+
 /// A call whose form is correct.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {

@@ -44,7 +44,7 @@ impl State {
             return Err(Refused::busy("Network domain", domain_id, domain.entity.state.as_str()));
         }
         let datacenter = domain.entity.datacenter_id.clone();
-        let image = catalogue::images(&self.region).into_iter().find(|image| image.id == request.image_id);
+        let image = catalogue::images(cx.region).into_iter().find(|image| image.id == request.image_id);
         let image = image.filter(|image| image.datacenter_id == datacenter);
         let image = image.ok_or_else(|| Refused::not_found("Image", request.image_id.as_str()))?;
         if self.servers.iter().filter(|server| server.domain() == Some(domain_id)).count()

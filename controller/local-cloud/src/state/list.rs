@@ -3,8 +3,7 @@
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Kind, State, catalogue};
-use crate::settings::Quotas;
+use super::{Context, Kind, State, catalogue};
 
 impl State {
     /// Every server, in order of creation.
@@ -12,13 +11,52 @@ impl State {
         self.servers.iter().map(|server| &server.entity)
     }
 
-    /// Everything of a kind, in order of creation.
-    pub(crate) fn items(&self, kind: Kind) -> Vec<Value> {
+    /// Everything of a kind that the region of the call has, in order of creation.
+    pub(crate) fn items(&self, kind: Kind, cx: &Context<'_>) -> Vec<Value> {
+        let mut items = self.everywhere(kind, cx);
+        items.retain(|item| match item["datacenterId"].as_str() {
+            Some(datacenter) => catalogue::has_datacenter(cx.region, datacenter),
+            // Lists say which network domain they belong to, and not where that is.
+            None => item["networkDomainId"].as_str().is_none_or(|domain| self.is_in(cx.region, domain)),
+        });
+        items
+    }
+
+    /// Whether nothing of this id is in another region.
+    pub(crate) fn is_in(&self, region: &str, id: &str) -> bool {
+        self.datacenter_of(id).is_none_or(|datacenter| catalogue::has_datacenter(region, datacenter))
+    }
+
+    /// The data centre of the thing with this id.
+    fn datacenter_of(&self, id: &str) -> Option<&str> {
+        let domains =
+            self.domains.iter().map(|domain| (domain.entity.id.as_str(), &domain.entity.datacenter_id));
+        let vlans = self.vlans.iter().map(|vlan| (vlan.entity.id.as_str(), &vlan.entity.datacenter_id));
+        let servers = self.servers.iter().map(|server| (server.id(), &server.entity.datacenter_id));
+        let blocks = self.blocks.iter().map(|block| (block.id.as_str(), &block.datacenter_id));
+        let nats = self.nats.iter().map(|nat| (nat.id.as_str(), &nat.datacenter_id));
+        let rules = self.rules.iter().map(|rule| (rule.id.as_str(), &rule.datacenter_id));
+        let all = domains.chain(vlans).chain(servers).chain(blocks).chain(nats).chain(rules);
+        let found = all.into_iter().find(|(own, _)| *own == id).map(|(_, place)| place.as_str());
+        found
+            .or_else(|| {
+                let lists = self.ip_lists.iter().map(|list| (list.id.as_str(), &list.network_domain_id));
+                let lists = lists
+                    .chain(self.port_lists.iter().map(|list| (list.id.as_str(), &list.network_domain_id)));
+                let (_, domain) = lists.into_iter().find(|(own, _)| *own == id)?;
+                self.domain(domain.as_ref()?.as_str()).ok().map(|domain| domain.entity.datacenter_id.as_str())
+            })
+            .or_else(|| {
+                let part = |server: &&super::Record| server.has_disk(id) || server.has_additional_nic(id);
+                self.servers.iter().find(part).map(|server| server.entity.datacenter_id.as_str())
+            })
+    }
+
+    fn everywhere(&self, kind: Kind, cx: &Context<'_>) -> Vec<Value> {
         match kind {
-            // Limits shown are the usual ones; a cloud with other quotas still refuses by its own.
-            Kind::Datacenter => values(&catalogue::datacenters(&self.region, &Quotas::default())),
+            Kind::Datacenter => values(&catalogue::datacenters(cx.region, cx.quotas)),
             Kind::OperatingSystem => values(&catalogue::operating_systems()),
-            Kind::OsImage => values(&catalogue::images(&self.region)),
+            Kind::OsImage => values(&catalogue::images(cx.region)),
             Kind::NetworkDomain => values(self.domains.iter().map(|domain| &domain.entity)),
             Kind::Vlan => values(self.vlans.iter().map(|vlan| &vlan.entity)),
             Kind::Server => values(self.servers.iter().map(|server| &server.entity)),

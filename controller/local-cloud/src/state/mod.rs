@@ -27,7 +27,7 @@ use fleet_model::Timestamp;
 use rand::RngCore;
 use serde::{Deserialize, Serialize};
 
-pub use call::{Answer, Call, Change, Done, Kind, Refused};
+pub use call::{Answer, Call, Change, Done, Kind, Origin, Refused};
 pub use operation::Operation;
 pub use record::{Domain, Network, Record};
 
@@ -42,8 +42,6 @@ use fleet_mcp::types::{FirewallRule, IpAddressList, NatRule, PortList, PublicIpB
 pub struct State {
     /// The one organisation.
     pub organisation: String,
-    /// Region served.
-    pub(crate) region: String,
     /// First address of the public /24.
     pub(crate) public: Ipv4Addr,
     pub(crate) domains: Vec<Domain>,
@@ -82,6 +80,10 @@ pub struct Context<'a> {
     pub now: Timestamp,
     /// Who calls.
     pub user: &'a str,
+    /// In which region: the API of a region knows nothing of the others.
+    pub region: &'a str,
+    /// Ids the call names.
+    pub mentions: &'a [Id],
     /// Where ids and addresses come from.
     pub rng: &'a mut dyn RngCore,
     /// How long operations take at least.
@@ -129,10 +131,9 @@ pub enum Step {
 
 impl State {
     /// An empty cloud.
-    pub fn new(region: &str, public: Ipv4Addr, rng: &mut dyn RngCore) -> Self {
+    pub fn new(public: Ipv4Addr, rng: &mut dyn RngCore) -> Self {
         Self {
             organisation: uuid(rng),
-            region: region.to_owned(),
             public,
             domains: Vec::new(),
             vlans: Vec::new(),
@@ -154,14 +155,17 @@ impl State {
     pub fn handle(&mut self, call: &Call, cx: &mut Context<'_>) -> Result<(Answer, Vec<Work>), Refused> {
         match call {
             Call::List { kind, query } => {
-                query::page(*kind, self.items(*kind), query).map(|page| (page, Vec::new()))
+                query::page(*kind, self.items(*kind, cx), query).map(|page| (page, Vec::new()))
             }
             Call::Get { kind, id } => {
-                let found = self.items(*kind).into_iter().find(|item| item["id"] == id.as_str());
+                let found = self.items(*kind, cx).into_iter().find(|item| item["id"] == id.as_str());
                 let value = found.ok_or_else(|| Refused::not_found(kind.words(), id))?;
                 Ok((Answer::Entity { kind: *kind, value }, Vec::new()))
             }
             Call::Change(change) => {
+                if let Some(foreign) = cx.mentions.iter().find(|id| !self.is_in(cx.region, id)) {
+                    return Err(Refused::not_found("Resource", foreign));
+                }
                 let (done, work) = self.change(change, cx)?;
                 Ok((Answer::Done(done), work))
             }

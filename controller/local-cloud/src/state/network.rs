@@ -26,7 +26,7 @@ impl State {
     pub(crate) fn deploy_domain(&mut self, request: &DeployNetworkDomain, cx: &mut Context<'_>) -> Changed {
         check_name(&request.name)?;
         let datacenter = request.datacenter_id.as_str();
-        if !catalogue::has_datacenter(&self.region, datacenter) {
+        if !catalogue::has_datacenter(cx.region, datacenter) {
             return Err(Refused::not_found("Data center", datacenter));
         }
         let here = self.domains.iter().filter(|domain| domain.entity.datacenter_id.as_str() == datacenter);

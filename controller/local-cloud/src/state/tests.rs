@@ -68,7 +68,7 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         Self {
-            state: State::new("dd-eu", Ipv4Addr::new(198, 51, 100, 0), &mut rng),
+            state: State::new(Ipv4Addr::new(198, 51, 100, 0), &mut rng),
             now: Timestamp::from_millis(1_700_000_000_000),
             rng,
             delays: Delays { default: Duration::from_secs(2), ..Delays::default() },
@@ -81,6 +81,8 @@ impl World {
         let mut context = Context {
             now: self.now,
             user: "tester",
+            region: "dd-eu",
+            mentions: &[],
             rng: &mut self.rng,
             delays: &self.delays,
             quotas: &self.quotas,

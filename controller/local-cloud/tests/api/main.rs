@@ -2,6 +2,7 @@
 
 mod faults;
 mod life;
+mod proxy;
 mod restart;
 mod support;
 mod wire;

@@ -87,6 +87,22 @@ impl Cloud {
         reqwest::Client::builder().tls_backend_preconfigured(ca).timeout(DEADLINE).build().expect("a client")
     }
 
+    /// A plain HTTP client that takes the cloud for its proxy.
+    pub fn http_through_proxy(&self) -> reqwest::Client {
+        let pem = std::fs::read(&self.access.ca_file).expect("the CA");
+        let builder = reqwest::Client::builder().tls_backend_preconfigured(rustls_roots(&pem));
+        let proxy = reqwest::Proxy::all(self.access.proxy()).expect("an address");
+        builder.proxy(proxy).timeout(DEADLINE).build().expect("a client")
+    }
+
+    /// A client that calls the API under `host`, with the cloud as its proxy.
+    pub fn client_through_proxy(&self, host: &str) -> Client {
+        self.client_with(|settings| {
+            settings.endpoint = format!("https://{host}");
+            settings.proxy = Some(self.access.proxy());
+        })
+    }
+
     /// Status and body of one call with the right credentials.
     pub async fn raw(&self, method: &str, path: &str, accept: &str, body: &str) -> (u16, String) {
         let request = self

@@ -92,7 +92,7 @@ async fn a_network_and_a_server_the_way_libcloud_asks_for_them() {
     insta::assert_snapshot!("datacenter", masked(&datacenter));
     let (_, images) = raw.get("image/osImage?datacenterId=EU7", "*/*").await;
     insta::assert_snapshot!("images", masked(&images));
-    let image = images.split("<osImage ").nth(1).and_then(|rest| rest.split(" id=\"").nth(1));
+    let image = images.split("<osImage ").nth(1).and_then(|rest| rest.split("id=\"").nth(1));
     let image = image.and_then(|rest| rest.split('"').next()).expect("an image");
 
     let domain = raw

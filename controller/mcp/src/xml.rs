@@ -1,7 +1,8 @@
-//! XML in and out, by way of the JSON values both forms share.
+//! The API's XML in and out, by way of the JSON values both forms share.
 //!
 //! The mapping: same names; attributes become plain members; repeated elements become a list under the
-//! element's name; an element with text and attributes keeps its text in `value`.
+//! element's name; an element with text and attributes keeps its text in `value`. Members are printed in the
+//! order of the service's schemas, since some of its clients validate against those.
 
 use quick_xml::{
     XmlVersion,
@@ -14,32 +15,46 @@ use serde_json::{Map, Value};
 
 /// Deepest nesting read; requests have five levels.
 const MAX_DEPTH: usize = 32;
+/// Namespace of the 2.x API.
+pub const TYPES: &str = "urn:didata.com:api:cloud:types";
+/// What the namespaces of the 0.9 API begin with.
+pub const LEGACY: &str = "http://oec.api.opsource.net/schemas/";
 /// Namespace of `nil`.
 const XSI: &str = "http://www.w3.org/2001/XMLSchema-instance";
 
 /// A document as read: its root's namespace and name, and what is in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Document {
-    pub(crate) namespace: String,
-    pub(crate) root: String,
-    pub(crate) value: Value,
+pub struct Document {
+    /// The root's namespace; empty if it has none.
+    pub namespace: String,
+    /// The root's name, without its prefix.
+    pub root: String,
+    /// What is in it.
+    pub value: Value,
 }
 
 /// Why a text is no document we read.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum XmlError {
+pub enum XmlError {
+    /// It is not well-formed.
     #[error("not well-formed XML: {0}")]
     Form(#[from] quick_xml::Error),
+    /// One of its attributes is not.
     #[error("an attribute is not well-formed: {0}")]
     Attribute(#[from] quick_xml::events::attributes::AttrError),
+    /// It refers to a character or entity that does not exist.
     #[error("not well-formed XML: {0}")]
     Escape(#[from] quick_xml::escape::EscapeError),
+    /// A prefix means nothing.
     #[error("a prefix is bound to no namespace")]
     Prefix,
+    /// There is no complete element.
     #[error("no element in it")]
     Empty,
+    /// Deeper than any document of the API.
     #[error("nested too deeply")]
     Depth,
+    /// Document types are a way to attack readers, and the API has none.
     #[error("document type definitions are not read")]
     Doctype,
 }
@@ -82,7 +97,10 @@ impl Open {
 }
 
 /// Reads a document, whatever prefixes it uses.
-pub(crate) fn parse(text: &str) -> Result<Document, XmlError> {
+///
+/// # Errors
+/// It is not well-formed, or more than the API ever has: too deep, or with a document type.
+pub fn parse(text: &str) -> Result<Document, XmlError> {
     let mut reader = NsReader::from_str(text);
     let mut stack: Vec<Open> = Vec::new();
     let mut namespace = None;
@@ -167,7 +185,7 @@ fn open(reader: &NsReader<&[u8]>, start: &BytesStart<'_>) -> Result<Open, XmlErr
 }
 
 /// Prints `value` as a document.
-pub(crate) fn print(namespace: &str, root: &str, value: &Value) -> String {
+pub fn print(namespace: &str, root: &str, value: &Value) -> String {
     let mut text = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\" standalone=\"yes\"?>\n");
     element(&mut text, "", root, Some(namespace), value);
     text
@@ -182,17 +200,20 @@ fn element(out: &mut String, parent: &str, name: &str, namespace: Option<&str>, 
     let mut children = String::new();
     match value {
         Value::Object(members) => {
-            for (member, value) in members {
+            for (member, value) in in_order(name, members) {
                 match value {
                     Value::Null => {}
+                    Value::Array(items) if items.is_empty() && NILLABLE.contains(&member) => {
+                        children.push_str(&format!("<{member} xmlns:xsi=\"{XSI}\" xsi:nil=\"true\"/>"));
+                    }
                     Value::Array(items) => {
                         items.iter().for_each(|item| element(&mut children, name, member, None, item));
                     }
                     Value::Object(_) => element(&mut children, name, member, None, value),
-                    scalar if is_attribute(parent, name, member) => {
+                    scalar if is_attribute(parent, name, member, members) => {
                         out.push_str(&format!(" {member}=\"{}\"", escape(text_of(scalar))));
                     }
-                    scalar if member == "value" => children.push_str(&escape(text_of(scalar))),
+                    scalar if is_text(name, member) => children.push_str(&escape(text_of(scalar))),
                     scalar => element(&mut children, name, member, None, scalar),
                 }
             }
@@ -218,16 +239,22 @@ fn text_of(scalar: &Value) -> String {
     }
 }
 
+/// Lists that are emptied on purpose: absent, they would stay what they are.
+const NILLABLE: [&str; 4] = ["ipAddress", "childIpAddressListId", "port", "childPortListId"];
+
 /// Elements whose simple members are all attributes.
-const COMPACT: [&str; 27] = [
+const COMPACT: [&str; 31] = [
     "networking",
     "hypervisor",
     "monitoring",
+    "consoleAccess",
     "property",
     "cpu",
     "disk",
+    "scsiController",
     "operatingSystem",
     "vmTools",
+    "vmwareTools",
     "virtualHardware",
     "networkInfo",
     "primaryNic",
@@ -235,6 +262,8 @@ const COMPACT: [&str; 27] = [
     "privateIpv4Range",
     "ipv6Range",
     "outsideTransitVlanIpv4Subnet",
+    "attachedVlan",
+    "detachedVlan",
     "port",
     "ipAddress",
     "placement",
@@ -246,32 +275,133 @@ const COMPACT: [&str; 27] = [
     "backup",
     "guest",
     "icmpProperties",
-    "additionalInformation",
 ];
 
 /// Paging on the root of a list.
 const PAGING: [&str; 4] = ["pageNumber", "pageCount", "totalCount", "pageSize"];
 
-/// Whether XML shows a simple member as an attribute.
-fn is_attribute(parent: &str, element: &str, member: &str) -> bool {
+/// Whether XML shows a simple member as an attribute; `siblings` are all members of the element.
+fn is_attribute(parent: &str, element: &str, member: &str, siblings: &Map<String, Value>) -> bool {
     match (parent, element, member) {
         (_, "info" | "warning" | "error" | "property", _) => true,
-        // 0.9 keeps the value of its pairs in an element.
-        (_, "additionalInformation", "value") => false,
-        (_, _, "value") => false,
         (_, "response", "requestId") => true,
+        (_, "additionalInformation", "name") => true,
         (_, "diskSpeed" | "cpuSpeed", "id" | "default" | "available") => true,
         (_, "datacenter", "id" | "type") => true,
+        // Reserved addresses: the text of their element in older versions, an element of it in newer ones.
+        (_, "ip" | "ipv4", "value") => false,
+        (_, "ip" | "ipv4", "exclusive") => true,
+        (_, "ipv4", _) if siblings.contains_key("ipAddress") => member == "datacenterId",
         (_, "ip" | "ipv4", _) => true,
+        (_, "reservedIpv6Address", "exclusive") => true,
         // Named by another resource; as resources themselves they have their names inside.
         ("vlan", "networkDomain", _) => true,
         ("source" | "destination", "ipAddressList" | "portList", _) => true,
+        (_, "source" | "artifact", _) => true,
+        (_, "antiAffinityRule", "state" | "created") => true,
+        (_, "geographicRegion", "isHome") => true,
         (_, element, _) if COMPACT.contains(&element) => true,
         (_, _, member) if PAGING.contains(&member) => true,
         (_, "firewallRule", "ruleType") => true,
+        (_, "changeNetworkAdapter", "nicId") => true,
         (_, "progress" | "step" | "tag", _) => false,
         (_, _, "id" | "datacenterId") => true,
         _ => false,
+    }
+}
+
+/// Whether a member is the text of its element.
+fn is_text(element: &str, member: &str) -> bool {
+    member == "value" && matches!(element, "ip" | "ipv4")
+}
+
+/// Members in the order of the schemas; what these do not name comes last, by name.
+fn in_order<'a>(element: &str, members: &'a Map<String, Value>) -> Vec<(&'a str, &'a Value)> {
+    let order = order(element);
+    let rank = |name: &str| order.split(' ').position(|known| known == name).unwrap_or(usize::MAX);
+    let mut pairs: Vec<_> = members.iter().map(|(name, value)| (name.as_str(), value)).collect();
+    // Stable, and the members come sorted by name.
+    pairs.sort_by_cached_key(|(name, _)| rank(name));
+    pairs
+}
+
+/// The order of an element's members.
+fn order(element: &str) -> &'static str {
+    match element {
+        "datacenter" => {
+            "id type displayName city state country vpnUrl ftpsHost networking hypervisor \
+             backup consoleAccess monitoring drs"
+        }
+        "networking" | "hypervisor" => "type maintenanceStatus diskSpeed cpuSpeed property",
+        "diskSpeed" | "cpuSpeed" => "id default available displayName abbreviation description",
+        "osImage" | "customerImage" => {
+            "id datacenterId name description operatingSystem cpu memoryGb disk \
+             scsiController softwareLabel createTime osImageKey source state guest progress \
+             vmwareTools virtualHardware tag"
+        }
+        "server" => {
+            "id datacenterId name description operatingSystem guest cpu memoryGb disk \
+             scsiController networkInfo backup monitoring softwareLabel sourceImageId source \
+             createTime deployed started state progress vmwareTools virtualHardware tag"
+        }
+        "guest" => "osCustomization operatingSystem vmTools",
+        "cpu" => "count speed coresPerSocket",
+        "disk" => "id scsiId sizeGb speed state",
+        "scsiController" => "id adapterType key busNumber state disk",
+        "operatingSystem" => "id displayName family",
+        "vmTools" | "vmwareTools" => "type versionStatus runningStatus apiVersion",
+        "networkInfo" => "networkDomainId networkDomainName primaryNic additionalNic",
+        "primaryNic" | "additionalNic" => {
+            "id privateIpv4 ipv6 vlanId vlanName networkAdapter macAddress key connected \
+             state"
+        }
+        "progress" => "action requestTime userName numberOfSteps updateTime step failureReason",
+        "virtualHardware" => "version upToDate",
+        "step" => "name number percentComplete",
+        "networkDomain" => {
+            "id datacenterId name description type snatIpv4Address \
+             outsideTransitVlanIpv4Subnet createTime state progress"
+        }
+        "vlan" => {
+            "id datacenterId networkDomain name description privateIpv4Range \
+             gatewayAddressing attachedVlan detachedVlan ipv4GatewayAddress ipv6Range \
+             ipv6GatewayAddress createTime state progress"
+        }
+        "publicIpBlock" => "id datacenterId networkDomainId baseIp size createTime state",
+        "natRule" => {
+            "id datacenterId networkDomainId internalIp externalIp externalIpAddressability \
+             createTime state"
+        }
+        "firewallRule" => {
+            "id datacenterId ruleType networkDomainId name action ipVersion protocol source \
+             destination icmpProperties enabled state"
+        }
+        "source" | "destination" => "type value ip ipAddressList port portList artifact",
+        "ip" => "address prefixSize",
+        "ipv4" | "reservedIpv6Address" => "datacenterId exclusive vlanId ipAddress description",
+        "port" | "ipAddress" => "begin end prefixSize",
+        "ipAddressList" | "portList" => {
+            "id name description ipVersion ipAddress port childIpAddressList childPortList \
+             state createTime"
+        }
+        "antiAffinityRule" => "id state created datacenterId serverSummary",
+        "serverSummary" => "id name description networkingDetails",
+        "tagKey" => "id name description valueRequired displayOnReport",
+        "tag" => {
+            "assetType assetId assetName datacenterId tagKeyId tagKeyName value \
+             displayOnReport valueRequired"
+        }
+        "staticRoute" => {
+            "id datacenterId networkDomainId name description type ipVersion \
+             destinationNetworkAddress destinationPrefixSize nextHopAddress state createTime"
+        }
+        "geographicRegion" => "id isHome name cloudApiHost cloudUiUrl monitoringUrl ftpsHost timeZone state",
+        "response" => "requestId operation responseCode message info warning error",
+        "info" | "warning" | "error" | "property" => "name value",
+        "Status" => "operation result resultDetail resultCode additionalInformation",
+        "Account" | "user" => "userName fullName firstName lastName emailAddress orgId roles",
+        list if list.ends_with('s') => "pageNumber pageCount totalCount pageSize",
+        _ => "id name description",
     }
 }
 
@@ -313,6 +443,48 @@ mod tests {
         check("<!DOCTYPE a [<!ENTITY x \"y\">]><a>&x;</a>");
         check("<a>&unknown;</a>");
         check(&("<a>".repeat(40) + &"</a>".repeat(40)));
+    }
+
+    #[test]
+    fn members_come_in_the_order_of_the_schemas() {
+        let value = json!({"state": "NORMAL", "name": "n", "id": "1", "datacenterId": "EU7", "zeal": 1, "createTime": "t",
+            "networkDomain": {"name": "d", "id": "2"}});
+        let want = r#"<vlan xmlns="u" id="1" datacenterId="EU7"><networkDomain id="2" name="d"/><name>n</name><createTime>t</createTime><state>NORMAL</state><zeal>1</zeal></vlan>"#;
+        assert_eq!(print("u", "vlan", &value).lines().last(), Some(want));
+    }
+
+    #[test]
+    fn values_are_texts_attributes_or_elements() {
+        let check = |root: &str, value: Value, want: &str| {
+            let printed = print("u", root, &value);
+            assert_eq!(printed.lines().last(), Some(want));
+            assert_eq!(parse(&printed).expect("we print well-formed XML").value, value);
+        };
+        check(
+            "a",
+            json!({"ip": {"datacenterId": "E", "value": "1.1.1.1"}}),
+            r#"<a xmlns="u"><ip datacenterId="E">1.1.1.1</ip></a>"#,
+        );
+        check(
+            "a",
+            json!({"info": {"name": "n", "value": "v"}}),
+            r#"<a xmlns="u"><info name="n" value="v"/></a>"#,
+        );
+        check(
+            "a",
+            json!({"tag": {"tagKeyName": "n", "value": "v"}}),
+            r#"<a xmlns="u"><tag><tagKeyName>n</tagKeyName><value>v</value></tag></a>"#,
+        );
+        check(
+            "a",
+            json!({"additionalInformation": {"name": "n", "value": "v"}}),
+            r#"<a xmlns="u"><additionalInformation name="n"><value>v</value></additionalInformation></a>"#,
+        );
+        let nil = print("u", "editPortList", &json!({"port": [], "childPortListId": []}));
+        assert_eq!(
+            parse(&nil).expect("we print well-formed XML").value,
+            json!({"port": null, "childPortListId": null})
+        );
     }
 
     proptest! {
