@@ -57,6 +57,10 @@ pub enum Command {
     Ssh(Ssh),
     /// Stop and delete everything of this fleet, then prove it
     Down(Down),
+    /// Destroy a node's server with its disks and make it anew, under the same name with another identity
+    Replace(Replace),
+    /// Have a node repair its drift now, also what is only reported or held
+    Repair(Repair),
     /// Run the controller of one fleet
     Serve(Serve),
     /// The local cloud: real machines behind the CloudControl API
@@ -144,6 +148,23 @@ pub struct Down {
 }
 
 #[derive(Debug, ClapArgs)]
+pub struct Replace {
+    /// The node
+    pub node: NodeName,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Repair {
+    /// The node
+    pub node: NodeName,
+    /// Only this task [default: every task]
+    pub task: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
 pub struct Serve {
     /// Addresses to listen on [default: loopback, and this host's address in the local cloud]
     #[arg(long, value_name = "ADDRESS")]
@@ -164,6 +185,10 @@ pub struct Serve {
     /// The agent's binary [default: `fleet-agent` beside this program, then /usr/lib/fleet/fleet-agent]
     #[arg(long, env = "FLEET_AGENT", value_name = "FILE")]
     pub agent: Option<PathBuf>,
+    /// The todo application's binary [default: `fleet-todo` beside this program, then /usr/lib/fleet/fleet-todo;
+    /// without one, plans with a `todo` task are refused]
+    #[arg(long, env = "FLEET_TODO", value_name = "FILE")]
+    pub todo: Option<PathBuf>,
     /// How long a new server may take until SSH answers, in seconds
     #[arg(long, env = "FLEET_BOOT_DEADLINE", default_value_t = 600, value_name = "SECONDS")]
     pub boot_deadline: u64,

@@ -17,6 +17,8 @@ use crate::{
 
 /// Beside the controller's own files: which cloud its fleet lives in.
 const CLOUD_FILE: &str = "cloud.json";
+/// Folders of fleets that are no more, on their way out.
+const ASIDE: &str = "removed";
 
 /// Beside it: by which addresses nodes reach the controller.
 const ADVERTISED_FILE: &str = "advertised.json";
@@ -129,6 +131,31 @@ impl Home {
         }
     }
 
+    /// Takes a fleet's folder out from among the fleets: in one step, however much is in it.
+    pub fn set_aside(&self, fleet: &FleetName) -> io::Result<()> {
+        let aside = self.0.join(ASIDE);
+        make_private(&aside)?;
+        // Whatever was set aside under this name before is rubbish all the same.
+        let free = (0..).map(|number: u32| aside.join(format!("{fleet}.{number}"))).find(|dir| !dir.exists());
+        match fs::rename(self.fleet(fleet), free.expect("some number is free")) {
+            Err(why) if why.kind() != io::ErrorKind::NotFound => Err(why),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether something was set aside and not cleared away yet.
+    pub fn has_set_aside(&self) -> bool {
+        self.0.join(ASIDE).exists()
+    }
+
+    /// Removes what was set aside.
+    pub fn clear_set_aside(&self) -> io::Result<()> {
+        match fs::remove_dir_all(self.0.join(ASIDE)) {
+            Err(why) if why.kind() != io::ErrorKind::NotFound => Err(why),
+            _ => Ok(()),
+        }
+    }
+
     /// Removes the folder if nothing but empty folders is left in it.
     pub fn remove_if_empty(&self) -> io::Result<()> {
         for dir in [self.0.join("fleets"), self.0.clone()] {
@@ -167,4 +194,38 @@ fn user_dir(variable: &str, below_home: &str) -> Result<PathBuf, Failure> {
         Failure::new(Exit::Input, "neither HOME nor FLEET_HOME is set").hint("set FLEET_HOME to a folder")
     })?;
     Ok(PathBuf::from(home).join(below_home))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn home() -> (Home, tempfile::TempDir) {
+        let dir = tempfile::tempdir().expect("a folder");
+        (Home(dir.path().join("home")), dir)
+    }
+
+    #[test]
+    fn a_removal_cut_anywhere_is_finished_later() {
+        let (home, _dir) = home();
+        let fleet: FleetName = "Reference".parse().expect("a name");
+        let fill = || {
+            make_private(&home.fleet(&fleet).join("artifacts")).expect("made");
+            fs::write(home.fleet(&fleet).join("artifacts/x"), "x").expect("written");
+        };
+        fill();
+        assert!(!home.has_set_aside());
+        home.set_aside(&fleet).expect("in one step");
+        assert!(home.fleets().is_empty() && home.has_set_aside(), "no fleet any more, but something to do");
+        // Cut here; another fleet of that name came and went meanwhile, and was cut too.
+        fill();
+        assert_eq!(home.fleets().first(), Some(&fleet));
+        home.set_aside(&fleet).expect("beside the first");
+        home.set_aside(&fleet).expect("nothing there is fine");
+        home.clear_set_aside().expect("cleared");
+        home.clear_set_aside().expect("again is fine");
+        assert!(!home.has_set_aside());
+        home.remove_if_empty().expect("removed");
+        assert!(!home.dir().exists());
+    }
 }

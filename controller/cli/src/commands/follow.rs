@@ -1,10 +1,13 @@
 //! Following a run to its end.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use fleet_proto::v1::{Finished, HaltRequest, NodeState, Progress, progress::What};
-use tokio::time::timeout;
-use tonic::Streaming;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::timeout,
+};
+use tonic::{Response, Status, Streaming};
 
 use crate::{
     connect::{Operator, refused},
@@ -24,27 +27,42 @@ pub enum End {
     Interrupted,
 }
 
-/// Shows a run until it ends. The first Ctrl-C halts it in good order; the second leaves it to the controller.
+/// Opens a run and shows it until it ends. The first Ctrl-C halts it in good order, also while it waits for an
+/// earlier run to end; the second leaves it to the controller.
 pub async fn follow(
     operator: &mut Operator,
-    mut stream: Streaming<Progress>,
+    opening: impl Future<Output = Result<Response<Streaming<Progress>>, Status>>,
     screen: &mut Screen,
 ) -> Result<End, Failure> {
+    // Listened for before the call is sent, and until the end: none is missed in between.
+    let listening = signal(SignalKind::interrupt());
+    let mut interrupts =
+        listening.map_err(|why| Failure::new(Exit::Failed, format!("listen for Ctrl-C: {why}")))?;
     let mut interrupted = false;
-    loop {
-        let next = tokio::select! {
-            // Cancel-safe: `message` keeps what it has read in the stream.
-            next = stream.message() => next.map_err(|status| refused(&status))?,
-            _ = tokio::signal::ctrl_c() => {
+    let mut opening = pin!(opening);
+    let mut stream = loop {
+        tokio::select! {
+            // Cancel-safe: the call is pinned outside, and signals stay until they are received.
+            opened = &mut opening => break opened.map_err(|status| refused(&status))?.into_inner(),
+            _ = interrupts.recv() => {
                 if interrupted {
                     return Ok(End::Interrupted);
                 }
                 interrupted = true;
-                screen.note("Ctrl-C: finishing the steps in hand; again to leave them to the controller");
-                // Not waited for long: the second Ctrl-C must find us listening.
-                if let Ok(halted) = timeout(HALT, operator.halt(HaltRequest {})).await {
-                    halted.map_err(|status| refused(&status))?;
+                halt(operator, screen).await?;
+            }
+        }
+    };
+    loop {
+        let next = tokio::select! {
+            // Cancel-safe: `message` keeps what it has read in the stream.
+            next = stream.message() => next.map_err(|status| refused(&status))?,
+            _ = interrupts.recv() => {
+                if interrupted {
+                    return Ok(End::Interrupted);
                 }
+                interrupted = true;
+                halt(operator, screen).await?;
                 continue;
             }
         };
@@ -58,6 +76,15 @@ pub async fn follow(
             return Ok(if interrupted { End::Interrupted } else { End::Finished(finished) });
         }
     }
+}
+
+async fn halt(operator: &mut Operator, screen: &Screen) -> Result<(), Failure> {
+    screen.note("Ctrl-C: finishing the steps in hand; again to leave them to the controller");
+    // Not waited for long: the second Ctrl-C must find us listening.
+    if let Ok(halted) = timeout(HALT, operator.halt(HaltRequest {})).await {
+        halted.map_err(|status| refused(&status))?;
+    }
+    Ok(())
 }
 
 /// Says what went wrong, one line a problem and one a node.

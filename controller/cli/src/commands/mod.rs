@@ -8,6 +8,8 @@ mod follow;
 mod information;
 mod plan;
 mod preview;
+mod repair;
+mod replace;
 mod serve;
 mod ssh;
 mod status;
@@ -29,6 +31,8 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
         Command::Information => information::run(global).await,
         Command::Ssh(args) => ssh::run(global, args).await,
         Command::Down(down) => down::run(global, down).await,
+        Command::Replace(args) => replace::run(global, args).await,
+        Command::Repair(args) => repair::run(global, args).await,
         Command::Serve(serve) => serve::run(global, serve).await,
         Command::Cloud(cloud) => cloud::run(global, cloud).await,
         Command::UserData { node } => user_data::run(global, &node).await,

@@ -26,8 +26,8 @@ use crate::{
     log, notify,
 };
 
-/// Where the agent's binary lies once installed from a package.
-const INSTALLED_AGENT: &str = "/usr/lib/fleet/fleet-agent";
+/// Where programs for nodes lie once installed from a package.
+const INSTALLED: &str = "/usr/lib/fleet";
 /// Ports taken at the first start: agents remember them.
 const PORTS_FILE: &str = "ports.json";
 
@@ -58,6 +58,7 @@ pub async fn run(global: &Global, args: Serve) -> Result<Exit, Failure> {
     let mut settings = Settings::new(fleet, dir.clone(), Arc::new(Access { home: home.clone() }));
     settings.advertise = advertised(&args, &listen);
     settings.agent = Some(find_agent(args.agent.as_deref())?);
+    settings.todo = find_todo(args.todo.as_deref())?;
     settings.timing.boot = Duration::from_secs(args.boot_deadline);
     // Looked at before anything is bound: a folder that is taken is a better reason than a port that is.
     drop(
@@ -147,15 +148,31 @@ async fn bind_all(addresses: &[IpAddr], mut port: u16) -> Result<Vec<TcpListener
 
 /// The agent's binary: as told, beside this program, or as installed.
 pub fn find_agent(told: Option<&Path>) -> Result<PathBuf, Failure> {
-    let beside = std::env::current_exe().ok().map(|this| this.with_file_name("fleet-agent"));
+    find("fleet-agent", told).map_err(|tried| {
+        Failure::new(Exit::Input, format!("no agent binary at {tried}"))
+            .hint("`cargo xtask build` makes one; --agent or FLEET_AGENT names another place")
+    })
+}
+
+/// The todo application's binary, likewise; only plans with that application need it.
+fn find_todo(told: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
+    match find("fleet-todo", told) {
+        Ok(file) => Ok(Some(file)),
+        Err(_) if told.is_none() => Ok(None),
+        Err(tried) => Err(Failure::new(Exit::Input, format!("no todo binary at {tried}"))
+            .hint("`cargo xtask build` makes one; --todo or FLEET_TODO names its place")),
+    }
+}
+
+/// A program for nodes; an error says where it was looked for.
+fn find(name: &str, told: Option<&Path>) -> Result<PathBuf, String> {
+    let beside = std::env::current_exe().ok().map(|this| this.with_file_name(name));
     let candidates = match told {
         Some(told) => vec![told.to_owned()],
-        None => beside.into_iter().chain([INSTALLED_AGENT.into()]).collect(),
+        None => beside.into_iter().chain([Path::new(INSTALLED).join(name)]).collect(),
     };
     candidates.iter().find(|file| file.is_file()).cloned().ok_or_else(|| {
-        let tried: Vec<String> = candidates.iter().map(|file| file.display().to_string()).collect();
-        Failure::new(Exit::Input, format!("no agent binary at {}", tried.join(" or ")))
-            .hint("`cargo xtask build` makes one; --agent or FLEET_AGENT names another place")
+        candidates.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(" or ")
     })
 }
 

@@ -17,7 +17,7 @@ const ROOT: &str = "root";
 /// A machine that is there answers at once; ssh itself would wait minutes.
 const CONNECT: &str = "ConnectTimeout=15";
 /// Hosts seen before, in the fleet's folder: addresses of one fleet mean other machines in the next.
-const KNOWN_HOSTS: &str = "known_hosts";
+pub const KNOWN_HOSTS: &str = "known_hosts";
 
 pub async fn run(global: &Global, args: Ssh) -> Result<Exit, Failure> {
     let home = Home::of(global)?;

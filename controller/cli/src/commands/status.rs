@@ -4,7 +4,9 @@ use std::io::IsTerminal;
 
 use console::style;
 use fleet_model::{Clock as _, SystemClock, Timestamp};
-use fleet_proto::v1::{FleetStatus, HealthLevel, NodeState, NodeStatus, StatusRequest, TaskReport};
+use fleet_proto::v1::{
+    FleetStatus, HealthLevel, NodeState, NodeStatus, StatusRequest, TaskReport, TaskResult,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -54,7 +56,10 @@ async fn watch(operator: &mut Operator, request: StatusRequest, output: Output) 
 fn print(status: &FleetStatus, output: Output, detail: bool) -> Result<(), Failure> {
     match output {
         Output::Json => printer::json(&document(status)),
-        Output::Text if detail => printer::text(&status.nodes.iter().map(details).collect::<String>()),
+        Output::Text if detail => {
+            let now = SystemClock.now();
+            printer::text(&status.nodes.iter().map(|node| details(node, now)).collect::<String>())
+        }
         Output::Text => printer::text(&overview(status, SystemClock.now())),
     }
 }
@@ -98,6 +103,7 @@ fn node_document(node: &NodeStatus) -> Value {
         "agent_version": non_empty(&node.agent_version),
         "generation": { "desired": node.generation_desired, "observed": node.generation_observed },
         "tasks": tasks,
+        "permits": node.permits,
         "last_seen": moment(node.last_seen_ms),
         "public_ipv4": non_empty(&node.public_ipv4),
         "private_ipv4": non_empty(&node.private_ipv4),
@@ -110,6 +116,7 @@ fn task_document(task: &TaskReport) -> Value {
     json!({
         "name": task.name, "result": words::task(task.result()), "reason": non_empty(&task.reason),
         "changes": task.changes, "at": moment(task.at_ms), "took_ms": task.took_ms,
+        "drift": task.drift, "drift_since": moment(task.drift_since_ms),
     })
 }
 
@@ -131,7 +138,7 @@ fn overview(status: &FleetStatus, now: Timestamp) -> String {
         rows.push(vec![
             node.name.clone(),
             node.location.clone(),
-            coloured_state(node.state()),
+            with_drift(coloured_state(node.state()), &node.tasks),
             coloured_health(health.level()),
             generation,
             dash(&node.public_ipv4),
@@ -142,9 +149,9 @@ fn overview(status: &FleetStatus, now: Timestamp) -> String {
     let mut text = printer::table(&rows);
     for node in &status.nodes {
         let health = node.health.clone().unwrap_or_default();
-        let tasks = node.tasks.iter().filter(|task| !task.reason.is_empty());
+        let tasks = node.tasks.iter().filter(|task| !task.reason.is_empty() || differs(task));
         let why = std::iter::once(node.state_detail.clone()).chain(health.reasons).chain(
-            tasks.map(|task| format!("task {}: {}: {}", task.name, words::task(task.result()), task.reason)),
+            tasks.map(|task| format!("task {}: {}", task.name, join(&result(task, now), &task.reason))),
         );
         for line in why.filter(|line| !line.is_empty()) {
             text.push_str(&format!("{}: {line}\n", node.name));
@@ -156,8 +163,30 @@ fn overview(status: &FleetStatus, now: Timestamp) -> String {
     text
 }
 
+/// Whether a task had converged and differs again.
+fn differs(task: &TaskReport) -> bool {
+    task.result() == TaskResult::Drifted || !task.drift.is_empty()
+}
+
+/// Marks a state with how many tasks differ.
+fn with_drift(state: String, tasks: &[TaskReport]) -> String {
+    match tasks.iter().filter(|task| differs(task)).count() {
+        0 => state,
+        drifted => format!("{state} {}", style(format!("({drifted} drifted)")).yellow()),
+    }
+}
+
+/// A task's result in words, and since when it differs, if it does.
+fn result(task: &TaskReport, now: Timestamp) -> String {
+    let word = words::task(task.result());
+    match task.drift_since_ms {
+        since if since != 0 && differs(task) => format!("{word}, first seen {}", age(since, now)),
+        _ => word.to_owned(),
+    }
+}
+
 /// Everything about one node.
-fn details(node: &NodeStatus) -> String {
+fn details(node: &NodeStatus, now: Timestamp) -> String {
     let health = node.health.clone().unwrap_or_default();
     let facts = node.facts.clone().unwrap_or_default();
     let mut rows = vec![
@@ -170,7 +199,7 @@ fn details(node: &NodeStatus) -> String {
             "generation",
             &format!("{} observed, {} desired", node.generation_observed, node.generation_desired),
         ),
-        row("last seen", &age(node.last_seen_ms, SystemClock.now())),
+        row("last seen", &age(node.last_seen_ms, now)),
         row("public IPv4", &dash(&node.public_ipv4)),
         row("private IPv4", &dash(&node.private_ipv4)),
         row("IPv6", &dash(&node.ipv6)),
@@ -196,9 +225,11 @@ fn details(node: &NodeStatus) -> String {
             &moment(facts.certificate_not_after_ms).unwrap_or_else(|| "–".to_owned()),
         ));
     }
+    rows.extend(node.permits.iter().map(|permit| row("permit", permit)));
     for task in &node.tasks {
-        let result = format!("{} ({} ms)", words::task(task.result()), task.took_ms);
-        rows.push(row(&format!("task {}", task.name), &join(&result, &task.reason)));
+        let text = format!("{} ({} ms)", result(task, now), task.took_ms);
+        rows.push(row(&format!("task {}", task.name), &join(&text, &task.reason)));
+        rows.extend(task.drift.iter().map(|line| row("", &format!("  differs: {line}"))));
         rows.extend(task.changes.iter().map(|change| row("", &format!("  {change}"))));
     }
     rows.push(Vec::new());
@@ -252,7 +283,7 @@ fn coloured_health(level: HealthLevel) -> String {
 
 #[cfg(test)]
 mod tests {
-    use fleet_proto::v1::{Health, TaskResult};
+    use fleet_proto::v1::Health;
 
     use super::*;
 
@@ -299,6 +330,42 @@ mod tests {
     fn the_overview_fits_one_line_a_node() {
         console::set_colors_enabled(false);
         insta::assert_snapshot!(overview(&sample(), Timestamp::from_millis(60_000)));
+    }
+
+    /// One task that differs and is left as it is, one that waits for a permit.
+    fn drifted() -> FleetStatus {
+        let mut status = sample();
+        let node = &mut status.nodes[0];
+        node.tasks.push(TaskReport {
+            name: "page".into(),
+            result: TaskResult::Drifted.into(),
+            reason: "left as it is: `fleetctl repair` puts it right".into(),
+            drift: vec!["mode is 0600, not 0644".into(), "owner is root, not author".into()],
+            drift_since_ms: 1_000 - 600_000,
+            at_ms: 1_000,
+            took_ms: 3,
+            ..TaskReport::default()
+        });
+        node.tasks.push(TaskReport {
+            name: "update".into(),
+            result: TaskResult::Waiting.into(),
+            reason: "node `b` has the permit `reboot` until 2026-01-01T00:00:00.000Z at most".into(),
+            ..TaskReport::default()
+        });
+        node.permits = vec!["waits for reboot, 0 before it".into()];
+        status.nodes.truncate(1);
+        status
+    }
+
+    #[test]
+    fn drift_is_shown_with_difference_and_age() {
+        console::set_colors_enabled(false);
+        let (status, now) = (drifted(), Timestamp::from_millis(60_000));
+        insta::assert_snapshot!("drift_in_the_overview", overview(&status, now));
+        insta::assert_snapshot!("drift_in_the_details", details(&status.nodes[0], now));
+        let page = &document(&status)["nodes"][0]["tasks"][1];
+        assert_eq!(page["drift"][0], "mode is 0600, not 0644");
+        assert_eq!(page["drift_since"], "1969-12-31T23:50:01.000Z");
     }
 
     #[test]

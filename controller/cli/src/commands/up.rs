@@ -39,6 +39,10 @@ pub async fn run(global: &Global, args: Up) -> Result<Exit, Failure> {
     }
     let home = Home::of(global)?;
     let mut screen = Screen::new();
+    if let Err(why) = home.clear_set_aside() {
+        // In nobody's way; tried again next time.
+        screen.note(&format!("what an earlier `down` left in {} stays: {why}", home.dir().display()));
+    }
     let machines = match &read.plan.cloud {
         Cloud::Local => cloud::ensure(&home, |line| screen.note(line)).await?.backing == "machines",
         Cloud::Mcp { .. } => true,
@@ -74,8 +78,8 @@ pub async fn run(global: &Global, args: Up) -> Result<Exit, Failure> {
             .note("the local cloud's backing is `none`: servers are state only, nodes stop at `provisioned`");
     }
     let request = ApplyRequest { plan: Some(read.document), until: until.into() };
-    let stream = operator.apply(request).await.map_err(|status| refused(&status))?.into_inner();
-    match follow(&mut operator, stream, &mut screen).await? {
+    let mut opener = operator.clone();
+    match follow(&mut operator, opener.apply(request), &mut screen).await? {
         End::Interrupted => {
             eprintln!("stopped; `fleetctl up` goes on from here, `fleetctl down` removes what is there");
             Ok(Exit::Interrupted)
@@ -84,7 +88,8 @@ pub async fn run(global: &Global, args: Up) -> Result<Exit, Failure> {
     }
 }
 
-async fn finish(operator: &mut Operator, finished: &Finished, output: Output) -> Result<Exit, Failure> {
+/// Says how a run ended.
+pub async fn finish(operator: &mut Operator, finished: &Finished, output: Output) -> Result<Exit, Failure> {
     follow::explain(finished);
     let seconds = finished.took_ms as f64 / 1000.0;
     eprintln!("{} changing calls, {seconds:.1} s", finished.changing_calls);
