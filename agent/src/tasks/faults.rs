@@ -13,9 +13,10 @@ use fleet_proto::v1;
 use fleet_task::{Outcome, Output, Report, Task, TaskId};
 
 use super::{
-    Clock, Command, File, Package, Service, Update, User, access,
+    Clock, Command, File, Package, Service, Update, User, access, rethinkdb,
     support::fake::{Debian, Fault},
     tests::Rig,
+    todo,
 };
 
 type Made = (Arc<Debian>, Rig, Arc<dyn Task>);
@@ -81,6 +82,33 @@ fn rows() -> Vec<Row> {
                 assert!(rig.path("/home/web").is_dir());
             },
         ),
+        row("certificate, from nothing", certificate, None, |_, _| ()),
+        row(
+            "certificate, key gone",
+            certificate,
+            Some(|_, rig| gone(rig, super::certificate::KEY)),
+            |_, _| (),
+        ),
+        row("rethinkdb, from nothing", rethinkdb::tests::made, None, member),
+        row(
+            "rethinkdb, stopped",
+            rethinkdb::tests::made,
+            Some(|debian, _| _ = debian.unit("rethinkdb@fleet.service", false, true)),
+            member,
+        ),
+        row(
+            "rethinkdb, another certificate",
+            rethinkdb::tests::made,
+            Some(|_, rig| write(rig, super::certificate::CERTIFICATE, "another")),
+            member,
+        ),
+        row("todo, from nothing", todo::tests::made, None, lists),
+        row(
+            "todo, its program gone",
+            todo::tests::made,
+            Some(|_, rig| gone(rig, "/usr/local/lib/fleet/fleet-todo")),
+            lists,
+        ),
         row("command", command, None, |debian, _| assert!(!debian.ran("work").is_empty())),
     ]
 }
@@ -110,12 +138,29 @@ fn serves(debian: &Debian, _: &Rig) {
     assert_eq!(debian.is_up("x.service"), (true, true));
 }
 
+/// The server runs on data made once, with the files that belong together.
+fn member(debian: &Debian, rig: &Rig) {
+    assert_eq!(debian.is_up("rethinkdb@fleet.service"), (true, true));
+    assert_eq!(rig.text("/etc/rethinkdb/tls/cert.pem"), rig.text(super::certificate::CERTIFICATE));
+    assert_eq!(fs::read_dir(rig.path("/var/lib/rethinkdb")).expect("list").count(), 1);
+}
+
+fn lists(debian: &Debian, rig: &Rig) {
+    assert_eq!(debian.is_up("fleet-todo.service"), (true, true));
+    assert_eq!(fs::read(rig.path("/usr/local/lib/fleet/fleet-todo")).expect("program"), [7; 40_000]);
+}
+
 fn gone(rig: &Rig, path: &str) {
     fs::remove_file(rig.path(path)).expect(path);
 }
 
 fn write(rig: &Rig, path: &str, text: &str) {
     fs::write(rig.path(path), text).expect(path);
+}
+
+fn certificate() -> Made {
+    let (rig, task) = super::certificate::tests::made();
+    (Arc::default(), rig, task)
 }
 
 fn clock() -> Made {

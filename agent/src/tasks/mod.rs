@@ -4,9 +4,9 @@ mod access;
 mod certificate;
 pub(crate) mod clock;
 mod command_task;
+mod database;
 #[cfg(test)]
 mod faults;
-mod database;
 mod file;
 mod hostname;
 mod hosts;

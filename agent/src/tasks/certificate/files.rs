@@ -10,7 +10,10 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use fleet_model::Timestamp;
 use fleet_proto::{tls, v1};
-use fleet_task::{Node, TaskError, atomic};
+use fleet_task::{
+    Node, TaskError,
+    atomic::{self, AtomicError},
+};
 use rustls::{
     client::{WebPkiServerVerifier, danger::ServerCertVerifier, verify_server_name},
     server::ParsedCertificate,
@@ -164,7 +167,7 @@ pub(super) fn key(node: &Node) -> Result<Key, TaskError> {
     let folder = node.path(FOLDER);
     match DirBuilder::new().recursive(true).mode(0o700).create(&folder) {
         Ok(()) => (),
-        Err(source) => return Err(TaskError::Read { path: FOLDER.into(), source }),
+        Err(source) => return Err(AtomicError::from_io(&folder, 0, source).into()),
     }
     let path = node.path(KEY);
     if let Err(IdentityError::Damaged { why, .. }) = Key::open(path.clone()) {
@@ -174,7 +177,7 @@ pub(super) fn key(node: &Node) -> Result<Key, TaskError> {
     }
     let key = Key::open_or_make(path.clone()).map_err(|error| refuse(&error))?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
-        .map_err(|source| TaskError::Read { path: KEY.into(), source })?;
+        .map_err(|source| AtomicError::from_io(&path, 0, source))?;
     Ok(key)
 }
 

@@ -169,4 +169,4 @@ impl Task for Certificate {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -39,6 +39,13 @@ fn authority(rig: &Rig, clock: &Arc<ManualClock>, names: &[&str]) {
     });
 }
 
+/// A node without key and certificate.
+pub(in crate::tasks) fn made() -> (Rig, Arc<dyn Task>) {
+    let bench = Bench::new();
+    let task = bench.task(&NAMES);
+    (bench.rig, Arc::new(task))
+}
+
 struct Bench {
     rig: Rig,
     clock: Arc<ManualClock>,

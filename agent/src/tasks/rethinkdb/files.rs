@@ -5,7 +5,7 @@ use std::{
     os::unix::fs::{MetadataExt, PermissionsExt, chown},
 };
 
-use fleet_task::{Node, TaskError};
+use fleet_task::{Node, TaskError, atomic::AtomicError};
 
 use super::{USER, settings::TLS, units::folder_of};
 use crate::tasks::{
@@ -52,7 +52,7 @@ pub(super) fn copy(node: &Node, material: &[Vec<u8>; 3]) -> Result<(), TaskError
             chown(&file, Some(uid), Some(gid))?;
             fs::set_permissions(&file, fs::Permissions::from_mode(MODE))
         };
-        own().map_err(|source| TaskError::Read { path: (*path).into(), source })?;
+        own().map_err(|source| AtomicError::from_io(&file, 0, source))?;
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use std::{fs, io, os::unix::fs::chown, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use fleet_proto::v1::RethinkdbTask;
-use fleet_task::{Command, Finding, Node, Permission, Task, TaskError, TaskId};
+use fleet_task::{Command, Finding, Node, Permission, Task, TaskError, TaskId, atomic::AtomicError};
 use tokio::time::{Instant, sleep};
 
 use self::{
@@ -143,15 +143,15 @@ impl Rethinkdb {
 async fn create(node: &Node, settings: &Settings) -> Result<(), TaskError> {
     let data = settings.data();
     let beside = format!("/var/lib/rethinkdb/.{}.new", settings.instance);
-    let broken = |source: io::Error| TaskError::Read { path: data.clone(), source };
     let (path, new) = (node.path(&data), node.path(&beside));
+    let broken = |source: io::Error| AtomicError::from_io(&path, 0, source);
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(broken)?;
         let (uid, gid) = (accounts::uid(node, USER)?, accounts::gid(node, USER)?);
         chown(parent, Some(uid), Some(gid)).map_err(broken)?;
     }
     match fs::remove_dir_all(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(broken(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(broken(error).into()),
         // Left over from a cut-off attempt; only we use that name.
         _ => (),
     }
@@ -162,7 +162,7 @@ async fn create(node: &Node, settings: &Settings) -> Result<(), TaskError> {
     node.run(&Command::new("runuser", args)).await?;
     fs::rename(&new, &path).map_err(broken)?;
     let parent = path.parent().map(fs::File::open).transpose().map_err(broken)?;
-    parent.map_or(Ok(()), |folder| folder.sync_all()).map_err(broken)
+    Ok(parent.map_or(Ok(()), |folder| folder.sync_all()).map_err(broken)?)
 }
 
 #[async_trait]
@@ -205,4 +205,4 @@ impl Task for Rethinkdb {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,12 +1,12 @@
 //! Where RethinkDB comes from: a signed repository with a pinned key, or a package the controller hands out.
 
-use std::{fs, os::unix::fs::DirBuilderExt, time::Duration};
+use std::{fs, time::Duration};
 
 use fleet_proto::v1::{AptRepository, Artifact, rethinkdb_task::Source};
 use fleet_task::{Command, Node, TaskError, TaskId, atomic};
 use serde::{Deserialize, Serialize};
 
-use super::openpgp;
+use super::{openpgp, units::folder_of};
 use crate::tasks::support::{apt, dpkg, hex};
 
 const PACKAGE: &str = "rethinkdb";
@@ -185,9 +185,8 @@ async fn from_repository(node: &Node, id: &TaskId, repository: &Repository<'_>) 
 async fn fetch(node: &Node, repository: &Repository<'_>) -> Result<Vec<u8>, TaskError> {
     let from = &repository.spec.key_uri;
     let fetched = node.path(FETCHED);
-    let folder = fetched.parent().unwrap_or(&fetched);
     let unreadable = |source| TaskError::Read { path: FETCHED.into(), source };
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(unreadable)?;
+    folder_of(node, FETCHED)?;
     atomic::remove(&fetched)?;
     let args = ["download-file".to_owned(), from.clone(), fetched.display().to_string()];
     let output = node.output(&Command::new(HELPER, args).within(FETCH)).await?;
@@ -211,9 +210,7 @@ async fn fetch(node: &Node, repository: &Repository<'_>) -> Result<Vec<u8>, Task
 }
 
 fn put(node: &Node, path: &str, bytes: &[u8]) -> Result<(), TaskError> {
-    if let Some(folder) = node.path(path).parent() {
-        fs::create_dir_all(folder).map_err(|source| TaskError::Read { path: path.into(), source })?;
-    }
+    folder_of(node, path)?;
     node.write(path, bytes, 0o644)
 }
 

@@ -41,25 +41,43 @@ impl Runner for Machine {
         }
         let starts = command.program == "systemctl"
             && matches!(command.args.first().map(String::as_str), Some("start" | "restart"));
+        if starts {
+            // Before the program: whoever asks it may be gone when it has ended.
+            self.cluster.set(&self.finds.lock().expect("fine"));
+        }
         let output = self.debian.output(&command).await?;
         if output.code != Some(0) {
             return Ok(output);
         }
         if command.program == "runuser" {
             let at = command.args.iter().position(|arg| arg == "--directory").expect("where") + 1;
-            fs::create_dir_all(&command.args[at]).expect("folder");
-            fs::write(format!("{}/metadata", command.args[at]), "made").expect("metadata");
+            let made = fs::create_dir_all(&command.args[at])
+                .and_then(|()| fs::write(format!("{}/metadata", command.args[at]), "made"));
+            if let Err(error) = made {
+                return Ok(Output {
+                    code: Some(1),
+                    stdout: Vec::new(),
+                    stderr: error.to_string().into_bytes(),
+                });
+            }
         }
         if command.program.ends_with("apt-helper")
             && let Some(key) = &*self.key.lock().expect("fine")
         {
             fs::write(&command.args[2], key).expect("key");
         }
-        if starts && self.debian.is_up(UNIT).0 {
-            self.cluster.set(&self.finds.lock().expect("fine"));
+        if starts && !self.debian.is_up(UNIT).0 {
+            self.cluster.state().view = None;
         }
         Ok(output)
     }
+}
+
+/// A joiner with all its work before it, and all its permits.
+pub(in crate::tasks) fn made() -> (Arc<Debian>, Rig, Arc<dyn Task>) {
+    let bench = Bench::allowed();
+    let task = bench.task();
+    (bench.machine.debian.clone(), bench.rig, Arc::new(task))
 }
 
 struct Bench {
@@ -370,9 +388,6 @@ async fn cut_off_anywhere_it_ends_as_a_member() {
             };
             let calls = bench.ran("").len();
             bench.machine.debian.revive();
-            if bench.machine.debian.is_up(UNIT).0 {
-                bench.machine.cluster.set(&bench.machine.finds.lock().expect("fine"));
-            }
             if cut && calls <= nth {
                 assert!(nth > 5, "there is something to cut: {nth}");
                 break;

@@ -2,7 +2,10 @@
 
 use std::{fs, io, os::unix::fs::symlink, path::Path};
 
-use fleet_task::{Node, TaskError, atomic};
+use fleet_task::{
+    Node, TaskError,
+    atomic::{self, AtomicError},
+};
 
 /// Where packages put a template.
 const TEMPLATES: [&str; 2] =
@@ -80,7 +83,7 @@ pub(super) fn mask(node: &Node) -> Result<bool, TaskError> {
     folder_of(node, SCRIPT)?;
     let path = node.path(SCRIPT);
     atomic::remove(&path)?;
-    symlink(NOTHING, &path).map_err(|source| broken(SCRIPT, source))?;
+    symlink(NOTHING, &path).map_err(|source| broken(node, SCRIPT, source))?;
     Ok(true)
 }
 
@@ -96,11 +99,11 @@ fn wanted(node: &Node) -> impl Iterator<Item = (&'static str, &'static str)> {
 /// Makes the folder a file is to be in.
 pub(super) fn folder_of(node: &Node, path: &str) -> Result<(), TaskError> {
     match node.path(path).parent() {
-        Some(folder) => fs::create_dir_all(folder).map_err(|source| broken(path, source)),
+        Some(folder) => fs::create_dir_all(folder).map_err(|source| broken(node, path, source)),
         None => Ok(()),
     }
 }
 
-fn broken(path: &str, source: io::Error) -> TaskError {
-    TaskError::Read { path: path.into(), source }
+fn broken(node: &Node, path: &str, source: io::Error) -> TaskError {
+    AtomicError::from_io(&node.path(path), 0, source).into()
 }

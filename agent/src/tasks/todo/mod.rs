@@ -9,7 +9,7 @@ use std::{fs, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use fleet_proto::v1::{Artifact, TodoTask};
-use fleet_task::{Finding, Node, Task, TaskError, TaskId};
+use fleet_task::{Finding, Node, Task, TaskError, TaskId, atomic::AtomicError};
 use tokio::time::{Instant, sleep};
 
 use self::{
@@ -117,14 +117,15 @@ impl Todo {
     async fn fetch(&self, node: &Node) -> Result<(), TaskError> {
         let program = self.program()?;
         let file = node.controller().artifact(program).await?;
-        let broken = |source| TaskError::Read { path: PROGRAM.into(), source };
-        let bytes = fs::read(&file).map_err(broken)?;
         let path = node.path(PROGRAM);
+        let broken = |source| AtomicError::from_io(&path, program.size, source);
+        let bytes =
+            fs::read(&file).map_err(|source| TaskError::Read { path: file.display().to_string(), source })?;
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(broken)?;
         }
         node.write(PROGRAM, &bytes, MODE)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(MODE)).map_err(broken)
+        Ok(fs::set_permissions(&path, fs::Permissions::from_mode(MODE)).map_err(broken)?)
     }
 
     /// Waits until the program answers, or has ended.
@@ -209,8 +210,9 @@ impl Task for Todo {
             node.run(&account.make(node)?).await?;
         }
         if let Some(text) = &look.file {
-            if let Some(folder) = node.path(FILE).parent() {
-                fs::create_dir_all(folder).map_err(|source| TaskError::Read { path: FILE.into(), source })?;
+            let path = node.path(FILE);
+            if let Some(folder) = path.parent() {
+                fs::create_dir_all(folder).map_err(|source| AtomicError::from_io(&path, 0, source))?;
             }
             node.write(FILE, text.as_bytes(), 0o644)?;
         }
@@ -238,4 +240,4 @@ impl Task for Todo {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

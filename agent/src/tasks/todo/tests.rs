@@ -20,6 +20,14 @@ impl Probe for FakeProbe {
     }
 }
 
+/// An application with all its work before it.
+pub(in crate::tasks) fn made() -> (Arc<Debian>, Rig, Arc<dyn Task>) {
+    let mut bench = Bench::new();
+    bench.build(&[7; 40_000]);
+    let task = bench.task();
+    (bench.debian, bench.rig, Arc::new(task))
+}
+
 struct Bench {
     debian: Arc<Debian>,
     rig: Rig,
