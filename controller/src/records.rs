@@ -68,6 +68,9 @@ pub struct FleetRecord {
     /// Where its resources are; kept after `down`, so that another `down` can prove there are none.
     #[serde(default)]
     pub cloud: Option<Cloud>,
+    /// Whether the last `up` was to stop once servers are started; a replacement goes as far.
+    #[serde(default)]
+    pub provision_only: bool,
 }
 
 /// A plan as the operator gave it.

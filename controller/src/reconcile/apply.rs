@@ -60,7 +60,7 @@ pub(super) async fn run(
     teller: &Arc<Teller>,
     stop: &CancellationToken,
 ) -> Result<v1::Finished, RecordError> {
-    let fleet_id = remember(tools, &given).await?;
+    let fleet_id = remember(tools, &given, until).await?;
     let apply = Apply {
         tools,
         plan: given.plan.clone(),
@@ -92,10 +92,14 @@ async fn sweep(tools: &Tools) {
 }
 
 /// Makes the plan the fleet's desired state; from here on `status` speaks of it.
-async fn remember(tools: &Tools, given: &Given) -> Result<String, RecordError> {
+async fn remember(tools: &Tools, given: &Given, until: v1::Until) -> Result<String, RecordError> {
     let held = tools.fleet().await?;
-    let record =
-        FleetRecord { plan: Some(given.record.clone()), cloud: Some(given.plan.cloud.clone()), ..held.value };
+    let record = FleetRecord {
+        plan: Some(given.record.clone()),
+        cloud: Some(given.plan.cloud.clone()),
+        provision_only: until == v1::Until::Provisioned,
+        ..held.value
+    };
     tools.records().put(&keys::fleet(), &record, Expected::Version(held.version)).await?;
     let board = &tools.homecoming.board;
     board.set_given(Some(given.clone()));

@@ -57,7 +57,8 @@ impl Tools {
                 return Ok(held);
             }
             let id = uuid::Uuid::new_v4().to_string();
-            let record = FleetRecord { id, created: self.clock().now(), plan: None, cloud: None };
+            let created = self.clock().now();
+            let record = FleetRecord { id, created, plan: None, cloud: None, provision_only: false };
             match self.records().put(&keys::fleet(), &record, Expected::Absent).await {
                 // Somebody was faster: theirs is the fleet.
                 Err(error) if error.is_conflict() => {}

@@ -32,7 +32,7 @@ use crate::{
 /// Events of the provider that may wait for us.
 const EVENTS: usize = 256;
 
-/// Replaces `node`, then works towards the plan until everybody is ready.
+/// Replaces `node`, then works towards the plan as far as the last `up` did.
 pub(super) async fn run(
     tools: &Tools,
     given: Given,
@@ -42,7 +42,10 @@ pub(super) async fn run(
 ) -> Result<v1::Finished, RecordError> {
     let record = ReplacingRecord { since: tools.clock().now() };
     tools.records().put(&keys::replacing(node), &record, Expected::Any).await?;
-    apply::run(tools, given, v1::Until::Ready, teller, stop).await
+    // As far as the others are.
+    let provision_only = tools.fleet().await?.value.provision_only;
+    let until = if provision_only { v1::Until::Provisioned } else { v1::Until::Ready };
+    apply::run(tools, given, until, teller, stop).await
 }
 
 /// Does what is left of every replacement that was begun; the nodes' servers are then to be made.

@@ -73,6 +73,17 @@ async fn a_replaced_node_is_another_one_of_the_same_name() {
 }
 
 #[tokio::test]
+async fn a_fleet_that_is_only_provisioned_stays_so() {
+    let world = World::new();
+    let fixture = start_with(fresh(), &world).await;
+    assert!(finish(apply(&fixture, PLAN, Until::Provisioned).await).await.1.ok);
+    let finished = replaced(&fixture, "two").await;
+    assert!(finished.ok, "{finished:?}");
+    assert_eq!((finished.changing_calls, world.pushes().len()), (2, 0));
+    fixture.stop().await;
+}
+
+#[tokio::test]
 async fn a_replacement_cut_half_way_is_finished_by_up() {
     let world = World::new();
     let fixture = start_with(fresh(), &world).await;
