@@ -9,7 +9,6 @@ use std::{
 use fleet_task::{Finding, Node, TaskError, TaskId};
 
 use super::{
-    USER,
     cluster::{Cluster, View},
     files,
     settings::{self, Member, Settings},
@@ -75,7 +74,7 @@ pub(super) async fn look(
     look.finding.drift.extend(wrong);
 
     let running = look.unit.is_running();
-    let fresh = !has_data(node, settings)?;
+    let fresh = !has_data(node, settings);
     let view = if running && !fresh { Some(cluster.view().await) } else { None };
     let (view, silence) = match view {
         Some(Ok(view)) => (Some(view), None),
@@ -257,25 +256,10 @@ pub(crate) fn issues(view: &View) -> Vec<String> {
     lines
 }
 
-/// Whether the server has been made; `create` leaves its metadata last.
-pub(super) fn has_data(node: &Node, settings: &Settings) -> Result<bool, TaskError> {
-    let data = node.path(&settings.data());
-    if data.join("metadata").exists() {
-        return Ok(true);
-    }
-    let rest: Vec<String> = fs::read_dir(&data)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
-    if rest.is_empty() {
-        return Ok(false);
-    }
-    Err(TaskError::Refused {
-        why: format!("{} has files of {USER} and no metadata; it is not touched", settings.data()),
-        next: format!("look at what is in {} and move it away, or restore its metadata", settings.data()),
-    })
+/// Whether the server has been made. A data directory is put in its place whole ([`super::create`]), so that one with
+/// anything in it is one; should it not be, the server refuses it in its own words.
+fn has_data(node: &Node, settings: &Settings) -> bool {
+    fs::read_dir(node.path(&settings.data())).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 async fn answering<'a>(cluster: &dyn Cluster, settings: &'a Settings) -> Vec<&'a Member> {

@@ -353,12 +353,12 @@ async fn without_a_certificate_it_waits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn data_without_metadata_is_left_alone() {
+async fn data_that_is_there_is_never_made_anew() {
     let bench = Bench::allowed();
     fs::create_dir_all(bench.rig.path("/var/lib/rethinkdb/fleet")).expect("folder");
     fs::write(bench.rig.path("/var/lib/rethinkdb/fleet/a-table"), "precious").expect("file");
-    let why = bench.rig.failed(&bench.task()).await;
-    assert!(why.contains("no metadata; it is not touched"), "{why}");
+    bench.rig.changed(&bench.task()).await;
+    assert!(bench.ran("runuser").is_empty());
     assert_eq!(bench.rig.text("/var/lib/rethinkdb/fleet/a-table"), "precious");
 }
 
