@@ -1,0 +1,666 @@
+//! Locations, domains and networks: what documents and blueprints say.
+
+use std::collections::BTreeMap;
+
+use fleet_plan::{Tree, Value};
+
+use crate::{
+    emit::{Entry, Out},
+    machine::Reader,
+    parameter::word,
+    tree::{entries, get, items, lay, nothing},
+};
+
+/// What holds for all documents.
+#[derive(Debug, Default)]
+pub(crate) struct Defaults {
+    pub(crate) domain: Option<Tree>,
+    pub(crate) ethernet: Option<Tree>,
+    pub(crate) cloud_config: Option<Tree>,
+    /// Settings of locations, by key.
+    pub(crate) location: BTreeMap<String, Tree>,
+    /// Classes of nodes: key and settings.
+    pub(crate) classes: BTreeMap<String, (Tree, Tree)>,
+}
+
+/// A data centre.
+#[derive(Debug)]
+pub(crate) struct Location {
+    /// As our plan writes it, and with parameters put in.
+    pub(crate) id: (String, String),
+    pub(crate) domain: Domain,
+    pub(crate) networks: Vec<Network>,
+    /// Texts for people about it: where, and the text.
+    pub(crate) information: Vec<(Tree, String)>,
+    pub(crate) from: Vec<usize>,
+}
+
+/// A network domain.
+#[derive(Debug)]
+pub(crate) struct Domain {
+    pub(crate) name: (String, String),
+    pub(crate) service: Option<String>,
+    pub(crate) remark: Vec<String>,
+    pub(crate) from: Vec<usize>,
+}
+
+/// A network.
+#[derive(Debug)]
+pub(crate) struct Network {
+    pub(crate) name: (String, String),
+    pub(crate) subnet: String,
+    pub(crate) accept: Vec<Tree>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) remark: Vec<String>,
+    pub(crate) from: Vec<usize>,
+}
+
+/// A node, or several by a range of names.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) key: Tree,
+    /// As our plan writes it.
+    pub(crate) name: String,
+    /// The names it stands for: plumbery's and ours.
+    pub(crate) names: Vec<(String, String)>,
+    pub(crate) class: Option<String>,
+    pub(crate) own: Tree,
+    /// The class below its own settings.
+    pub(crate) laid: Tree,
+    pub(crate) cloud_config: Tree,
+    pub(crate) public: bool,
+}
+
+/// Cloud behind a location, as far as it says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Api {
+    Region(String),
+    Endpoint(String),
+}
+
+/// API of a location without a region of its own.
+const REGIONS: [(&str, &str); 6] = [
+    ("AF", "dd-af"),
+    ("AP", "dd-ap"),
+    ("AU", "dd-au"),
+    ("CA", "dd-canada"),
+    ("EU", "dd-eu"),
+    ("NA", "dd-na"),
+];
+/// Regions our plans know.
+const KNOWN: [&str; 8] = ["dd-na", "dd-eu", "dd-au", "dd-au-gov", "dd-af", "dd-ap", "dd-latam", "dd-canada"];
+/// Longest name of a domain or a network our plans take.
+const LONGEST_LABEL: usize = 60;
+/// Most nodes of one range.
+const MAX_RANGE: u32 = 10_000;
+
+/// What one blueprint adds to a location.
+struct Piece<'a> {
+    id: (&'a String, &'a String),
+    line: usize,
+    key: &'a Tree,
+    domain: Domain,
+    network: Network,
+    nodes: Vec<Node>,
+}
+
+/// Locations as they are read; the first API decides which cloud the fleet is in.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    pub(crate) locations: Vec<Location>,
+    pub(crate) api: Option<Api>,
+}
+
+impl Places {
+    /// Reads one document about a location.
+    pub(crate) fn read(
+        &mut self,
+        document: &Tree,
+        defaults: &Defaults,
+        any_api: bool,
+        reader: &mut Reader<'_, '_>,
+    ) {
+        let setting = |key: &str| get(document, key).or_else(|| defaults.location.get(key));
+        let Some(at) = setting("locationId") else {
+            let instead = "say `locationId`; it is left out";
+            reader.notes.lost(&document.span, "a document without a location", instead);
+            return;
+        };
+        let Some(id) = reader.own_text(at, "a location") else { return };
+        let value = reader.parameters.put_in(&id);
+        if value.is_empty() || !value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+            reader.notes.lost(
+                &at.span,
+                format!("location `{value}`"),
+                "letters, digits and `-`: `EU7`; it is left out",
+            );
+            return;
+        }
+        let api = api(&value, setting("regionId"), setting("apiHost"), at, reader);
+        if !any_api && let (Some(api), Some(known)) = (&api, &self.api) {
+            if api != known {
+                let instead = "a fleet lives behind one API: import it as a plan of its own";
+                reader.notes.lost(
+                    &at.span,
+                    format!("location `{value}`, which is behind another API"),
+                    instead,
+                );
+                return;
+            }
+        } else if self.api.is_none() {
+            self.api = api;
+        }
+        let line = reader.source.line_of(at);
+        self.keys(document, reader);
+        let mut texts = Vec::new();
+        if let Some(text) = setting("information") {
+            texts.push(text.clone());
+        }
+        for item in get(document, "blueprints").map(items).unwrap_or_default() {
+            self.blueprint(item, (&id, &value), defaults, line, &mut texts, reader);
+        }
+        let Some(location) = self.locations.iter_mut().find(|location| location.id.1 == value) else {
+            return;
+        };
+        location.information.extend(texts.into_iter().map(|tree| {
+            let lines = items(&tree).iter().filter_map(|item| reader.source.text_of(item));
+            let text = lines.collect::<Vec<_>>().join("\n");
+            (tree.clone(), text)
+        }));
+    }
+
+    /// Keys of a document that say nothing about places.
+    fn keys(&self, document: &Tree, reader: &mut Reader<'_, '_>) {
+        for (key, value) in entries(document) {
+            let word = reader.source.text_of(key).unwrap_or_default();
+            let (what, instead) = match word.as_str() {
+                "locationId" | "regionId" | "apiHost" | "blueprints" | "information" => continue,
+                "basement" => {
+                    reader.notes.changed(&key.span, "`basement`", "what is needed first is made first");
+                    continue;
+                }
+                "prepare" => {
+                    for item in items(value) {
+                        let instead = "nodes without a public address dial the controller themselves; it must be in their reach";
+                        reader.notes.lost(&item.span, "a beachhead", instead);
+                    }
+                    continue;
+                }
+                "defaults" | "parameters" | "actions" | "keys" | "links" | "buildPolisher" | "safeMode" => (
+                    format!("`{word}` of a location"),
+                    "it belongs into the first of several documents; plumbery does not read it here",
+                ),
+                _ => (format!("`{word}` of a location"), "plumbery does not know it either"),
+            };
+            reader.notes.lost(&key.span, what, instead);
+        }
+    }
+
+    fn blueprint(
+        &mut self,
+        item: &Tree,
+        id: (&String, &String),
+        defaults: &Defaults,
+        line: usize,
+        texts: &mut Vec<Tree>,
+        reader: &mut Reader<'_, '_>,
+    ) {
+        let Some((key, blueprint)) = entries(item).first() else {
+            reader.notes.lost(
+                &item.span,
+                "a blueprint that is no mapping",
+                "`- NAME: {domain: …, ethernet: …, nodes: …}`",
+            );
+            return;
+        };
+        for (other, _) in entries(item).iter().skip(1) {
+            reader.notes.lost(
+                &other.span,
+                "a second blueprint in one item",
+                "begin it with `- `; plumbery does not read it",
+            );
+        }
+        let name = reader.source.text_of(key).unwrap_or_default();
+        if reader.source.text_of(blueprint).is_some() {
+            let instead = "a fleet comes up as a whole";
+            reader.notes.lost(&key.span, format!("`{name}`, an alias of blueprints"), instead);
+            return;
+        }
+        for (key, value) in entries(blueprint) {
+            let word = reader.source.text_of(key).unwrap_or_default();
+            match word.as_str() {
+                "domain" | "ethernet" | "nodes" => {}
+                "information" => texts.push(value.clone()),
+                "balancers" => {
+                    for balancer in items(value) {
+                        let label = entries(balancer).first().and_then(|(key, _)| reader.source.text_of(key));
+                        let what = format!("balancer `{}`", label.unwrap_or_default());
+                        reader.notes.lost(
+                            &balancer.span,
+                            what,
+                            "fleets have no balancers; open the nodes, or run one on a node",
+                        );
+                    }
+                }
+                "listeners" | "pool" => {
+                    reader.notes.lost(
+                        &key.span,
+                        format!("`{word}` of a blueprint"),
+                        "fleets have no balancers",
+                    );
+                }
+                "multicloud" => {
+                    reader.notes.lost(
+                        &key.span,
+                        "`multicloud`",
+                        "a fleet is one plan; plumbery does not act on it either",
+                    );
+                }
+                _ => reader.notes.lost(
+                    &key.span,
+                    format!("`{word}` of a blueprint"),
+                    "plumbery does not know it either",
+                ),
+            }
+        }
+        let section = |below: &Option<Tree>, name: &str| {
+            let mut laid = below.clone().unwrap_or_else(|| nothing(blueprint));
+            if let Some(above) = get(blueprint, name) {
+                lay(&mut laid, above);
+            }
+            laid
+        };
+        let (domain, ethernet) =
+            (section(&defaults.domain, "domain"), section(&defaults.ethernet, "ethernet"));
+        let Some(network) = self.network(&ethernet, key, line, blueprint, reader) else { return };
+        let Some(domain) = self.domain(&domain, key, reader) else { return };
+        let nodes = get(blueprint, "nodes").map(items).unwrap_or_default();
+        let nodes: Vec<Node> = nodes.iter().filter_map(|item| node(item, defaults, reader)).collect();
+        self.put(Piece { id, line, key, domain, network, nodes }, reader);
+    }
+
+    /// Puts a network and its nodes where they belong: blueprints may share networks, and domains.
+    fn put(&mut self, piece: Piece<'_>, reader: &mut Reader<'_, '_>) {
+        let Piece { id, line, key, domain, network, nodes } = piece;
+        let Some(at) = self.locations.iter().position(|location| location.id.1 == *id.1) else {
+            let id = (id.0.clone(), id.1.clone());
+            let (networks, information) = (Vec::new(), Vec::new());
+            self.locations.push(Location { id, domain, networks, information, from: vec![line] });
+            return self.put_network(self.locations.len() - 1, network, nodes);
+        };
+        let known = &mut self.locations[at].domain;
+        if known.name.1 != domain.name.1 {
+            let name = &known.name.1;
+            let instead = format!(
+                "a location has one domain, and its network is put into `{name}`; or keep it as a plan of its own"
+            );
+            reader.notes.lost(&key.span, format!("a second domain, `{}`", domain.name.1), instead);
+        } else if known.service.is_none() {
+            known.service = domain.service;
+        }
+        self.put_network(at, network, nodes);
+    }
+
+    fn put_network(&mut self, at: usize, network: Network, nodes: Vec<Node>) {
+        let networks = &mut self.locations[at].networks;
+        match networks.iter_mut().find(|known| known.name.1.eq_ignore_ascii_case(&network.name.1)) {
+            Some(known) => {
+                known.accept.extend(network.accept);
+                known.nodes.extend(nodes);
+            }
+            None => networks.push(Network { nodes, ..network }),
+        }
+    }
+
+    fn domain(&self, domain: &Tree, key: &Tree, reader: &mut Reader<'_, '_>) -> Option<Domain> {
+        let Some(at) = get(domain, "name") else {
+            let instead = "say the `name` of its `domain`; it is left out";
+            reader.notes.lost(&key.span, "a blueprint without a network domain", instead);
+            return None;
+        };
+        let name = label(at, "a domain", reader)?;
+        let mut found =
+            Domain { name, service: None, remark: Vec::new(), from: vec![reader.source.line_of(at)] };
+        for (key, value) in entries(domain) {
+            let word = reader.source.text_of(key).unwrap_or_default();
+            let text = reader.source.text_of(value).unwrap_or_default();
+            match word.as_str() {
+                "name" => {}
+                "service" => {
+                    let service = reader.parameters.put_in(&text).to_ascii_lowercase();
+                    if matches!(service.as_str(), "essentials" | "advanced") {
+                        found.service = Some(service);
+                    } else {
+                        let instead = "`essentials` or `advanced`";
+                        reader.notes.lost(&value.span, format!("service `{service}` of a domain"), instead);
+                    }
+                }
+                "description" => {
+                    found.remark.push(reader.parameters.put_in(&text));
+                    reader.notes.changed(&key.span, "description of a domain", "a comment");
+                }
+                "ipv4" if text == "transient" => {
+                    let instead =
+                        "nodes without `internet` dial the controller themselves; it must be in their reach";
+                    reader.notes.lost(&value.span, "public addresses while preparing only", instead);
+                }
+                "ipv4" => {
+                    let instead = "every node with `internet` has an address, and no more are reserved";
+                    reader.notes.changed(&key.span, "number of public addresses", instead);
+                }
+                _ => reader.notes.lost(
+                    &key.span,
+                    format!("`{word}` of a domain"),
+                    "plumbery does not know it either",
+                ),
+            }
+        }
+        Some(found)
+    }
+
+    fn network(
+        &self,
+        ethernet: &Tree,
+        key: &Tree,
+        line: usize,
+        blueprint: &Tree,
+        reader: &mut Reader<'_, '_>,
+    ) -> Option<Network> {
+        let Some(at) = get(ethernet, "name") else {
+            if get(blueprint, "nodes").is_some() {
+                let instead = "say `name` and `subnet` of its `ethernet`; it is left out";
+                reader.notes.lost(&key.span, "a blueprint without an Ethernet network", instead);
+            } else {
+                reader.notes.changed(
+                    &key.span,
+                    "a blueprint without network and nodes",
+                    "nothing is made of it",
+                );
+            }
+            return None;
+        };
+        let name = label(at, "a network", reader)?;
+        let subnet = match get(ethernet, "subnet") {
+            Some(tree) => subnet(tree, reader)?,
+            None => {
+                let instead = "say its `subnet`; it is left out";
+                reader.notes.lost(&at.span, format!("network `{}` without a subnet", name.1), instead);
+                return None;
+            }
+        };
+        let mut found = Network {
+            name,
+            subnet,
+            accept: get(ethernet, "accept").map(items).unwrap_or_default().to_vec(),
+            nodes: Vec::new(),
+            remark: Vec::new(),
+            // Comments of the blueprint are about its network: our plans have no blueprints.
+            from: vec![reader.source.line_of(key), reader.source.line_of(at)],
+        };
+        found.from.retain(|at| *at != line);
+        for (key, value) in entries(ethernet) {
+            let word = reader.source.text_of(key).unwrap_or_default();
+            match word.as_str() {
+                "name" | "subnet" | "accept" => {}
+                "description" => {
+                    let text = reader.source.text_of(value).unwrap_or_default();
+                    found.remark.push(reader.parameters.put_in(&text));
+                    reader.notes.changed(&key.span, "description of a network", "a comment");
+                }
+                "reserved" => {
+                    let instead = "the platform gives out addresses from the seventh up; keep others in a network of their own";
+                    reader.notes.lost(&key.span, "reserved addresses", instead);
+                }
+                "destroy" => {
+                    let instead = "`down` asks before it deletes anything; there is no lock";
+                    reader.notes.lost(&key.span, "`destroy: never` of a network", instead);
+                }
+                _ => reader.notes.lost(
+                    &key.span,
+                    format!("`{word}` of a network"),
+                    "plumbery does not know it either",
+                ),
+            }
+        }
+        Some(found)
+    }
+}
+
+/// Which API a location is behind.
+fn api(
+    id: &str,
+    region: Option<&Tree>,
+    host: Option<&Tree>,
+    at: &Tree,
+    reader: &mut Reader<'_, '_>,
+) -> Option<Api> {
+    let text = |tree: Option<&Tree>, reader: &Reader<'_, '_>| {
+        let text = tree.and_then(|tree| reader.source.text_of(tree))?;
+        Some(reader.parameters.put_in(&text)).filter(|text| !text.is_empty())
+    };
+    let letters: String = id.chars().take_while(char::is_ascii_alphabetic).collect();
+    let derived =
+        REGIONS.iter().find(|(area, _)| *area == letters && id.len() > area.len()).map(|(_, region)| *region);
+    if let (Some(given), Some(tree)) = (text(region, reader), region) {
+        let given = if given == "dd-ca" { "dd-canada".to_owned() } else { given };
+        if KNOWN.contains(&given.as_str()) {
+            return Some(Api::Region(given));
+        }
+        let instead = "`cloud: {mcp: {endpoint: https://HOST}}` with the host of its API";
+        reader.notes.lost(&tree.span, format!("region `{given}`"), instead);
+        return None;
+    }
+    let host =
+        text(host, reader).map(|host| host.trim_start_matches("https://").trim_end_matches('/').to_owned());
+    match (derived, host) {
+        // Plumbery never looks at the host of a location it knows.
+        (Some(region), _) => Some(Api::Region(region.to_owned())),
+        (None, Some(host)) if !host.contains(['/', '@', '?', ' ']) => {
+            Some(Api::Endpoint(format!("https://{host}")))
+        }
+        _ => {
+            let instead = "`cloud: {mcp: {region: dd-eu}}`, or `endpoint: https://HOST`";
+            reader.notes.lost(&at.span, format!("location `{id}`, whose API is not known"), instead);
+            None
+        }
+    }
+}
+
+/// Name of a domain or a network: as our plan writes it, and with parameters put in.
+fn label(tree: &Tree, what: &str, reader: &mut Reader<'_, '_>) -> Option<(String, String)> {
+    let own = reader.own_text(tree, what)?;
+    let value = reader.parameters.put_in(&own);
+    let mut fine = word(&value, 'N', "-_.");
+    fine.truncate(LONGEST_LABEL);
+    if fine == value {
+        return Some((own, value));
+    }
+    reader.notes.changed(&tree.span, format!("{what} named `{value}`"), format!("named `{fine}`"));
+    Some((fine.clone(), fine))
+}
+
+/// The name `label` gives, for references to it.
+pub(crate) fn label_of(value: &str) -> String {
+    let mut fine = word(value, 'N', "-_.");
+    fine.truncate(LONGEST_LABEL);
+    fine
+}
+
+/// `10.0.0.0[/24] [low|high]`.
+fn subnet(tree: &Tree, reader: &mut Reader<'_, '_>) -> Option<String> {
+    let own = reader.own_text(tree, "a subnet")?;
+    let value = reader.parameters.put_in(&own);
+    let parts: Vec<&str> = value.split([' ', '/']).filter(|part| !part.is_empty()).collect();
+    let address = parts.first().copied().unwrap_or_default();
+    let (mut prefix, mut addressing) = (24_u8, None);
+    for part in parts.iter().skip(1) {
+        match part.parse::<u8>() {
+            Ok(number) => prefix = number,
+            Err(_) => addressing = Some(*part),
+        }
+    }
+    if address.parse::<std::net::Ipv4Addr>().is_err() || !(16..=28).contains(&prefix) {
+        let instead = "`10.60.0.0/24`, /16 to /28; its network is left out";
+        reader.notes.lost(&tree.span, format!("subnet `{value}`"), instead);
+        return None;
+    }
+    if addressing.is_some_and(|word| word.eq_ignore_ascii_case("high")) {
+        let instead = "addresses come from below; plumbery never tells the platform otherwise";
+        reader.notes.changed(&tree.span, "addressing `high`", instead);
+    }
+    if !own.contains("{{") {
+        return Some(format!("{address}/{prefix}"));
+    }
+    // One parameter that holds it all, or what the value comes to.
+    let exact = format!("{address}/{prefix}") == value;
+    if exact {
+        return Some(own);
+    }
+    let only = crate::machine::words(&own).len() == 1 && parts.len() == 1;
+    Some(if only { format!("{own}/{prefix}") } else { format!("{address}/{prefix}") })
+}
+
+fn node(item: &Tree, defaults: &Defaults, reader: &mut Reader<'_, '_>) -> Option<Node> {
+    let empty = nothing(item);
+    let (key, own) = match &item.value {
+        Value::Map(entries) => {
+            let (key, own) = entries.first()?;
+            for (other, _) in entries.iter().skip(1) {
+                let instead = "begin it with `- `, or indent its settings; plumbery does not read it";
+                reader.notes.lost(&other.span, "a second key beside a node's name", instead);
+            }
+            (key, own)
+        }
+        _ => (item, &empty),
+    };
+    let name = reader.own_text(key, "a node's name")?;
+    let own = if matches!(own.value, Value::Map(_)) { own.clone() } else { nothing(key) };
+    let class = get(&own, "default").and_then(|tree| Some((tree, reader.source.text_of(tree)?)));
+    let class = class.map(|(tree, name)| (tree, reader.parameters.put_in(&name)));
+    let mut laid = nothing(&own);
+    let mut cloud_config = defaults.cloud_config.clone().unwrap_or_else(|| nothing(&own));
+    let mut known = None;
+    if let Some((tree, class)) = class {
+        match defaults.classes.get(&class) {
+            Some((_, settings)) => {
+                laid = settings.clone();
+                if let Some(config) = get(settings, "cloud-config") {
+                    lay(&mut cloud_config, config);
+                }
+                known = Some(class);
+            }
+            None => {
+                let instead = "nothing has this name under `defaults`; plumbery takes none either";
+                reader.notes.lost(&tree.span, format!("class `{class}`"), instead);
+            }
+        }
+    }
+    if let Some(config) = get(&own, "cloud-config") {
+        lay(&mut cloud_config, config);
+    }
+    let mut own = own;
+    if let Value::Map(entries) = &mut own.value {
+        entries.retain(|(key, _)| !matches!(&key.value, Value::Text(word) if word == "default" || word == "cloud-config"));
+    }
+    lay(&mut laid, &own);
+    let public = get(&laid, "glue").map(items).unwrap_or_default().iter().any(|line| {
+        let line = reader.source.text_of(line).unwrap_or_default();
+        let line = reader.parameters.put_in(&line);
+        line.split_whitespace().next().is_some_and(|word| word.eq_ignore_ascii_case("internet"))
+    });
+    Some(Node { key: key.clone(), name, names: Vec::new(), class: known, own, laid, cloud_config, public })
+}
+
+impl Places {
+    /// Gives nodes the names our plans take: host names, each once in the fleet.
+    pub(crate) fn name_nodes(&mut self, reader: &mut Reader<'_, '_>) {
+        let mut taken: Vec<String> = Vec::new();
+        for location in &mut self.locations {
+            let id = location.id.1.clone();
+            for network in &mut location.networks {
+                network.nodes.retain_mut(|node| name_node(node, &id, &mut taken, reader));
+            }
+        }
+    }
+}
+
+/// `false` if there is no name for it.
+fn name_node(node: &mut Node, location: &str, taken: &mut Vec<String>, reader: &mut Reader<'_, '_>) -> bool {
+    let value = reader.parameters.put_in(&node.name);
+    let theirs = expand(&value);
+    let fine = |name: &str| name.parse::<fleet_model::NodeName>().is_ok();
+    let free = |names: &[String], taken: &[String]| {
+        names.iter().all(|name| fine(name) && !taken.contains(&name.to_ascii_lowercase()))
+    };
+    let mut own = node.name.clone();
+    let mut ours = theirs.clone();
+    if let Some((before, first, last, after)) = range(&value) {
+        // Plumbery takes zeros off, our plans keep them.
+        own = format!("{before}[{first}..{last}]{after}");
+        if node.name.contains("{{") && own == value {
+            own.clone_from(&node.name);
+        }
+    }
+    for prefix in ["", location] {
+        if free(&ours, taken) {
+            break;
+        }
+        let plain = |text: &str| text.replace(['_', '.', ' '], "-");
+        let value = match range(&value) {
+            Some((before, first, last, after)) => {
+                format!("{}[{first}..{last}]{}", plain(before), plain(after))
+            }
+            None => plain(&value),
+        };
+        let value = value.trim_matches('-');
+        let value = if prefix.is_empty() { value.to_owned() } else { format!("{prefix}-{value}") };
+        ours = expand(&value);
+        own = value;
+    }
+    if ours.is_empty() || !free(&ours, taken) {
+        let instead = "letters, digits and inner hyphens, each name once in the fleet; it is left out";
+        reader.notes.lost(&node.key.span, format!("node `{value}`"), instead);
+        return false;
+    }
+    if ours != theirs {
+        let instead = format!("named `{own}`: names are host names, each once in the fleet");
+        reader.notes.changed(&node.key.span, format!("node `{value}`"), instead);
+    }
+    taken.extend(ours.iter().map(|name| name.to_ascii_lowercase()));
+    node.name = own;
+    node.names = theirs.into_iter().zip(ours).collect();
+    true
+}
+
+fn range(name: &str) -> Option<(&str, u32, u32, &str)> {
+    let (before, rest) = name.split_once('[')?;
+    let (numbers, after) = rest.split_once(']')?;
+    let (first, last) = numbers.split_once("..")?;
+    Some((before, first.parse().ok()?, last.parse().ok()?, after))
+}
+
+/// The names a range stands for; none if there are none, or too many.
+fn expand(name: &str) -> Vec<String> {
+    match range(name) {
+        None => vec![name.to_owned()],
+        Some((_, first, last, _)) if last < first || last - first >= MAX_RANGE => Vec::new(),
+        Some((before, first, last, after)) => {
+            (first..=last).map(|number| format!("{before}{number}{after}")).collect()
+        }
+    }
+}
+
+impl Network {
+    /// As our plan writes it; `accept` and `nodes` are for those who know the rest of the plan.
+    pub(crate) fn entries(&self, accept: Vec<Out>, nodes: Vec<Entry>) -> Vec<Entry> {
+        let mut first = Entry::new("name", Out::text(&self.name.0));
+        first.from.clone_from(&self.from);
+        first.remark.clone_from(&self.remark);
+        let mut entries = vec![first, Entry::new("subnet", Out::text(&self.subnet))];
+        if !accept.is_empty() {
+            entries.push(Entry::new("accept", Out::list(accept)));
+        }
+        entries.extend(nodes);
+        entries
+    }
+}
