@@ -27,7 +27,7 @@ use crate::{
     table::{
         Members, TableConfig,
         lead::{self, Changes, Command, Feed, TableHandle, read_rows, unavailable},
-        replica::{Position, Replica, RowChange, Snapshot, Verdict},
+        replica::{Position, Replica, RowChange, Snapshot, Term, Verdict},
         write::Write,
     },
     wire::scram::Password,
@@ -317,6 +317,13 @@ impl Server {
         }
     }
 
+    /// Ends all links.
+    pub fn hang_up(&self) {
+        for peer in lock(&self.peers).values() {
+            peer.gone.cancel();
+        }
+    }
+
     // --- what all servers know ---
 
     /// What this server knows of the cluster.
@@ -418,6 +425,11 @@ impl Server {
     }
 
     // --- who leads what ---
+
+    /// This server's part of the terms in which it leads.
+    pub fn term_id(&self) -> (u64, u64) {
+        uuid::Uuid::parse_str(&self.id).map(|id| id.as_u64_pair()).unwrap_or_default()
+    }
 
     /// Says whether this server leads a table.
     pub fn set_lead(&self, table: &str, lead: Option<Lead>) {
@@ -522,7 +534,7 @@ impl Server {
         lock(&self.tables).get(table).cloned()
     }
 
-    fn install(self: &Arc<Self>, term: u64, snapshot: Snapshot) -> Verdict {
+    fn install(self: &Arc<Self>, term: Term, snapshot: Snapshot) -> Verdict {
         let id = snapshot.config.id.clone();
         if self.metadata().tables.get(&id).is_some_and(|entry| entry.config.is_none()) {
             return Verdict::Failed("the table was dropped".into());
@@ -558,7 +570,7 @@ impl Server {
     }
 
     async fn ask_leader(self: &Arc<Self>, table: &str, what: &str, request: Request) -> Result<Response> {
-        let (leader, _) = self.leader(table).ok_or_else(|| unavailable(what))?;
+        let (leader, _) = self.leader(table).ok_or_else(|| self.leaderless(table, what))?;
         match self.ask(&leader, request, PATIENCE).await {
             Ok(Response::Failed(why)) => Err(why),
             Ok(response) => Ok(response),
@@ -572,6 +584,24 @@ impl Server {
                 })
             }
         }
+    }
+
+    /// Nobody leads a table: the words of a primary that is cut off, or of anybody else.
+    fn leaderless(&self, table: &str, what: &str) -> ReqlError {
+        let config = self.metadata().tables.remove(table).and_then(|entry| entry.config);
+        let cut_off = |config: TableConfig| config.primary == self.id && !config.is_quorum(&self.connected());
+        if !config.is_some_and(cut_off) {
+            return unavailable(what);
+        }
+        let hint = match what {
+            "read" => {
+                "The read was not performed, you can do an outdated read using `read_mode=\"outdated\"`."
+            }
+            _ => "The write was not performed.",
+        };
+        ReqlError::failed(format!(
+            "Cannot perform {what}: The primary replica isn't connected to a quorum of replicas. {hint}"
+        ))
     }
 
     /// Reads rows of a table, wherever they are.
@@ -669,7 +699,7 @@ impl Server {
         let snapshot =
             Snapshot { position: Position::default(), config: config.clone(), rows: BTreeMap::new() };
         for replica in &config.replicas {
-            let request = Request::Install { term: 0, snapshot: Box::new(snapshot.clone()) };
+            let request = Request::Install { term: Term::default(), snapshot: Box::new(snapshot.clone()) };
             let answer = self.ask(replica, request, PATIENCE).await;
             if !matches!(answer, Ok(Response::Verdict(Verdict::Accepted))) {
                 self.publish_table(Position::default(), config.clone());

@@ -233,19 +233,23 @@ fn file(path: &Path, text: &str) -> Result<Given, String> {
             path.display()
         )
     };
+    // The real server counts lines from 0.
     for (at, line) in text.lines().enumerate() {
         let line = line.split('#').next().unwrap_or_default().trim();
         if line.is_empty() {
             continue;
         }
         let (name, value) = match line.split_once('=') {
+            Some((name, _)) if is_flag(name.trim()) => {
+                return Err(bad(at, format!("option '{}' takes no value", name.trim())));
+            }
             Some((name, value)) => (name.trim(), value.trim()),
             None if is_flag(line) => (line, ""),
-            None => return Err(bad(at + 1, format!("missing '=' in '{line}'"))),
+            None => return Err(bad(at, format!("missing '=' in '{line}'"))),
         };
-        check_name(name).map_err(|()| bad(at + 1, format!("unrecognized option name '{name}'")))?;
+        check_name(name).map_err(|()| bad(at, format!("unrecognized option name '{name}'")))?;
         if !MANY.contains(&name) && given.one(name).is_some() {
-            return Err(bad(at + 1, format!("option '{name}' appears multiple times")));
+            return Err(bad(at, format!("option '{name}' specified too many times")));
         }
         given.0.push((name.into(), value.into()));
     }
@@ -350,9 +354,11 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         for (text, part) in [
-            ("bogus=1", "line 1: unrecognized option name 'bogus'"),
-            ("directory=/a\ndirectory=/b", "appears multiple times"),
+            ("bogus=1", "line 0: unrecognized option name 'bogus'"),
+            ("directory=/a\ndirectory=/b", "specified too many times"),
             ("server-name", "missing '='"),
+            ("no-http-admin=1", "option 'no-http-admin' takes no value"),
+            ("join=fd12::1:29015", "is not HOST"),
             ("server-name=x.y", "is invalid.  (Use A-Z, a-z, 0-9, _ and - only)"),
             ("cluster-tls-key=/k\ncluster-tls-cert=/c", "must be specified together"),
             ("http-tls-key=/k", "--http-tls-key and --http-tls-cert must be specified together"),

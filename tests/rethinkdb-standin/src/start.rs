@@ -15,13 +15,13 @@ use crate::{
     cluster::{
         mesh,
         message::Process,
-        metadata::{DatabaseEntry, Metadata},
+        metadata::{DatabaseEntry, Metadata, UserEntry},
         tls,
     },
     console, names,
     server::{self, Identity, Server, VERSION, now},
     settings::Settings,
-    wire,
+    wire::{self, scram::Password},
 };
 
 /// Makes the data directory; a database `test` too if asked for, as the first server of a cluster has it.
@@ -39,7 +39,11 @@ pub fn create(settings: &Settings, with_test_database: bool) -> io::Result<()> {
     tags.insert("default".into());
     let name = settings.server_name.clone().unwrap_or_else(|| format!("standin_{}", &id[..8]));
     let mut metadata = Metadata::default();
-    metadata.users.insert("admin".into(), server::no_password());
+    let mut admin = server::no_password();
+    if let Some(password) = &settings.initial_password {
+        admin = UserEntry { version: 1, password: Password::new(password) };
+    }
+    metadata.users.insert("admin".into(), admin);
     if with_test_database {
         let entry = DatabaseEntry { version: 1, name: Some("test".into()) };
         metadata.databases.insert(uuid::Uuid::new_v4().to_string(), entry);
@@ -62,12 +66,10 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> io::Result<()> 
     let cluster_tls = settings.cluster_tls.as_ref().map(tls::cluster).transpose()?;
     let driver_tls = settings.driver_tls.as_ref().map(tls::server).transpose()?;
     let http_tls = settings.http_tls.as_ref().map(tls::server).transpose()?;
+    for name in &settings.join {
+        names::resolve(name)?;
+    }
     let cluster_listeners = bind(&settings.bind_cluster, settings.cluster_port).await?;
-    let driver_listeners = bind(&settings.bind_driver, settings.driver_port).await?;
-    let http_listeners = match settings.http_port {
-        Some(port) => bind(&settings.bind_http, port).await?,
-        None => Vec::new(),
-    };
     println!("Running {VERSION}: not RethinkDB, but a stand-in for tests.");
     println!("Loading data from directory {directory}");
     for option in &settings.ignored {
@@ -83,22 +85,44 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> io::Result<()> 
         server.tasks.spawn(mesh::accept(Arc::clone(&server), listener));
     }
     server.tasks.spawn(mesh::dial(Arc::clone(&server)));
+    if !joined(&server).await {
+        return Err(io::Error::other("ended before it was connected to any peer"));
+    }
     println!("Listening for client driver connections on port {}", settings.driver_port);
-    for listener in driver_listeners {
+    for listener in bind(&settings.bind_driver, settings.driver_port).await? {
         server.tasks.spawn(wire::connection::accept(Arc::clone(&server), listener, driver_tls.clone()));
     }
     if let Some(port) = settings.http_port {
         println!("Listening for administrative HTTP connections on port {port}");
-    }
-    for listener in http_listeners {
-        server.tasks.spawn(console::accept(Arc::clone(&server), listener, http_tls.clone()));
+        for listener in bind(&settings.bind_http, port).await? {
+            server.tasks.spawn(console::accept(Arc::clone(&server), listener, http_tls.clone()));
+        }
     }
     println!("Server ready, \"{}\" {}", server.presence().name, server.id);
     stop.cancelled().await;
+    server.hang_up();
     server.tasks.close();
     // Nothing is half-written whenever this ends; waiting only lets answers out.
     let _ = tokio::time::timeout(std::time::Duration::from_secs(2), server.tasks.wait()).await;
     Ok(())
+}
+
+/// Waits until any server is connected, if there are some to join: as the real one, which serves no driver before.
+/// Whether it came to that before the end.
+async fn joined(server: &Server) -> bool {
+    let me: BTreeSet<_> = server.hello().addresses.into_iter().collect();
+    if server.settings.join.iter().all(|address| me.contains(address)) {
+        return true;
+    }
+    println!("Attempting connection to {} peers...", server.settings.join.len());
+    let mut changed = server.changes();
+    while server.connected().len() < 2 {
+        tokio::select! {
+            () = server.stop.cancelled() => return false,
+            _ = changed.changed() => {}
+        }
+    }
+    true
 }
 
 /// One process at a time may use a directory; the lock ends with the process, however that ends.
@@ -118,13 +142,13 @@ async fn bind(hosts: &[IpAddr], port: u16) -> io::Result<Vec<TcpListener>> {
     for address in mesh::bind_addresses(hosts, port) {
         match TcpListener::bind(address).await {
             Ok(listener) => listeners.push(listener),
-            // A machine without IPv6 still has all its IPv4 addresses, or its loopback.
-            Err(why)
-                if address.is_ipv6() && why.kind() == io::ErrorKind::AddrNotAvailable || is_no_ipv6(&why) =>
-            {
-                if address.ip().is_unspecified() {
-                    listeners.push(TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?);
-                }
+            // A machine without IPv6 still has all its IPv4 addresses, and a loopback of them.
+            Err(why) if is_no_ipv6(&why) && address.ip().is_unspecified() => {
+                listeners.push(TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?);
+            }
+            Err(why) if is_no_ipv6(&why) && address.is_ipv6() && address.ip().is_loopback() => {}
+            Err(why) if why.kind() == io::ErrorKind::AddrNotAvailable => {
+                return Err(io::Error::other(format!("Could not find bind ip address '{}'", address.ip())));
             }
             Err(why) => return Err(io::Error::new(why.kind(), format!("bind {address}: {why}"))),
         }
@@ -132,10 +156,10 @@ async fn bind(hosts: &[IpAddr], port: u16) -> io::Result<Vec<TcpListener>> {
     Ok(listeners)
 }
 
-/// `EAFNOSUPPORT`: the kernel has no IPv6 at all.
+/// The kernel has no IPv6, or no address of it.
 fn is_no_ipv6(why: &io::Error) -> bool {
     const EAFNOSUPPORT: i32 = 97;
-    why.raw_os_error() == Some(EAFNOSUPPORT)
+    why.raw_os_error() == Some(EAFNOSUPPORT) || why.kind() == io::ErrorKind::AddrNotAvailable
 }
 
 /// What others are told to dial: what the settings say, else every address of this machine the port is bound to.

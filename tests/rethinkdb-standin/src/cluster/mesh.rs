@@ -82,11 +82,28 @@ async fn reach(server: &Server, address: &str) -> io::Result<(Hello, Box<dyn Str
     let mut last = io::Error::other("no address");
     for address in names::resolve(address)? {
         match TcpStream::connect(address).await {
-            Ok(stream) => return greet(server, stream, true).await,
+            Ok(stream) => {
+                let (hello, stream) = greet(server, stream, true).await?;
+                check_route(address, &hello)?;
+                return Ok((hello, stream));
+            }
             Err(why) => last = why,
         }
     }
     Err(last)
+}
+
+/// As the real server, which takes a peer only where it says it can be found; loopback is excused.
+fn check_route(dialled: SocketAddr, hello: &Hello) -> io::Result<()> {
+    let told = |text: &String| names::resolve(text).is_ok_and(|addresses| addresses.contains(&dialled));
+    if dialled.ip().is_loopback() || hello.addresses.iter().any(told) {
+        return Ok(());
+    }
+    Err(io::Error::other(format!(
+        "Received inconsistent routing information (wrong address) from {dialled} (other_peer_addr = {}), closing \
+         connection.  Consider using the '--canonical-address' launch option.",
+        hello.addresses.join(", ")
+    )))
 }
 
 /// TLS if the cluster has it, then who is who.

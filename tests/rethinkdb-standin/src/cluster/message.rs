@@ -10,7 +10,7 @@ use crate::{
     reql::ReqlError,
     table::{
         Members, TableConfig,
-        replica::{Position, Record, RowChange, Snapshot, Verdict},
+        replica::{Position, Record, RowChange, Snapshot, Term, Verdict},
         write::Write,
     },
 };
@@ -54,13 +54,13 @@ pub enum Frame {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Request {
     /// Promise a new term.
-    Prepare { table: String, term: u64 },
+    Prepare { table: String, term: Term },
     /// Give a whole copy.
     Fetch { table: String },
     /// Take a whole copy.
-    Install { term: u64, snapshot: Box<Snapshot> },
+    Install { term: Term, snapshot: Box<Snapshot> },
     /// Take a record.
-    Append { table: String, term: u64, record: Record },
+    Append { table: String, term: Term, record: Record },
     /// Read rows: one, or all. Of any copy if `outdated`.
     Read { table: String, key: Option<String>, outdated: bool },
     /// Write rows.
@@ -115,7 +115,7 @@ pub struct Presence {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lead {
     /// In which term.
-    pub term: u64,
+    pub term: Term,
     /// Replicas that have everything.
     pub ready: Members,
 }

@@ -112,11 +112,13 @@ impl Metadata {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::config::tests::config;
+    use crate::table::{config::tests::config, replica::Term};
 
     fn table(term: u64, exists: bool) -> Metadata {
-        let entry =
-            TableEntry { position: Position { term, number: term }, config: exists.then(|| config(&["a"])) };
+        let entry = TableEntry {
+            position: Position { term: Term { number: term, leader: (0, 0) }, number: term },
+            config: exists.then(|| config(&["a"])),
+        };
         Metadata { tables: [("t".to_owned(), entry)].into(), ..Metadata::default() }
     }
 

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Elements in one response; the real server goes by bytes.
-const BATCH: usize = 1000;
+pub const BATCH: usize = 1000;
 
 /// The result of a query.
 pub enum Answer {
@@ -33,21 +33,23 @@ pub enum Answer {
 pub struct Cursor {
     waiting: VecDeque<Value>,
     feed: Option<Feed>,
+    /// Elements in one response.
+    most: usize,
 }
 
 /// Turns a query's value into what the driver gets.
 ///
 /// # Errors
 /// It cannot be given to a driver, or reading it failed.
-pub async fn open(evaluator: Evaluator, value: Val) -> Result<Answer> {
+pub async fn open(evaluator: Evaluator, value: Val, most: usize) -> Result<Answer> {
     match value {
         Val::Sequence(Sequence { source: Source::Feed(spec), stages }) => {
             let feed = Feed::open(evaluator, *spec, stages).await?;
-            Ok(Answer::Cursor(Box::new(Cursor { waiting: VecDeque::new(), feed: Some(feed) })))
+            Ok(Answer::Cursor(Box::new(Cursor { waiting: VecDeque::new(), feed: Some(feed), most })))
         }
         Val::Sequence(sequence) if !matches!(sequence.source, Source::Rows { array: true, .. }) => {
             let waiting = elements(&evaluator, &sequence).await?.into();
-            Ok(Answer::Cursor(Box::new(Cursor { waiting, feed: None })))
+            Ok(Answer::Cursor(Box::new(Cursor { waiting, feed: None, most })))
         }
         Val::Function(_) | Val::Database(_) | Val::Ordering { .. } => {
             let name = match value {
@@ -89,7 +91,7 @@ impl Cursor {
     /// The feed's.
     pub async fn batch(&mut self, first: bool) -> Result<(Vec<Value>, bool)> {
         let Some(feed) = &mut self.feed else {
-            let count = self.waiting.len().min(BATCH);
+            let count = self.waiting.len().min(self.most);
             let rows = self.waiting.drain(..count).collect();
             return Ok((rows, self.waiting.is_empty()));
         };
@@ -99,7 +101,7 @@ impl Cursor {
         while self.waiting.is_empty() && !first && !feed.over {
             self.waiting.extend(feed.next().await?);
         }
-        let count = self.waiting.len().min(BATCH);
+        let count = self.waiting.len().min(self.most);
         let rows = self.waiting.drain(..count).collect();
         Ok((rows, feed.over && self.waiting.is_empty()))
     }

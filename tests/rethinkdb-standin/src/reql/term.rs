@@ -245,7 +245,8 @@ fn parse_call(parts: &[Value], depth: usize) -> Result<Term> {
     }
     for name in options.keys() {
         if !op.options().contains(&name.as_str()) {
-            return Err(ReqlError::compile(format!("Unrecognized optional argument `{name}`.")));
+            let unknown = ReqlError::compile(format!("Unrecognized optional argument `{name}`."));
+            return Err(unknown.within(Frame::Option(name.clone())));
         }
     }
     // A list of plain values is a plain value.
@@ -321,7 +322,7 @@ mod tests {
         let cases = [
             (json!([9998, []]), "Unrecognized TermType: 9998.", json!([])),
             (json!([17, [1]]), "Expected 2 or more arguments but found 1.", json!([])),
-            (json!([15, [[14, ["d"]], "t"], {"x": 1}]), "Unrecognized optional argument `x`.", json!([])),
+            (json!([15, [[14, ["d"]], "t"], {"x": 1}]), "Unrecognized optional argument `x`.", json!(["x"])),
             (json!([39, [[15, ["t"]], [97, []]]]), "the stand-in does not know term 97", json!([1])),
             (
                 json!([69, [1, 2]]),

@@ -167,7 +167,6 @@ fn status_named(server: &Server, config: &TableConfig, by_id: bool) -> Value {
         .map(|id| {
             let state = match (connected.contains(id), &leader) {
                 (false, _) => "disconnected",
-                (true, None) if *id == config.primary => "waiting_for_quorum",
                 (true, None) => "waiting_for_primary",
                 (true, Some(_)) if ready.contains(id) => "ready",
                 (true, Some(_)) => "backfilling",

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Members, TableConfig,
-    replica::{Position, Record, Replica, RowChange, Snapshot, Verdict},
+    replica::{Position, Record, Replica, RowChange, Snapshot, Term, Verdict},
     write::Write,
 };
 use crate::{
@@ -123,7 +123,9 @@ pub async fn run(server: Arc<Server>, table: Arc<TableHandle>, mut commands: mps
         if my_turn(&server, &config, leaderless.elapsed())
             && let Some(mut leader) = Leader::campaign(&server, &table).await
         {
+            server.log(&format!("Table {}: leading in term {}.", table.id, leader.term.number));
             leader.serve(&mut commands, &mut changed, &mut bumped).await;
+            server.log(&format!("Table {}: no longer leading in term {}.", table.id, leader.term.number));
             server.set_lead(&table.id, None);
             leaderless = Instant::now();
         }
@@ -183,7 +185,7 @@ fn lost_secondaries() -> ReqlError {
 struct Leader {
     server: Arc<Server>,
     table: Arc<TableHandle>,
-    term: u64,
+    term: Term,
     /// Replicas besides this one that have every record.
     in_step: Members,
     /// Replicas that failed, and when to try again.
@@ -198,7 +200,8 @@ impl Leader {
     /// Asks for promises, takes over what a majority has, and brings the others in step.
     async fn campaign(server: &Arc<Server>, table: &Arc<TableHandle>) -> Option<Self> {
         let connected = server.connected();
-        let (term, config) = table.with(|replica| (replica.promised() + 1, replica.state().config.clone()));
+        let (term, config) = table
+            .with(|replica| (replica.promised().after(server.term_id()), replica.state().config.clone()));
         if table.with(|replica| replica.promise(term)) != Verdict::Accepted {
             return None;
         }
@@ -243,7 +246,7 @@ impl Leader {
         server: &Arc<Server>,
         table: &Arc<TableHandle>,
         from: &ServerId,
-        term: u64,
+        term: Term,
         config: &TableConfig,
     ) -> Option<Self> {
         let fetch = Request::Fetch { table: table.id.clone() };
@@ -260,7 +263,7 @@ impl Leader {
     async fn begin(
         server: &Arc<Server>,
         table: &Arc<TableHandle>,
-        term: u64,
+        term: Term,
         present: Members,
     ) -> Option<Self> {
         let mut leader = Self {
@@ -524,7 +527,7 @@ impl Leader {
     }
 }
 
-async fn install(server: &Arc<Server>, member: &ServerId, term: u64, snapshot: Snapshot) -> Option<Verdict> {
+async fn install(server: &Arc<Server>, member: &ServerId, term: Term, snapshot: Snapshot) -> Option<Verdict> {
     let prepare = Request::Prepare { table: snapshot.config.id.clone(), term };
     match server.ask(member, prepare, PATIENCE).await {
         Ok(Response::Prepared(Verdict::Accepted, Some(position))) if position == snapshot.position => {
@@ -544,6 +547,18 @@ async fn install(server: &Arc<Server>, member: &ServerId, term: u64, snapshot: S
 pub fn read_rows(state: &Snapshot, key: Option<&str>) -> Vec<Value> {
     match key {
         Some(key) => state.rows.get(key).cloned().into_iter().collect(),
-        None => state.rows.values().cloned().collect(),
+        None => {
+            // The real server's order is that of hashes: nobody may come to rely on a sorted one.
+            let mut rows: Vec<(u64, &Value)> =
+                state.rows.iter().map(|(key, row)| (scatter(key), row)).collect();
+            rows.sort_by_key(|(place, _)| *place);
+            rows.into_iter().map(|(_, row)| row.clone()).collect()
+        }
     }
+}
+
+/// FNV-1a.
+fn scatter(key: &str) -> u64 {
+    key.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -15,11 +15,28 @@ use crate::disk::{self, Log};
 /// Log size at which a new snapshot is written.
 const COMPACT_AT: u64 = 4 << 20;
 
+/// A time of one leader: no two leaders ever have the same, since each puts its own id into it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Term {
+    /// Grows with each campaign.
+    pub number: u64,
+    /// The leader's id, in two halves.
+    pub leader: (u64, u64),
+}
+
+impl Term {
+    /// A term of `leader` that is newer than this one.
+    #[must_use]
+    pub fn after(self, leader: (u64, u64)) -> Self {
+        Self { number: self.number + 1, leader }
+    }
+}
+
 /// Which record was applied last: that of a term, and its number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Position {
     /// Term of the leader that wrote it.
-    pub term: u64,
+    pub term: Term,
     /// Count of records since the table was made.
     pub number: u64,
 }
@@ -67,7 +84,7 @@ pub enum Verdict {
     /// A promise to a newer term stands against it.
     Refused {
         /// That term.
-        promised: u64,
+        promised: Term,
     },
     /// Something before it is missing.
     Gap,
@@ -77,14 +94,14 @@ pub enum Verdict {
 
 #[derive(Serialize, Deserialize)]
 enum Entry {
-    Promise(u64),
+    Promise(Term),
     Record(Box<Record>),
 }
 
 #[derive(Serialize, Deserialize)]
 struct Stored {
     generation: u64,
-    promised: u64,
+    promised: Term,
     snapshot: Snapshot,
 }
 
@@ -93,7 +110,7 @@ struct Stored {
 pub struct Replica {
     folder: PathBuf,
     generation: u64,
-    promised: u64,
+    promised: Term,
     state: Snapshot,
     log: Log,
 }
@@ -103,7 +120,7 @@ impl Replica {
     ///
     /// # Errors
     /// The disk does not take it.
-    pub fn create(folder: &Path, snapshot: Snapshot, term: u64) -> io::Result<Self> {
+    pub fn create(folder: &Path, snapshot: Snapshot, term: Term) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let stored = Stored { generation: 1, promised: term, snapshot };
         let (log, _) = Log::open::<Entry>(&log_path(folder, stored.generation))?;
@@ -132,7 +149,7 @@ impl Replica {
     }
 
     /// The newest term this copy has promised itself to.
-    pub fn promised(&self) -> u64 {
+    pub fn promised(&self) -> Term {
         self.promised
     }
 
@@ -142,7 +159,7 @@ impl Replica {
     }
 
     /// Promises not to take anything from a leader of an older term.
-    pub fn promise(&mut self, term: u64) -> Verdict {
+    pub fn promise(&mut self, term: Term) -> Verdict {
         if term < self.promised {
             return Verdict::Refused { promised: self.promised };
         }
@@ -156,7 +173,7 @@ impl Replica {
     }
 
     /// Takes one record from the leader of `term`.
-    pub fn append(&mut self, term: u64, record: Record) -> Verdict {
+    pub fn append(&mut self, term: Term, record: Record) -> Verdict {
         if term < self.promised {
             return Verdict::Refused { promised: self.promised };
         }
@@ -180,7 +197,7 @@ impl Replica {
     }
 
     /// Takes a whole copy from the leader of `term`.
-    pub fn install(&mut self, term: u64, snapshot: Snapshot) -> Verdict {
+    pub fn install(&mut self, term: Term, snapshot: Snapshot) -> Verdict {
         if term < self.promised {
             return Verdict::Refused { promised: self.promised };
         }
@@ -244,11 +261,15 @@ mod tests {
     use super::*;
     use crate::table::config::tests::config;
 
+    fn term(number: u64) -> Term {
+        Term { number, leader: (1, 1) }
+    }
+
     fn empty() -> Snapshot {
         Snapshot { position: Position::default(), config: config(&["a"]), rows: BTreeMap::new() }
     }
 
-    fn insert(after: Position, term: u64, key: &str) -> Record {
+    fn insert(after: Position, term: Term, key: &str) -> Record {
         Record {
             after,
             position: Position { term, number: after.number + 1 },
@@ -260,39 +281,56 @@ mod tests {
     #[test]
     fn everything_accepted_is_there_after_opening_again() {
         let folder = tempfile::tempdir().expect("folder");
-        let mut replica = Replica::create(folder.path(), empty(), 1).expect("creates");
+        let mut replica = Replica::create(folder.path(), empty(), term(1)).expect("creates");
         for key in ["a", "b", "c"] {
-            let record = insert(replica.state().position, 3, key);
-            assert_eq!(replica.append(3, record), Verdict::Accepted);
+            let record = insert(replica.state().position, term(3), key);
+            assert_eq!(replica.append(term(3), record), Verdict::Accepted);
         }
-        assert_eq!(replica.promise(7), Verdict::Accepted);
+        assert_eq!(replica.promise(term(7)), Verdict::Accepted);
         let mut again = Replica::open(folder.path()).expect("opens");
         assert_eq!(again.state(), replica.state());
-        assert_eq!(again.promised(), 7);
-        assert_eq!(again.promise(6), Verdict::Refused { promised: 7 });
+        assert_eq!(again.promised(), term(7));
+        assert_eq!(again.promise(term(6)), Verdict::Refused { promised: term(7) });
     }
 
     #[test]
     fn older_terms_and_gaps_are_refused() {
         let folder = tempfile::tempdir().expect("folder");
-        let mut replica = Replica::create(folder.path(), empty(), 5).expect("creates");
+        let mut replica = Replica::create(folder.path(), empty(), term(5)).expect("creates");
         let start = replica.state().position;
-        assert_eq!(replica.append(4, insert(start, 4, "x")), Verdict::Refused { promised: 5 });
-        assert_eq!(replica.append(5, insert(Position { term: 5, number: 9 }, 5, "x")), Verdict::Gap);
-        assert_eq!(replica.install(4, empty()), Verdict::Refused { promised: 5 });
+        assert_eq!(
+            replica.append(term(4), insert(start, term(4), "x")),
+            Verdict::Refused { promised: term(5) }
+        );
+        assert_eq!(
+            replica.append(term(5), insert(Position { term: term(5), number: 9 }, term(5), "x")),
+            Verdict::Gap
+        );
+        assert_eq!(replica.install(term(4), empty()), Verdict::Refused { promised: term(5) });
         assert!(replica.state().rows.is_empty());
+    }
+
+    #[test]
+    fn a_promise_is_to_one_leader_alone() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut replica = Replica::create(folder.path(), empty(), Term::default()).expect("creates");
+        let (one, other) = (Term::default().after((1, 0)), Term::default().after((2, 0)));
+        assert_eq!(replica.promise(other), Verdict::Accepted);
+        assert_eq!(replica.promise(one), Verdict::Refused { promised: other });
+        assert_eq!(replica.promise(other), Verdict::Accepted, "to the same one it may be repeated");
+        assert_eq!(replica.promise(replica.promised().after((1, 0))), Verdict::Accepted);
     }
 
     #[test]
     fn an_installed_copy_replaces_rows_and_log() {
         let folder = tempfile::tempdir().expect("folder");
-        let mut replica = Replica::create(folder.path(), empty(), 1).expect("creates");
-        assert_eq!(replica.append(1, insert(Position::default(), 1, "old")), Verdict::Accepted);
+        let mut replica = Replica::create(folder.path(), empty(), term(1)).expect("creates");
+        assert_eq!(replica.append(term(1), insert(Position::default(), term(1), "old")), Verdict::Accepted);
         let mut copy = empty();
-        copy.position = Position { term: 2, number: 8 };
+        copy.position = Position { term: term(2), number: 8 };
         copy.rows.insert("new".into(), json!({"id": "new"}));
-        assert_eq!(replica.install(2, copy.clone()), Verdict::Accepted);
+        assert_eq!(replica.install(term(2), copy.clone()), Verdict::Accepted);
         let again = Replica::open(folder.path()).expect("opens");
-        assert_eq!((again.state(), again.promised()), (&copy, 2));
+        assert_eq!((again.state(), again.promised()), (&copy, term(2)));
     }
 }

@@ -239,7 +239,11 @@ impl Connection {
         let database = options.get("db").map(Term::parse).transpose()?;
         let evaluator = Evaluator::new(Arc::clone(&self.server), database);
         let value = evaluator.run(&term).await?;
-        feed::open(evaluator, value).await
+        let batch = match options.get("max_batch_rows").and_then(Value::as_f64) {
+            Some(rows) if rows >= 1.0 => rows as usize,
+            _ => feed::BATCH,
+        };
+        feed::open(evaluator, value, batch).await
     }
 
     async fn proceed(self: Arc<Self>, token: u64) {
