@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use fleet_model::{NodeName, Secret};
+use fleet_model::{NodeName, Secret, chain};
 use sha2::{Digest, Sha256};
 use tokio::{
     sync::mpsc,
@@ -11,7 +11,6 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::ssh::{Ssh, SshError};
-use crate::execute::chain;
 
 /// Pause between looks at a server that does not listen yet: short, since a look costs one SYN.
 const LOOK_AGAIN: Duration = Duration::from_millis(700);

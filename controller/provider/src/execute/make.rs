@@ -259,7 +259,7 @@ impl Run {
         let password = self.vault.initial_password(&node.name).await.map_err(|error| {
             Failure(format!(
                 "{}; without a password no server is made: see that the store works",
-                super::chain(&error)
+                fleet_model::chain(&error)
             ))
         })?;
         Ok(DeployServer {

@@ -17,6 +17,7 @@ use std::{
 };
 
 use fleet_mcp::McpError;
+use fleet_model::chain;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinSet,
@@ -95,18 +96,6 @@ impl From<JournalError> for Failure {
             chain(&error)
         ))
     }
-}
-
-/// An error with everything that caused it.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// What all work of one run shares.

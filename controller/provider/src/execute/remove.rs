@@ -59,7 +59,7 @@ impl Run {
                 }
                 self.journal.gone("server", id.as_str()).await?;
                 if let Some(node) = forget {
-                    self.vault.forget(&node).await.map_err(|error| Failure(super::chain(&error)))?;
+                    self.vault.forget(&node).await.map_err(|error| Failure(fleet_model::chain(&error)))?;
                 }
             }
             Removal::Vlan(id) => self.delete_vlan(step, &id).await?,
