@@ -10,9 +10,10 @@ use crate::{
     emit::{Entry, Item, Out},
     form::Scope,
     machine::{IMAGE, Network as OwnNetwork, Reader},
+    node::Node,
     parameter::word,
-    place::{Api, Defaults, Location, Network, Node, Places, label_of},
-    tree::{entries, get, items},
+    place::{Api, Defaults, Location, Network, Places, label_of},
+    tree::{entries, get, items, key as key_of},
 };
 
 /// Names no task may have: every node has these already.
@@ -54,7 +55,12 @@ pub(crate) fn assemble(
     }
     let (mut made, works) = nodes(places, &directory, reader);
     let lists = tasks(&made, works, reader);
+    let mut secure = false;
     for (made, list) in made.iter_mut().zip(lists) {
+        if list.iter().any(|task| task.kind == "rethinkdb") {
+            made.information = secured(&made.information);
+            secure = true;
+        }
         made.tasks = named(list);
     }
     let common = split_common(&mut made);
@@ -64,9 +70,11 @@ pub(crate) fn assemble(
         below.push(Entry::new("image", Out::text(IMAGE)));
     }
     if !common.is_empty() {
-        below.push(Entry::new("tasks", Out::List(common)).remark(
-            "What the agent of every node does, in this order; those of classes and nodes come after.",
-        ));
+        const ORDER: &str =
+            "What the agent of every node does, in this order; those of classes and nodes come after.";
+        let mut tasks = Entry::new("tasks", Out::List(common)).remark(ORDER);
+        tasks.from.extend(defaults.tasks_from);
+        below.push(tasks);
     }
     let classes = classes(defaults, &mut made, reader);
     let locations = places.locations.iter().enumerate().map(|(index, location)| {
@@ -93,8 +101,12 @@ pub(crate) fn assemble(
     let locations = if locations.is_empty() { Out::list([]) } else { Out::List(locations) };
     let section =
         |name: &str, entries: Vec<Entry>| (!entries.is_empty()).then(|| Entry::new(name, Out::Map(entries)));
+    let mut information = whole_information(information, places, &directory, reader);
+    if let Some(Entry { value: Out::Text(text), .. }) = information.as_mut().filter(|_| secure) {
+        *text = secured(text);
+    }
     Sections {
-        information: whole_information(information, places, &directory, reader),
+        information,
         defaults: section("defaults", below),
         classes: section("classes", classes),
         locations: Entry::new("locations", locations),
@@ -144,6 +156,20 @@ fn text(tree: &Tree, scope: Scope<'_>, reader: &mut Reader<'_, '_>) -> String {
         reader.notes.lost(&place, format!("`{}` in a text for people", gap.whole), gap.instead);
     }
     if said.text.is_empty() { said.text } else { said.text + "\n" }
+}
+
+/// The application and the console of the cluster speak TLS.
+fn secured(text: &str) -> String {
+    let mut out = String::new();
+    let mut pieces = text.split("http://").peekable();
+    while let Some(piece) = pieces.next() {
+        out.push_str(piece);
+        let Some(next) = pieces.peek() else { break };
+        let port = next.strip_prefix("{{").and_then(|rest| rest.split_once("}}")).map(|(_, rest)| rest);
+        let ours = port.is_some_and(|rest| rest.starts_with(":5000") || rest.starts_with(":8080"));
+        out.push_str(if ours { "https://" } else { "http://" });
+    }
+    out
 }
 
 /// The fleet's text: that of the plan, then those of locations and blueprints.
@@ -358,16 +384,25 @@ fn classes(defaults: &Defaults, made: &mut [Made<'_>], reader: &mut Reader<'_, '
         // The same text for all of them is the class's, and no node's any more.
         let said = nodes[0].information.clone();
         if !said.is_empty() && nodes.iter().all(|made| made.information == said) {
-            entries.push(Entry::new("information", Out::text(said)));
+            entries.push(informed(said, settings, reader));
             nodes.iter_mut().for_each(|made| made.information.clear());
         }
         let tasks = take_common(nodes.into_iter().map(|made| &mut made.tasks).collect());
         if !tasks.is_empty() {
-            entries.push(Entry::new("tasks", Out::List(tasks)));
+            let mut tasks = Entry::new("tasks", Out::List(tasks));
+            tasks.from.extend(key_of(settings, "cloud-config").map(|key| reader.source.line_of(key)));
+            entries.push(tasks);
         }
         found.push(Entry::new(class_name(name), Out::Map(entries)).from(reader.source.line_of(key)));
     }
     found
+}
+
+/// A text for people, with the comments of where it was.
+fn informed(text: String, settings: &Tree, reader: &Reader<'_, '_>) -> Entry {
+    let mut entry = Entry::new("information", Out::text(text));
+    entry.from.extend(key_of(settings, "information").map(|key| reader.source.line_of(key)));
+    entry
 }
 
 fn class_name(name: &str) -> String {
@@ -381,10 +416,12 @@ fn node_item(made: &Made<'_>, network: &Network, reader: &mut Reader<'_, '_>) ->
     let own = OwnNetwork { name: &network.name.1 };
     entries.extend(reader.settings(&node.own, &node.laid, Some(&own)));
     if !made.information.is_empty() {
-        entries.push(Entry::new("information", Out::text(&made.information)));
+        entries.push(informed(made.information.clone(), &node.own, reader));
     }
     if !made.tasks.is_empty() {
-        entries.push(Entry::new("tasks", Out::List(made.tasks.clone())));
+        let mut tasks = Entry::new("tasks", Out::List(made.tasks.clone()));
+        tasks.from.extend(node.tasks_from);
+        entries.push(tasks);
     }
     let short = entries.iter().all(|entry| matches!(entry.key.as_str(), "name" | "class"));
     let map = Out::Map(entries);
@@ -452,6 +489,17 @@ mod tests {
         check("/etc/nginx/conf.d/site.conf", "etc-nginx-conf.d-site.conf");
         check("nginx.service", "nginx");
         check("…", "task-");
+    }
+
+    #[test]
+    fn addresses_of_ours_are_secured() {
+        let check = |text: &str, expected: &str| assert_eq!(secured(text), expected);
+        check("a http://{{ node.public }}:5000/ b", "a https://{{ node.public }}:5000/ b");
+        check(
+            "http://{{ x.public }}:8080, http://{{ x.public }}:80",
+            "https://{{ x.public }}:8080, http://{{ x.public }}:80",
+        );
+        check("http://example.org:5000", "http://example.org:5000");
     }
 
     #[test]

@@ -25,18 +25,24 @@ const OF_LOCATIONS: [&str; 5] = ["locationId", "regionId", "apiHost", "basement"
 impl Head {
     pub(crate) fn read(document: &Tree, reader: &mut Reader<'_, '_>) -> Self {
         let mut found = Self { information: get(document, "information").cloned(), ..Self::default() };
+        reader.mapping(document, "a first document");
         for (key, value) in entries(document) {
             let word = reader.source.text_of(key).unwrap_or_default();
             match word.as_str() {
-                "information" | "parameters" => {}
+                "information" => {}
+                "parameters" => reader.mapping(value, "`parameters`"),
                 "links" => {
+                    reader.mapping(value, "`links`");
                     for (name, link) in entries(value) {
                         let text = |tree| reader.source.text_of(tree).unwrap_or_default();
                         found.remarks.push(format!("{}: {}", text(name), text(link)));
                     }
                     reader.notes.changed(&key.span, "`links`", "comments");
                 }
-                "defaults" => found.defaults = defaults(value, reader),
+                "defaults" => {
+                    reader.mapping(value, "`defaults`");
+                    found.defaults = defaults(value, reader);
+                }
                 "keys" => {
                     for item in items(value) {
                         let file = reader.source.text_of(item).unwrap_or_default();
@@ -77,7 +83,10 @@ fn defaults(section: &Tree, reader: &mut Reader<'_, '_>) -> Defaults {
     for (key, value) in entries(section) {
         let Some(word) = reader.source.text_of(key) else { continue };
         match word.as_str() {
-            "cloud-config" => found.cloud_config = Some(value.clone()),
+            "cloud-config" => {
+                found.cloud_config = Some(value.clone());
+                found.tasks_from = Some(reader.source.line_of(key));
+            }
             "domain" => found.domain = Some(value.clone()),
             "ethernet" => found.ethernet = Some(value.clone()),
             "blueprints" => {

@@ -7,7 +7,7 @@
 //! dropped without one.
 //!
 //! On its way a plan is read as text with places (`source`, `tree`), its first document (`head`, `parameter`) and its
-//! locations (`place`) are understood, nodes get their settings (`machine`), their texts (`form`, `directory`) and
+//! locations (`place`, `node`) are understood, nodes get their settings (`machine`), their texts (`form`, `directory`) and
 //! their tasks (`cloud`), and all of it is put together (`assemble`) and written (`emit`).
 //!
 //! Deliberately absent: plumbery's commands, its secrets (`*.secrets` files), and whatever it downloads.
@@ -19,6 +19,7 @@ mod emit;
 mod form;
 mod head;
 mod machine;
+mod node;
 mod note;
 mod parameter;
 mod place;
@@ -118,16 +119,13 @@ pub fn import(file: &str, text: &str, options: &Options) -> Result<Import, Impor
     places.name_nodes(&mut reader);
     let sections = assemble::assemble(head.information.as_ref(), &head.defaults, &places, &mut reader);
 
+    let mut comments = source.comments.clone();
     let mut top = Entry::new("fleet", Out::text(fleet(file, &places, options).as_str()));
-    top.from.extend(
-        source
-            .documents
-            .first()
-            .and_then(|tree| tree::entries(tree).first())
-            .map(|(key, _)| source.line_of(key)),
-    );
     top.remark.push(format!("Imported from {file}."));
     top.remark.extend(head.remarks);
+    // What stands at the top of the file is about all of it.
+    let first = source.documents.first().and_then(|tree| tree::entries(tree).first());
+    top.remark.extend(first.into_iter().flat_map(|(key, _)| comments.take_above(source.line_of(key))));
     let mut entries = vec![top, assemble::cloud(places.api.as_ref().filter(|_| !options.local))];
     entries.extend(sections.information);
     if !parameters.entries.is_empty() {
@@ -136,7 +134,6 @@ pub fn import(file: &str, text: &str, options: &Options) -> Result<Import, Impor
     entries.extend(sections.defaults);
     entries.extend(sections.classes);
     entries.push(sections.locations);
-    let mut comments = source.comments.clone();
     let plan = emit::write(&entries, &mut comments);
     for line in comments.left() {
         notes.changed(

@@ -123,6 +123,17 @@ impl<'s> Reader<'_, 's> {
         }
     }
 
+    /// Tells of what should be a mapping and is none; nothing of it is read.
+    pub(crate) fn mapping(&mut self, tree: &Tree, what: &str) {
+        if !matches!(tree.value, fleet_plan::Value::Map(_) | fleet_plan::Value::Null) {
+            self.notes.lost(
+                &tree.span,
+                format!("{what} that is no mapping"),
+                "plumbery cannot read it either",
+            );
+        }
+    }
+
     /// Text in which parameters may stand, and nothing else.
     fn plain(&mut self, tree: &Tree, what: &str) -> Option<Out> {
         let text = self.own_text(tree, what)?;

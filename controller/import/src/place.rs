@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use fleet_plan::{Tree, Value};
+use fleet_plan::Tree;
 
 use crate::{
     emit::{Entry, Out},
     machine::Reader,
+    node::Node,
     parameter::word,
-    tree::{entries, get, items, lay, nothing},
+    tree::{entries, get, items, key as key_of, lay, nothing},
 };
 
 /// What holds for all documents.
@@ -17,6 +18,8 @@ pub(crate) struct Defaults {
     pub(crate) domain: Option<Tree>,
     pub(crate) ethernet: Option<Tree>,
     pub(crate) cloud_config: Option<Tree>,
+    /// Where that begins.
+    pub(crate) tasks_from: Option<usize>,
     /// Settings of locations, by key.
     pub(crate) location: BTreeMap<String, Tree>,
     /// Classes of nodes: key and settings.
@@ -50,25 +53,10 @@ pub(crate) struct Network {
     pub(crate) name: (String, String),
     pub(crate) subnet: String,
     pub(crate) accept: Vec<Tree>,
+    pub(crate) accept_from: Option<usize>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) remark: Vec<String>,
     pub(crate) from: Vec<usize>,
-}
-
-/// A node, or several by a range of names.
-#[derive(Debug)]
-pub(crate) struct Node {
-    pub(crate) key: Tree,
-    /// As our plan writes it.
-    pub(crate) name: String,
-    /// The names it stands for: plumbery's and ours.
-    pub(crate) names: Vec<(String, String)>,
-    pub(crate) class: Option<String>,
-    pub(crate) own: Tree,
-    /// The class below its own settings.
-    pub(crate) laid: Tree,
-    pub(crate) cloud_config: Tree,
-    pub(crate) public: bool,
 }
 
 /// Cloud behind a location, as far as it says.
@@ -91,8 +79,6 @@ const REGIONS: [(&str, &str); 6] = [
 const KNOWN: [&str; 8] = ["dd-na", "dd-eu", "dd-au", "dd-au-gov", "dd-af", "dd-ap", "dd-latam", "dd-canada"];
 /// Longest name of a domain or a network our plans take.
 const LONGEST_LABEL: usize = 60;
-/// Most nodes of one range.
-const MAX_RANGE: u32 = 10_000;
 
 /// What one blueprint adds to a location.
 struct Piece<'a> {
@@ -120,6 +106,7 @@ impl Places {
         any_api: bool,
         reader: &mut Reader<'_, '_>,
     ) {
+        reader.mapping(document, "a document");
         let setting = |key: &str| get(document, key).or_else(|| defaults.location.get(key));
         let Some(at) = setting("locationId") else {
             let instead = "say `locationId`; it is left out";
@@ -229,7 +216,8 @@ impl Places {
         for (key, value) in entries(blueprint) {
             let word = reader.source.text_of(key).unwrap_or_default();
             match word.as_str() {
-                "domain" | "ethernet" | "nodes" => {}
+                "domain" | "ethernet" => reader.mapping(value, &format!("`{word}`")),
+                "nodes" => {}
                 "information" => texts.push(value.clone()),
                 "balancers" => {
                     for balancer in items(value) {
@@ -275,7 +263,7 @@ impl Places {
         let Some(network) = self.network(&ethernet, key, line, blueprint, reader) else { return };
         let Some(domain) = self.domain(&domain, key, reader) else { return };
         let nodes = get(blueprint, "nodes").map(items).unwrap_or_default();
-        let nodes: Vec<Node> = nodes.iter().filter_map(|item| node(item, defaults, reader)).collect();
+        let nodes: Vec<Node> = nodes.iter().filter_map(|item| Node::read(item, defaults, reader)).collect();
         self.put(Piece { id, line, key, domain, network, nodes }, reader);
     }
 
@@ -392,6 +380,7 @@ impl Places {
             name,
             subnet,
             accept: get(ethernet, "accept").map(items).unwrap_or_default().to_vec(),
+            accept_from: key_of(ethernet, "accept").map(|key| reader.source.line_of(key)),
             nodes: Vec::new(),
             remark: Vec::new(),
             // Comments of the blueprint are about its network: our plans have no blueprints.
@@ -520,57 +509,6 @@ fn subnet(tree: &Tree, reader: &mut Reader<'_, '_>) -> Option<String> {
     Some(if only { format!("{own}/{prefix}") } else { format!("{address}/{prefix}") })
 }
 
-fn node(item: &Tree, defaults: &Defaults, reader: &mut Reader<'_, '_>) -> Option<Node> {
-    let empty = nothing(item);
-    let (key, own) = match &item.value {
-        Value::Map(entries) => {
-            let (key, own) = entries.first()?;
-            for (other, _) in entries.iter().skip(1) {
-                let instead = "begin it with `- `, or indent its settings; plumbery does not read it";
-                reader.notes.lost(&other.span, "a second key beside a node's name", instead);
-            }
-            (key, own)
-        }
-        _ => (item, &empty),
-    };
-    let name = reader.own_text(key, "a node's name")?;
-    let own = if matches!(own.value, Value::Map(_)) { own.clone() } else { nothing(key) };
-    let class = get(&own, "default").and_then(|tree| Some((tree, reader.source.text_of(tree)?)));
-    let class = class.map(|(tree, name)| (tree, reader.parameters.put_in(&name)));
-    let mut laid = nothing(&own);
-    let mut cloud_config = defaults.cloud_config.clone().unwrap_or_else(|| nothing(&own));
-    let mut known = None;
-    if let Some((tree, class)) = class {
-        match defaults.classes.get(&class) {
-            Some((_, settings)) => {
-                laid = settings.clone();
-                if let Some(config) = get(settings, "cloud-config") {
-                    lay(&mut cloud_config, config);
-                }
-                known = Some(class);
-            }
-            None => {
-                let instead = "nothing has this name under `defaults`; plumbery takes none either";
-                reader.notes.lost(&tree.span, format!("class `{class}`"), instead);
-            }
-        }
-    }
-    if let Some(config) = get(&own, "cloud-config") {
-        lay(&mut cloud_config, config);
-    }
-    let mut own = own;
-    if let Value::Map(entries) = &mut own.value {
-        entries.retain(|(key, _)| !matches!(&key.value, Value::Text(word) if word == "default" || word == "cloud-config"));
-    }
-    lay(&mut laid, &own);
-    let public = get(&laid, "glue").map(items).unwrap_or_default().iter().any(|line| {
-        let line = reader.source.text_of(line).unwrap_or_default();
-        let line = reader.parameters.put_in(&line);
-        line.split_whitespace().next().is_some_and(|word| word.eq_ignore_ascii_case("internet"))
-    });
-    Some(Node { key: key.clone(), name, names: Vec::new(), class: known, own, laid, cloud_config, public })
-}
-
 impl Places {
     /// Gives nodes the names our plans take: host names, each once in the fleet.
     pub(crate) fn name_nodes(&mut self, reader: &mut Reader<'_, '_>) {
@@ -578,74 +516,8 @@ impl Places {
         for location in &mut self.locations {
             let id = location.id.1.clone();
             for network in &mut location.networks {
-                network.nodes.retain_mut(|node| name_node(node, &id, &mut taken, reader));
+                network.nodes.retain_mut(|node| node.rename(&id, &mut taken, reader));
             }
-        }
-    }
-}
-
-/// `false` if there is no name for it.
-fn name_node(node: &mut Node, location: &str, taken: &mut Vec<String>, reader: &mut Reader<'_, '_>) -> bool {
-    let value = reader.parameters.put_in(&node.name);
-    let theirs = expand(&value);
-    let fine = |name: &str| name.parse::<fleet_model::NodeName>().is_ok();
-    let free = |names: &[String], taken: &[String]| {
-        names.iter().all(|name| fine(name) && !taken.contains(&name.to_ascii_lowercase()))
-    };
-    let mut own = node.name.clone();
-    let mut ours = theirs.clone();
-    if let Some((before, first, last, after)) = range(&value) {
-        // Plumbery takes zeros off, our plans keep them.
-        own = format!("{before}[{first}..{last}]{after}");
-        if node.name.contains("{{") && own == value {
-            own.clone_from(&node.name);
-        }
-    }
-    for prefix in ["", location] {
-        if free(&ours, taken) {
-            break;
-        }
-        let plain = |text: &str| text.replace(['_', '.', ' '], "-");
-        let value = match range(&value) {
-            Some((before, first, last, after)) => {
-                format!("{}[{first}..{last}]{}", plain(before), plain(after))
-            }
-            None => plain(&value),
-        };
-        let value = value.trim_matches('-');
-        let value = if prefix.is_empty() { value.to_owned() } else { format!("{prefix}-{value}") };
-        ours = expand(&value);
-        own = value;
-    }
-    if ours.is_empty() || !free(&ours, taken) {
-        let instead = "letters, digits and inner hyphens, each name once in the fleet; it is left out";
-        reader.notes.lost(&node.key.span, format!("node `{value}`"), instead);
-        return false;
-    }
-    if ours != theirs {
-        let instead = format!("named `{own}`: names are host names, each once in the fleet");
-        reader.notes.changed(&node.key.span, format!("node `{value}`"), instead);
-    }
-    taken.extend(ours.iter().map(|name| name.to_ascii_lowercase()));
-    node.name = own;
-    node.names = theirs.into_iter().zip(ours).collect();
-    true
-}
-
-fn range(name: &str) -> Option<(&str, u32, u32, &str)> {
-    let (before, rest) = name.split_once('[')?;
-    let (numbers, after) = rest.split_once(']')?;
-    let (first, last) = numbers.split_once("..")?;
-    Some((before, first.parse().ok()?, last.parse().ok()?, after))
-}
-
-/// The names a range stands for; none if there are none, or too many.
-fn expand(name: &str) -> Vec<String> {
-    match range(name) {
-        None => vec![name.to_owned()],
-        Some((_, first, last, _)) if last < first || last - first >= MAX_RANGE => Vec::new(),
-        Some((before, first, last, after)) => {
-            (first..=last).map(|number| format!("{before}{number}{after}")).collect()
         }
     }
 }
@@ -658,7 +530,9 @@ impl Network {
         first.remark.clone_from(&self.remark);
         let mut entries = vec![first, Entry::new("subnet", Out::text(&self.subnet))];
         if !accept.is_empty() {
-            entries.push(Entry::new("accept", Out::list(accept)));
+            let mut accept = Entry::new("accept", Out::list(accept));
+            accept.from.extend(self.accept_from);
+            entries.push(accept);
         }
         entries.extend(nodes);
         entries

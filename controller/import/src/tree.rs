@@ -12,6 +12,14 @@ pub(crate) fn get<'t>(tree: &'t Tree, key: &str) -> Option<&'t Tree> {
         .filter(|value| value.value != Value::Null)
 }
 
+/// The key itself, for its place.
+pub(crate) fn key<'t>(tree: &'t Tree, key: &str) -> Option<&'t Tree> {
+    entries(tree)
+        .iter()
+        .map(|(name, _)| name)
+        .rfind(|name| matches!(&name.value, Value::Text(text) if text == key))
+}
+
 /// Entries of a mapping; none of anything else.
 pub(crate) fn entries(tree: &Tree) -> &[(Tree, Tree)] {
     match &tree.value {

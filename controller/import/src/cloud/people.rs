@@ -178,7 +178,7 @@ impl CloudConfig<'_, '_, '_> {
 
     /// A key that lets in.
     fn authorized(&mut self, key: &Tree, keys: &mut Vec<String>) {
-        let Some(text) = self.reader.source.text_of(key) else { return };
+        let text = self.reader.source.text_of(key).unwrap_or_default();
         let text = self.reader.parameters.put_in(&text);
         let line = text.trim();
         let form = line.strip_prefix("{{").and_then(|rest| rest.strip_suffix("}}")).map(str::trim);

@@ -92,6 +92,11 @@ impl CloudConfig<'_, '_, '_> {
     pub(super) fn run(&mut self, list: &Tree) {
         let mut folder = None;
         for item in items(list) {
+            if matches!(item.value, Value::Map(_)) {
+                let instead = "put quotes around it: YAML takes `: ` for a mapping";
+                self.reader.notes.lost(&item.span, "command that is no text", instead);
+                continue;
+            }
             let steps = match &item.value {
                 Value::List(words) => {
                     let words: Vec<String> =
