@@ -67,7 +67,12 @@ pub struct Server {
     addresses: BTreeSet<String>,
     identity: Mutex<Identity>,
     metadata: Mutex<Metadata>,
+    /// The link to each connected server. Locked before `seen` where both are.
     peers: Mutex<BTreeMap<ServerId, Arc<Peer>>>,
+    /// What connected servers last said of themselves.
+    seen: Mutex<BTreeMap<ServerId, Presence>>,
+    /// Version of what this one last said of itself. Locked before all others.
+    announced: Mutex<u64>,
     tables: Mutex<BTreeMap<String, Arc<TableHandle>>>,
     leads: Mutex<BTreeMap<String, Lead>>,
     /// Addresses that turned out to be this server's own.
@@ -76,7 +81,7 @@ pub struct Server {
     changed: watch::Sender<u64>,
 }
 
-const METADATA: &str = "metadata.json";
+const METADATA: &str = "metadata";
 const IDENTITY: &str = "server.json";
 const TABLES: &str = "tables";
 
@@ -133,6 +138,8 @@ impl Server {
             identity: Mutex::new(identity),
             metadata: Mutex::new(metadata),
             peers: Mutex::default(),
+            seen: Mutex::default(),
+            announced: Mutex::default(),
             tables: Mutex::default(),
             leads: Mutex::default(),
             own: Mutex::default(),
@@ -211,23 +218,44 @@ impl Server {
 
     /// What this server says of itself.
     pub fn presence(&self) -> Presence {
+        self.presence_as(0)
+    }
+
+    fn presence_as(&self, version: u64) -> Presence {
         let Identity { id, name, tags } = lock(&self.identity).clone();
         let connected = lock(&self.peers).keys().cloned().collect();
-        Presence { id, name, tags, connected, leads: lock(&self.leads).clone(), process: self.facts.clone() }
+        let leads = lock(&self.leads).clone();
+        Presence { version, id, name, tags, connected, leads, process: self.facts.clone() }
+    }
+
+    /// Takes what a connected server says of itself.
+    pub fn hear(&self, from: &Hello, presence: Presence) {
+        let peers = lock(&self.peers);
+        if peers.get(&from.id).is_none_or(|current| current.hello.process != from.process) {
+            return;
+        }
+        let mut seen = lock(&self.seen);
+        if seen.get(&from.id).is_none_or(|known| known.version < presence.version) {
+            seen.insert(from.id.clone(), presence);
+        }
+        drop((seen, peers));
+        self.touch();
     }
 
     /// Every connected server, this one first: what it says of itself, and since when it is connected.
     pub fn presences(&self) -> Vec<(Presence, f64)> {
-        let peers: Vec<Arc<Peer>> = lock(&self.peers).values().cloned().collect();
-        let others = peers.iter().filter_map(|peer| Some((peer.presence()?, peer.since)));
+        let peers = lock(&self.peers).clone();
+        let seen = lock(&self.seen).clone();
+        let others = seen.into_values().filter_map(|presence| {
+            let since = peers.get(&presence.id)?.since;
+            Some((presence, since))
+        });
         std::iter::once((self.presence(), self.facts.time_started)).chain(others).collect()
     }
 
     /// Connected servers, this one included.
     pub fn connected(&self) -> Members {
-        let peers = lock(&self.peers);
-        let others = peers.values().filter(|peer| peer.presence().is_some());
-        others.map(|peer| peer.hello.id.clone()).chain([self.id.clone()]).collect()
+        lock(&self.seen).keys().cloned().chain([self.id.clone()]).collect()
     }
 
     fn peer(&self, id: &str) -> Option<Arc<Peer>> {
@@ -242,8 +270,12 @@ impl Server {
     }
 
     fn announce(&self) {
-        let presence = self.presence();
+        // One at a time, so that what is sent last is what is so.
+        let mut version = lock(&self.announced);
+        *version += 1;
+        let presence = self.presence_as(*version);
         self.tell_all(|| Frame::Presence(Box::new(presence.clone())));
+        drop(version);
         self.touch();
     }
 
@@ -255,14 +287,18 @@ impl Server {
         }
         let mut peers = lock(&self.peers);
         if let Some(there) = peers.get(id) {
-            // Both ends keep the link that the smaller id opened; a newer process or link of it wins.
+            // Both ends prefer the link that the smaller id opened; a newer process or link of it wins.
             let preferred = (&self.id).min(id);
             let same_process = there.hello.process == peer.hello.process;
             let better = peer.dialer == *preferred || there.dialer == peer.dialer;
             if same_process && !there.gone.is_cancelled() && !better {
                 return false;
             }
-            there.gone.cancel();
+            // A link of the same process is left to finish what is under way on it.
+            if !same_process {
+                there.gone.cancel();
+                lock(&self.seen).remove(id);
+            }
         }
         peers.insert(id.clone(), Arc::clone(peer));
         drop(peers);
@@ -282,6 +318,7 @@ impl Server {
         let mut peers = lock(&self.peers);
         if peers.get(&peer.hello.id).is_some_and(|there| Arc::ptr_eq(there, peer)) {
             peers.remove(&peer.hello.id);
+            lock(&self.seen).remove(&peer.hello.id);
             drop(peers);
             self.log(&format!("Disconnected from server {}", peer.hello.id));
             self.announce();
@@ -314,13 +351,6 @@ impl Server {
         let why = why.to_string();
         if lock(&self.failed).insert(address.into(), why.clone()).as_ref() != Some(&why) {
             self.log(&format!("Cannot reach {address}: {why}"));
-        }
-    }
-
-    /// Ends all links.
-    pub fn hang_up(&self) {
-        for peer in lock(&self.peers).values() {
-            peer.gone.cancel();
         }
     }
 
