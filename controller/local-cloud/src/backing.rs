@@ -238,6 +238,19 @@ pub trait Backing: Send + Sync {
     /// Powers off and deletes disks and files. Fine if it is not there.
     async fn remove_server(&self, id: &str) -> Result<(), BackingError>;
 
+    /// Whether [`Backing::clone_server`] can do it.
+    fn clones(&self) -> bool {
+        false
+    }
+
+    /// Copies a stopped server's disks into an image that later servers may name.
+    async fn clone_server(&self, _id: &str, _image: &str) -> Result<(), BackingError> {
+        Err(BackingError::Host {
+            what: "the machines of this cloud cannot be copied".to_owned(),
+            fix: "make servers from the images there are".to_owned(),
+        })
+    }
+
     /// Ids of the servers running right now; polled by the state to notice guests that shut themselves down.
     async fn running(&self) -> Result<Vec<Id>, BackingError>;
 
@@ -309,6 +322,14 @@ impl Backing for NoBacking {
 
     async fn remove_server(&self, id: &str) -> Result<(), BackingError> {
         self.running_set().remove(id);
+        Ok(())
+    }
+
+    fn clones(&self) -> bool {
+        true
+    }
+
+    async fn clone_server(&self, _id: &str, _image: &str) -> Result<(), BackingError> {
         Ok(())
     }
 

@@ -204,6 +204,8 @@ impl Driver {
                     rng: &mut self.rng,
                     delays: &self.settings.delays,
                     quotas: &self.settings.quotas,
+                    choices: &self.settings.choices,
+                    clones: self.backing.clones(),
                     twist,
                 };
                 match self.state.handle(&call, &mut context) {
@@ -437,6 +439,7 @@ async fn serve_server(
             Step::Start(spec) => backing.start(&spec).await,
             Step::Stop(how) => backing.stop(id, how).await,
             Step::Reset => backing.reset(id).await,
+            Step::Clone(image) => backing.clone_server(id, &image).await,
             Step::Remove => backing.remove_server(id).await,
         };
         result.map_err(|error| chain(&error))?;

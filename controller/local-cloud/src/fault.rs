@@ -47,6 +47,11 @@ pub enum FaultKind {
         #[serde(default = "unavailable")]
         status: u16,
     },
+    /// A changing call is refused with this code and has no effect.
+    Refuse {
+        /// One of the platform's response codes.
+        code: Code,
+    },
     /// The connection is closed before the call has an effect.
     Reset,
     /// The call has its effect, then the connection is closed without an answer.
@@ -55,6 +60,39 @@ pub enum FaultKind {
     FailDeploy,
     /// A server being started is said to run, but nothing does.
     NeverBoots,
+}
+
+/// A response code of the platform that a call may be refused with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Code(&'static str);
+
+/// Codes that can be asked for: those that only trouble of the platform brings about, and the common ones.
+const CODES: [&str; 16] = [
+    "RESOURCE_BUSY",
+    "RESOURCE_LOCKED",
+    "RESOURCE_NOT_FOUND",
+    "NO_CHANGE",
+    "HAS_DEPENDENCY",
+    "INVALID_INPUT_DATA",
+    "INVALID_STATUS",
+    "OPERATION_NOT_SUPPORTED",
+    "CONFIGURATION_NOT_SUPPORTED",
+    "EXCEEDS_LIMIT",
+    "OUT_OF_RESOURCES",
+    "AUTHORIZATION_FAILURE",
+    "INFRASTRUCTURE_IN_MAINTENANCE",
+    "UNEXPECTED_ERROR",
+    "RETRYABLE_SYSTEM_ERROR",
+    "SYSTEM_ERROR",
+];
+
+impl<'de> Deserialize<'de> for Code {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let known = CODES.into_iter().find(|known| *known == text).map(Self);
+        known.ok_or_else(|| serde::de::Error::custom(format!("`{text}` is none of {}", CODES.join(", "))))
+    }
 }
 
 fn any() -> String {
@@ -85,6 +123,7 @@ pub(crate) struct Target<'a> {
 pub(crate) struct Trouble {
     pub(crate) slow: Duration,
     pub(crate) busy: bool,
+    pub(crate) refusal: Option<&'static str>,
     pub(crate) server_error: Option<u16>,
     pub(crate) reset: bool,
     pub(crate) lost_answer: bool,
@@ -133,6 +172,7 @@ impl Faults {
                 FaultKind::Slow { millis } => trouble.slow = Duration::from_millis(millis),
                 FaultKind::Busy => trouble.busy = true,
                 FaultKind::ServerError { status } => trouble.server_error = Some(status),
+                FaultKind::Refuse { code } => trouble.refusal = Some(code.0),
                 FaultKind::Reset => trouble.reset = true,
                 FaultKind::LostAnswer => trouble.lost_answer = true,
                 FaultKind::FailDeploy => trouble.twist.fail_deploy = true,
@@ -147,7 +187,7 @@ impl Faults {
 impl Fault {
     fn matches(&self, target: &Target<'_>) -> bool {
         let possible = match self.kind {
-            FaultKind::Busy => target.changing,
+            FaultKind::Busy | FaultKind::Refuse { .. } => target.changing,
             FaultKind::FailDeploy => target.operation == "DEPLOY_SERVER",
             FaultKind::NeverBoots => target.starts,
             _ => true,
@@ -189,6 +229,13 @@ mod tests {
             "change",
             1,
         );
+        check(
+            r#"{"kind":"refuse","code":"RESOURCE_LOCKED"}"#,
+            FaultKind::Refuse { code: Code("RESOURCE_LOCKED") },
+            "*",
+            1,
+        );
+        assert!(serde_json::from_str::<Fault>(r#"{"kind":"refuse","code":"NO_SUCH_CODE"}"#).is_err());
         assert!(serde_json::from_str::<Fault>(r#"{"kind":"fire"}"#).is_err());
     }
 

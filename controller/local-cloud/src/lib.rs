@@ -26,4 +26,4 @@ pub use access::{Access, ServerStatus, Status, is_served, status};
 pub use error::CloudError;
 pub use fault::{Fault, FaultKind};
 pub use serve::serve;
-pub use settings::{Delays, Quotas, Settings};
+pub use settings::{Choices, Delays, Quotas, Settings};

@@ -13,6 +13,8 @@ pub struct Settings {
     pub delays: Delays,
     /// Where the platform says no.
     pub quotas: Quotas,
+    /// What the documents of the platform leave open.
+    pub choices: Choices,
     /// Region that answers callers who use no API host name but the address: `dd-eu` shows EU6, EU7, EU8 and
     /// EU9. All regions are served, each under its own host names.
     pub region: String,
@@ -35,6 +37,7 @@ impl Settings {
             port: None,
             delays: Delays::default(),
             quotas: Quotas::default(),
+            choices: Choices::default(),
             region: "dd-eu".to_owned(),
             public_ipv4: Ipv4Addr::new(198, 51, 100, 0),
             parallel: 8,
@@ -77,6 +80,14 @@ pub struct Quotas {
     pub cpus: u32,
     /// Memory per server, GiB.
     pub memory_gb: u32,
+    /// Static routes per network domain.
+    pub routes: usize,
+    /// IP address lists, and port lists, per network domain.
+    pub lists: usize,
+    /// Network cards per server besides the primary one.
+    pub additional_nics: usize,
+    /// Storage per server besides the system disk, GiB.
+    pub storage_gb: u32,
     /// Smallest disk, GiB. The real platform wants 10.
     pub min_disk_gb: u32,
     /// Largest disk, GiB.
@@ -93,8 +104,51 @@ impl Default for Quotas {
             public_per_server: 3,
             cpus: 32,
             memory_gb: 256,
+            routes: 100,
+            lists: 1000,
+            additional_nics: 9,
+            storage_gb: 14_000,
             min_disk_gb: 1,
             max_disk_gb: 1000,
         }
+    }
+}
+
+/// Where documents and clients of the platform are silent or contradict each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choices {
+    /// First address handed out in a VLAN, counted from its network address. Only 1 to 3 are known to be kept;
+    /// seen in the wild: 7, 8 and 13.
+    pub first_host: u32,
+    /// Whether a server in the making is shown as deployed.
+    pub deployed_while_adding: bool,
+    /// Whether the guest tools of new servers are current. If not, `updateVmwareTools` keeps a server busy once;
+    /// otherwise it is always `NO_CHANGE`.
+    pub tools_are_current: bool,
+    /// Whether names of firewall rules that differ in case only are the same.
+    pub rule_names_ignore_case: bool,
+    /// Whether `reconfigureServer` answers `OK`, as it once did, though the server is busy afterwards.
+    pub reconfigure_answers_ok: bool,
+    /// Fewest characters of an administrator's password.
+    pub shortest_password: usize,
+}
+
+impl Default for Choices {
+    fn default() -> Self {
+        Self {
+            first_host: 7,
+            deployed_while_adding: false,
+            tools_are_current: true,
+            rule_names_ignore_case: true,
+            reconfigure_answers_ok: false,
+            shortest_password: 1,
+        }
+    }
+}
+
+impl Choices {
+    /// Whether two names of firewall rules are one.
+    pub(crate) fn same_rule_name(&self, a: &str, b: &str) -> bool {
+        if self.rule_names_ignore_case { a.eq_ignore_ascii_case(b) } else { a == b }
     }
 }

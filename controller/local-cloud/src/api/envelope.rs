@@ -3,6 +3,7 @@
 use fleet_mcp::xml::{self, LEGACY, TYPES};
 use serde_json::{Value, json};
 
+use super::shape::{shape, trim};
 use crate::state::{Answer, Done, Refused};
 
 /// Form of an answer.
@@ -27,17 +28,28 @@ pub(crate) fn print(form: Form, root: &str, value: &Value) -> String {
 }
 
 /// The answer's root and content.
-pub(crate) fn answer(operation: &str, answer: &Answer, request_id: &str) -> (&'static str, Value) {
-    match answer {
-        Answer::Entity { kind, value } => (kind.item(), value.clone()),
+pub(crate) fn answer(
+    operation: &str,
+    mut answer: Answer,
+    minor: u32,
+    request_id: &str,
+) -> (&'static str, Value) {
+    match &mut answer {
+        Answer::Entity { kind, value } => {
+            shape(*kind, minor, value);
+            (kind.item(), value.take())
+        }
         Answer::Page { kind, items, number, size, total } => {
+            items.iter_mut().for_each(|item| shape(*kind, minor, item));
             let page = json!({
                 kind.item(): items, "pageNumber": number, "pageCount": items.len(), "totalCount": total,
                 "pageSize": size,
             });
             (kind.root(), page)
         }
-        Answer::Done(Done { in_progress, message, info, .. }) => {
+        Answer::Done(done) => {
+            trim(minor, done);
+            let Done { in_progress, message, info, .. } = done;
             let code = if *in_progress { "IN_PROGRESS" } else { "OK" };
             let info: Vec<Value> =
                 info.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
@@ -84,24 +96,42 @@ pub(crate) fn my_user(user: &str, organisation: &str) -> Value {
     })
 }
 
+/// `/oec/0.9/{org}/networkWithLocation`: there are no networks of that kind.
+pub(crate) fn no_networks() -> String {
+    xml::print(&format!("{LEGACY}network"), "NetworkWithLocations", &json!({}))
+}
+
+/// What 0.9 calls the end of an anti-affinity rule.
+pub(crate) const DELETE_AFFINITY: &str = "Delete Anti Affinity Rule";
+
 /// A 0.9 answer, always XML.
 ///
 /// One public client knows a busy 0.9 resource only by the text, so the text begins with the 2.x code.
 pub(crate) fn status(operation: &str, outcome: &Result<Answer, Refused>) -> String {
+    let mut more = Vec::new();
     let (result, code, detail) = match outcome {
-        Ok(Answer::Done(done)) => ("SUCCESS", "REASON_0", done.message.clone()),
+        Ok(Answer::Done(done)) => {
+            let rule = done.info.iter().filter(|(name, _)| *name == "antiAffinityRuleId");
+            more.extend(rule.map(|(_, value)| json!({"name": "antiaffinityrule.id", "value": value})));
+            ("SUCCESS", "REASON_0", done.message.clone())
+        }
         Ok(_) => ("SUCCESS", "REASON_0", String::new()),
         Err(refused) => {
             let code = match refused.code {
                 "RESOURCE_BUSY" => "REASON_392",
+                "RESOURCE_NOT_FOUND" if operation == DELETE_AFFINITY => "REASON_693",
                 "RESOURCE_NOT_FOUND" => "REASON_395",
+                "CONFIGURATION_NOT_SUPPORTED" => "REASON_692",
                 "EXCEEDS_LIMIT" => "REASON_751",
                 other => other,
             };
             ("ERROR", code, refused.to_string())
         }
     };
-    let value = json!({"operation": operation, "result": result, "resultDetail": detail, "resultCode": code});
+    let value = json!({
+        "operation": operation, "result": result, "resultDetail": detail, "resultCode": code,
+        "additionalInformation": more,
+    });
     xml::print(&format!("{LEGACY}general"), "Status", &value)
 }
 

@@ -81,3 +81,35 @@ impl Body {
         names.iter().filter_map(|name| self.value[*name].as_str()).map(str::to_owned).collect()
     }
 }
+
+/// Pairs of a query, decoded; what cannot be decoded is kept as it is.
+pub(crate) fn parse_query(query: &str) -> Vec<(String, String)> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    pairs
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .map(|(a, b)| (unescape(a), unescape(b)))
+        .collect()
+}
+
+fn unescape(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        let hex = |rest: &std::str::Bytes<'_>| {
+            let digits: Vec<u8> = rest.clone().take(2).collect();
+            u8::from_str_radix(std::str::from_utf8(&digits).ok().filter(|digits| digits.len() == 2)?, 16).ok()
+        };
+        match byte {
+            b'+' => bytes.push(b' '),
+            b'%' => match hex(&rest) {
+                Some(decoded) => {
+                    bytes.push(decoded);
+                    rest.nth(1);
+                }
+                None => bytes.push(byte),
+            },
+            _ => bytes.push(byte),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}

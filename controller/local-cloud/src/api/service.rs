@@ -19,8 +19,8 @@ use super::{
     envelope::{self, Form},
     log::{Entry, Log},
     operations,
-    request::Body,
-    route::{Route, route},
+    request::{Body, parse_query},
+    route::{Legacy, Route, minor, route},
 };
 use crate::{
     driver::{Command, Outcome},
@@ -138,7 +138,7 @@ impl Service {
         };
         let body = body.to_bytes();
         let query = parse_query(head.uri.query().unwrap_or_default());
-        let route = route(&head.method, path, &self.organisation);
+        let route = route(&head.method, path, head.uri.query().unwrap_or_default(), &self.organisation);
         if let Route::Admin(name) = route {
             let (status, value) = self.admin(&head.method, name, &query, &body).await;
             return Ok(http_response(Reply::document(status, Form::Json, "fleet", &value)));
@@ -155,7 +155,7 @@ impl Service {
             note(0, "RESET");
             return Err(Closed);
         }
-        let reply = self.reply(&route, &prepared, &trouble, form).await;
+        let reply = self.reply(&route, minor(path), &prepared, &trouble, form).await;
         if trouble.lost_answer {
             note(0, "LOST_ANSWER");
             return Err(Closed);
@@ -197,7 +197,14 @@ impl Service {
         })
     }
 
-    async fn reply(&self, route: &Route<'_>, prepared: &Prepared, trouble: &Trouble, form: Form) -> Reply {
+    async fn reply(
+        &self,
+        route: &Route<'_>,
+        minor: u32,
+        prepared: &Prepared,
+        trouble: &Trouble,
+        form: Form,
+    ) -> Reply {
         let operation = prepared.operation.as_str();
         let request_id = self.request_id();
         let error = |status, code: &str, message: &str| {
@@ -215,6 +222,7 @@ impl Service {
                 let value = envelope::my_user(&self.username, &self.organisation);
                 return Reply::document(200, form, "user", &value);
             }
+            (Route::LegacyNetworks, _) => return Reply::legacy(200, envelope::no_networks(), ""),
             (Route::Foreign, _) => return error(403, "AUTHORIZATION_FAILURE", "Not your organization."),
             (_, None) => return error(404, "INVALID_URI", "No such URI."),
             (_, Some(call)) => call,
@@ -222,6 +230,8 @@ impl Service {
         let outcome = if trouble.busy {
             let message = "Another operation is in progress. Please try again later.".to_owned();
             Err(Refused { code: "RESOURCE_BUSY", message })
+        } else if let Some(code) = trouble.refusal {
+            Err(Refused { code, message: "Refused on request. Please try again later.".to_owned() })
         } else {
             match call {
                 Ok(call) => self.call(call.clone(), prepared.origin.clone(), trouble.twist).await,
@@ -233,13 +243,13 @@ impl Service {
             Err(refused) if refused.code == "SYSTEM_ERROR" => 500,
             Err(_) => 400,
         };
-        if matches!(route, Route::LegacyDisk { .. }) {
+        if matches!(route, Route::Legacy(_)) {
             let code = outcome.as_ref().map_or_else(|refused| refused.code, |_| "OK");
             return Reply::legacy(status, envelope::status(&prepared.legacy, &outcome), code);
         }
         match outcome {
             Ok(answer) => {
-                let (root, value) = envelope::answer(operation, &answer, &request_id);
+                let (root, value) = envelope::answer(operation, answer, minor, &request_id);
                 Reply::document(status, form, root, &value)
             }
             Err(refused) => Reply::document(
@@ -339,21 +349,28 @@ impl Prepared {
                     call: Some(body.and_then(|body| operations::build(path, &body)).map(boxed)),
                 }
             }
-            Route::LegacyDisk { server, disk, speed } => {
-                let change = Body::parse(body).and_then(|body| legacy_disk(server, disk, *speed, &body));
-                let operation = if *speed { "CHANGE_DISK_SPEED" } else { "EXPAND_DISK" };
+            Route::Legacy(legacy) => {
+                let (operation, name) = legacy.names();
+                let ids = match legacy {
+                    Legacy::Disk { server, disk, .. } => vec![(*server).to_owned(), (*disk).to_owned()],
+                    Legacy::Edit(id) | Legacy::Clone(id) | Legacy::DeleteAffinity(id) => {
+                        vec![(*id).to_owned()]
+                    }
+                    Legacy::CreateAffinity => Body::parse(body).map(|body| body.ids()).unwrap_or_default(),
+                };
                 Self {
                     operation: operation.to_owned(),
-                    legacy: if *speed { "Change Disk Speed" } else { "Change Disk Size" }.to_owned(),
+                    legacy: name.to_owned(),
                     changing: true,
                     starts: false,
-                    subjects: vec![(*server).to_owned(), (*disk).to_owned()],
-                    origin: origin(vec![(*server).to_owned(), (*disk).to_owned()]),
-                    call: Some(change.map(boxed)),
+                    subjects: ids.clone(),
+                    origin: origin(ids),
+                    call: Some(legacy.change(&query, body).map(boxed)),
                 }
             }
             Route::Account => read("MY_ACCOUNT".to_owned(), Vec::new(), None),
             Route::MyUser => read("MY_USER".to_owned(), Vec::new(), None),
+            Route::LegacyNetworks => read("LIST_NETWORK_WITH_LOCATION".to_owned(), Vec::new(), None),
             Route::Admin(_) | Route::Foreign | Route::Unknown => read(String::new(), Vec::new(), None),
         }
     }
@@ -361,17 +378,6 @@ impl Prepared {
 
 fn boxed(change: Change) -> Call {
     Call::Change(Box::new(change))
-}
-
-fn legacy_disk(server: &str, disk: &str, speed: bool, body: &Body) -> Result<Change, Refused> {
-    let (server, disk) = (Some(server.to_owned()), disk.to_owned());
-    if speed {
-        let speed = body.of(&["ChangeDiskSpeed"])?.text(&["speed"])?;
-        return Ok(Change::ChangeDiskSpeed { server, disk, speed });
-    }
-    let size = body.of(&["ChangeDiskSize"])?.text(&["newSizeGb"])?;
-    let size_gb = size.parse().map_err(|_| Refused::invalid(format!("'{size}' is not a size in GB.")))?;
-    Ok(Change::ExpandDisk { server, disk, size_gb })
 }
 
 /// `SERVER` of `server/server`.
@@ -384,36 +390,4 @@ fn http_response(reply: Reply) -> Response<Full<Bytes>> {
     *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(reply.content));
     response
-}
-
-/// Pairs of a query, decoded; what cannot be decoded is kept as it is.
-fn parse_query(query: &str) -> Vec<(String, String)> {
-    let pairs = query.split('&').filter(|pair| !pair.is_empty());
-    pairs
-        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-        .map(|(a, b)| (unescape(a), unescape(b)))
-        .collect()
-}
-
-fn unescape(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        let hex = |rest: &std::str::Bytes<'_>| {
-            let digits: Vec<u8> = rest.clone().take(2).collect();
-            u8::from_str_radix(std::str::from_utf8(&digits).ok().filter(|digits| digits.len() == 2)?, 16).ok()
-        };
-        match byte {
-            b'+' => bytes.push(b' '),
-            b'%' => match hex(&rest) {
-                Some(decoded) => {
-                    bytes.push(decoded);
-                    rest.nth(1);
-                }
-                None => bytes.push(byte),
-            },
-            _ => bytes.push(byte),
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use fleet_mcp::{
     Id,
-    types::{AddPublicIpBlock, CreateNatRule, NatRule, PublicIpBlock, State as Phase},
+    types::{AddPublicIpBlock, CreateNatRule, NatRule, PublicIpBlock, ReserveAddress, State as Phase},
 };
 
 use super::{Context, Done, Refused, Reserved, State, Work, network, uuid};
@@ -127,20 +127,24 @@ impl State {
         Ok(self.filtered(Done::at_once(format!("NAT rule {id} has been deleted.")), domain.as_str()))
     }
 
-    pub(crate) fn reserve(&mut self, vlan: &str, address: Ipv4Addr) -> Changed {
+    /// Keeps an address free. It may be in use already: it is then kept when that use ends.
+    pub(crate) fn reserve(&mut self, request: &ReserveAddress) -> Changed {
+        let (vlan, address) = (request.vlan_id.as_str(), request.ip_address);
         let network = self.network(vlan)?;
-        if !network::contains(network, address) {
+        if !network::holds(network, address) {
             return Err(Refused::new("IP_ADDRESS_OUT_OF_RANGE", format!("{address} is not in VLAN {vlan}.")));
         }
         if self.reserved.iter().any(|reserved| reserved.vlan == vlan && reserved.address == address) {
             return Err(Refused::new("IP_ADDRESS_NOT_UNIQUE", format!("{address} is reserved already.")));
         }
         let datacenter = network.entity.datacenter_id.to_string();
-        self.reserved.push(Reserved { vlan: vlan.to_owned(), datacenter, address });
+        let description = request.description.clone();
+        self.reserved.push(Reserved { vlan: vlan.to_owned(), datacenter, address, description });
         Ok((Done::at_once(format!("{address} has been reserved.")), Vec::new()))
     }
 
-    pub(crate) fn unreserve(&mut self, vlan: &str, address: Ipv4Addr) -> Changed {
+    pub(crate) fn unreserve(&mut self, request: &ReserveAddress) -> Changed {
+        let (vlan, address) = (request.vlan_id.as_str(), request.ip_address);
         let before = self.reserved.len();
         self.reserved.retain(|reserved| reserved.vlan != vlan || reserved.address != address);
         if self.reserved.len() == before {

@@ -6,12 +6,16 @@ use fleet_mcp::{
     Resource,
     resource::ServerCall,
     types::{
-        AddDisk, AddNic, AddPublicIpBlock, ChangeServerMonitoringPlan, CreateFirewallRule,
-        CreateIpAddressList, CreateNatRule, CreatePortList, CustomerImage, Datacenter, DeployNetworkDomain,
-        DeployServer, DeployVlan, EditFirewallRule, EditIpAddressList, EditNetworkDomain, EditPortList,
-        EditServerMetadata, EditVlan, EnableServerMonitoring, FirewallRule, Image, IpAddressList, NatRule,
-        NetworkDomain, PortList, PublicIpBlock, ReconfigureServer, RemoveDisk, RemoveNic,
-        ReservedPublicIpv4Address, Server, Vlan,
+        AddDisk, AddNic, AddPublicIpBlock, AntiAffinityRule, AppliedTag, ApplyTags, ChangeNetworkAdapter,
+        ChangeServerMonitoringPlan, CloneServer, CreateAntiAffinityRule, CreateFirewallRule,
+        CreateIpAddressList, CreateNatRule, CreatePortList, CreateStaticRoute, CreateTagKey, CustomerImage,
+        Datacenter, DeployNetworkDomain, DeployServer, DeployUncustomizedServer, DeployVlan,
+        EditFirewallRule, EditIpAddressList, EditNetworkDomain, EditPortList, EditServerMetadata, EditTagKey,
+        EditVlan, EnableServerMonitoring, ExchangeNicVlans, ExpandVlan, FirewallRule, GeographicRegion,
+        Image, IpAddressList, NatRule, NetworkDomain, NotifyNicIpChange, PortList, PublicIpBlock,
+        ReconfigureServer, RemoveDisk, RemoveNic, RemoveTags, ReserveAddress, ReservedIpv6Address,
+        ReservedPrivateIpv4Address, ReservedPublicIpv4Address, RestoreStaticRoutes, Server, StaticRoute,
+        TagKey, Vlan,
     },
 };
 use serde_json::Value;
@@ -56,19 +60,40 @@ pub enum Change {
     EditNetworkDomain(EditNetworkDomain),
     DeleteNetworkDomain(Id),
     DeployVlan(DeployVlan),
+    /// One whose gateway is not ours.
+    DeployDetachedVlan(DeployVlan, Ipv4Addr),
+    ExpandVlan(ExpandVlan),
     EditVlan(EditVlan),
     DeleteVlan(Id),
     DeployServer(DeployServer),
+    DeployUncustomizedServer(DeployUncustomizedServer),
+    CloneServer(CloneServer),
+    DeleteImage(Id),
     EditServerMetadata(EditServerMetadata),
+    /// Name and description at once, then CPUs and memory.
+    EditServer(EditServerMetadata, Option<ReconfigureServer>),
     Server(ServerCall, Id),
     DeleteServer(Id),
     Reconfigure(ReconfigureServer),
     AddDisk(AddDisk),
+    /// The disk asked for goes to the controller of this id, whatever server that is.
+    AddDiskTo(Id, AddDisk),
     RemoveDisk(RemoveDisk),
-    ExpandDisk { server: Option<Id>, disk: Id, size_gb: u32 },
-    ChangeDiskSpeed { server: Option<Id>, disk: Id, speed: String },
+    ExpandDisk {
+        server: Option<Id>,
+        disk: Id,
+        size_gb: u32,
+    },
+    ChangeDiskSpeed {
+        server: Option<Id>,
+        disk: Id,
+        speed: String,
+    },
     AddNic(AddNic),
     RemoveNic(RemoveNic),
+    NotifyNicIpChange(NotifyNicIpChange),
+    ExchangeNicVlans(ExchangeNicVlans),
+    ChangeNetworkAdapter(ChangeNetworkAdapter),
     EnableMonitoring(EnableServerMonitoring),
     ChangeMonitoring(ChangeServerMonitoringPlan),
     AddPublicIpBlock(AddPublicIpBlock),
@@ -84,8 +109,18 @@ pub enum Change {
     CreatePortList(CreatePortList),
     EditPortList(EditPortList),
     DeletePortList(Id),
-    ReservePrivateAddress { vlan: Id, address: Ipv4Addr },
-    UnreservePrivateAddress { vlan: Id, address: Ipv4Addr },
+    ReserveAddress(ReserveAddress),
+    UnreserveAddress(ReserveAddress),
+    CreateAntiAffinityRule(CreateAntiAffinityRule),
+    DeleteAntiAffinityRule(Id),
+    CreateTagKey(CreateTagKey),
+    EditTagKey(EditTagKey),
+    DeleteTagKey(Id),
+    ApplyTags(ApplyTags),
+    RemoveTags(RemoveTags),
+    CreateStaticRoute(CreateStaticRoute),
+    DeleteStaticRoute(Id),
+    RestoreStaticRoutes(RestoreStaticRoutes),
 }
 
 /// Kinds that can be listed.
@@ -94,6 +129,7 @@ pub enum Change {
 pub enum Kind {
     Datacenter,
     OperatingSystem,
+    GeographicRegion,
     OsImage,
     CustomerImage,
     NetworkDomain,
@@ -115,9 +151,10 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Datacenter,
         Self::OperatingSystem,
+        Self::GeographicRegion,
         Self::OsImage,
         Self::CustomerImage,
         Self::NetworkDomain,
@@ -158,24 +195,13 @@ impl Kind {
             Self::OperatingSystem => {
                 ("operatingSystems", "operatingSystem", "infrastructure/operatingSystem", "operating system")
             }
-            Self::ReservedPrivateIpv4Address => (
-                "reservedPrivateIpv4Addresses",
-                "ipv4",
-                "network/reservedPrivateIpv4Address",
-                "reserved private address",
-            ),
-            Self::ReservedIpv6Address => (
-                "reservedIpv6Addresses",
-                "reservedIpv6Address",
-                "network/reservedIpv6Address",
-                "reserved IPv6 address",
-            ),
-            Self::AntiAffinityRule => {
-                ("antiAffinityRules", "antiAffinityRule", "server/antiAffinityRule", "anti-affinity rule")
-            }
-            Self::StaticRoute => ("staticRoutes", "staticRoute", "network/staticRoute", "static route"),
-            Self::TagKey => ("tagKeys", "tagKey", "tag/tagKey", "tag key"),
-            Self::Tag => ("tags", "tag", "tag/tag", "tag"),
+            Self::GeographicRegion => of::<GeographicRegion>(),
+            Self::ReservedPrivateIpv4Address => of::<ReservedPrivateIpv4Address>(),
+            Self::ReservedIpv6Address => of::<ReservedIpv6Address>(),
+            Self::AntiAffinityRule => of::<AntiAffinityRule>(),
+            Self::StaticRoute => of::<StaticRoute>(),
+            Self::TagKey => of::<TagKey>(),
+            Self::Tag => of::<AppliedTag>(),
         }
     }
 

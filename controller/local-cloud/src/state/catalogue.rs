@@ -4,8 +4,8 @@
 use fleet_mcp::{
     Id,
     types::{
-        Cpu, Datacenter, Disk, Guest, Hypervisor, Image, Maintained, Networking, OperatingSystem, Property,
-        Speed,
+        Cpu, Datacenter, Disk, GeographicRegion, Guest, Hypervisor, Image, Maintained, Networking,
+        OperatingSystem, Property, Speed,
     },
 };
 use sha2::{Digest, Sha256};
@@ -28,6 +28,17 @@ const DATACENTERS: [(&str, &str, &str, &str, &str); 14] = [
     ("dd-ap", "AP5", "Hong Kong", "HK", "Hong Kong"),
     ("dd-af", "AF3", "Johannesburg", "ZA", "South Africa - Johannesburg"),
     ("dd-canada", "CA2", "Toronto", "CA", "Canada - Toronto"),
+];
+
+/// Id, region, name and API host of the service's regions.
+const REGIONS: [(&str, &str, &str, &str); 7] = [
+    ("africa", "dd-af", "Africa", "api-mea.dimensiondata.com"),
+    ("asiapacific", "dd-ap", "Asia Pacific", "api-ap.dimensiondata.com"),
+    ("australia", "dd-au", "Australia", "api-au.dimensiondata.com"),
+    ("canada", "dd-canada", "Canada", "api-canada.dimensiondata.com"),
+    ("europe", "dd-eu", "Europe", "api-eu.dimensiondata.com"),
+    ("latam", "dd-latam", "South America", "api-latam.dimensiondata.com"),
+    ("northamerica", "dd-na", "North America", "api-na.dimensiondata.com"),
 ];
 
 /// The machine image behind every entry of the image list.
@@ -72,6 +83,22 @@ pub(crate) fn images(region: &str) -> Vec<Image> {
     here.flat_map(|(_, datacenter, ..)| IMAGES.iter().map(|row| image(datacenter, row))).collect()
 }
 
+/// All regions of the service; `home` is the one asked.
+pub(crate) fn regions(home: &str) -> Vec<GeographicRegion> {
+    let region = |(id, region, name, host): &(&str, &str, &str, &str)| GeographicRegion {
+        id: Id::from(*id),
+        is_home: *region == home,
+        name: (*name).to_owned(),
+        cloud_api_host: Some((*host).to_owned()),
+        cloud_ui_url: None,
+        monitoring_url: None,
+        ftps_host: None,
+        time_zone: None,
+        state: Some("ENABLED".to_owned()),
+    };
+    REGIONS.iter().map(region).collect()
+}
+
 /// Operating systems of the images.
 pub(crate) fn operating_systems() -> Vec<OperatingSystem> {
     IMAGES.iter().map(|(_, _, _, id, name)| operating_system(id, name)).collect()
@@ -108,6 +135,7 @@ fn datacenter(id: &str, city: &str, country: &str, name: &str, quotas: &Quotas) 
             property: vec![
                 property("MIN_DISK_SIZE_GB", quotas.min_disk_gb.into()),
                 property("MAX_DISK_SIZE_GB", quotas.max_disk_gb.into()),
+                property("MAX_TOTAL_ADDITIONAL_STORAGE_GB", quotas.storage_gb.into()),
                 property("MAX_CPU_COUNT", quotas.cpus.into()),
                 property("MIN_MEMORY_MB", 1024),
                 property("MAX_MEMORY_MB", u64::from(quotas.memory_gb) * 1024),
@@ -154,6 +182,9 @@ fn image(datacenter: &str, row: &(&str, &str, &str, &str, &str)) -> Image {
             operating_system: Some(operating_system(os, os_name)),
             vm_tools: None,
         }),
+        source: None,
+        progress: None,
+        virtual_hardware: None,
     }
 }
 
@@ -166,7 +197,7 @@ fn operating_system(id: &str, name: &str) -> OperatingSystem {
 }
 
 /// A UUID that depends on `name` alone.
-fn derived_id(name: &str) -> String {
+pub(crate) fn derived_id(name: &str) -> String {
     let digest = Sha256::digest(name.as_bytes());
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&digest[..16]);

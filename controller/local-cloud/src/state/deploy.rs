@@ -3,8 +3,8 @@
 use fleet_mcp::{
     Id,
     types::{
-        Cpu, DeployServer, Disk, Guest, Image, Ipv6, NetworkInfo, NewNic, Nic, Server, State as Phase,
-        ToolsStatus, ToolsVersion, VirtualHardware, VmTools,
+        AssetType, Cpu, DeployServer, Disk, Guest, Image, Ipv6, NetworkInfo, NewNic, Nic, Server,
+        State as Phase, ToolsStatus, ToolsVersion, VirtualHardware, VmTools,
     },
 };
 use fleet_model::Secret;
@@ -12,15 +12,12 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::{
     Context, Done, Operation, Record, Refused, State, Work,
-    catalogue::{self, BACKING_IMAGE},
     reshape::{check_size, disk_speed},
     uuid,
 };
 
 /// Longest name the platform takes.
 const MAX_NAME: usize = 75;
-/// First address handed out in a VLAN. The platform keeps .1 to .3; seen in the wild: .7 and up.
-const FIRST_HOST: u32 = 7;
 /// VMware's range of Ethernet addresses.
 const MAC_PREFIX: &str = "00:50:56";
 
@@ -37,6 +34,17 @@ impl State {
         request: &DeployServer,
         cx: &mut Context<'_>,
     ) -> Result<(Done, Vec<Work>), Refused> {
+        self.deploy(request, true, Vec::new(), cx)
+    }
+
+    /// Makes a server. One that is not `customised` comes as its image is, without a password.
+    pub(crate) fn deploy(
+        &mut self,
+        request: &DeployServer,
+        customised: bool,
+        tags: Vec<(String, Option<String>)>,
+        cx: &mut Context<'_>,
+    ) -> Result<(Done, Vec<Work>), Refused> {
         check_name(&request.name)?;
         let domain_id = request.network_info.network_domain_id.as_str();
         let domain = self.domain(domain_id)?;
@@ -44,9 +52,7 @@ impl State {
             return Err(Refused::busy("Network domain", domain_id, domain.entity.state.as_str()));
         }
         let datacenter = domain.entity.datacenter_id.clone();
-        let image = catalogue::images(cx.region).into_iter().find(|image| image.id == request.image_id);
-        let image = image.filter(|image| image.datacenter_id == datacenter);
-        let image = image.ok_or_else(|| Refused::not_found("Image", request.image_id.as_str()))?;
+        let (image, backing_image) = self.usable_image(&request.image_id, datacenter.as_str(), cx)?;
         if self.servers.iter().filter(|server| server.domain() == Some(domain_id)).count()
             >= cx.quotas.servers
         {
@@ -56,9 +62,9 @@ impl State {
         check_size(asked.count, request.memory_gb, cx.quotas)?;
         let password =
             request.administrator_password.as_ref().filter(|password| !password.reveal().is_empty());
-        let Some(password) = password else {
-            return Err(Refused::invalid("administratorPassword is required for this image."));
-        };
+        if customised {
+            check_customisation(&image, password, cx)?;
+        }
 
         let primary_vlan = self.nic_vlan(domain_id, &request.network_info.primary_nic)?;
         let primary_nic = self.make_nic(&primary_vlan, &request.network_info.primary_nic, &[], cx)?;
@@ -72,13 +78,22 @@ impl State {
             additional_nic.push(self.make_nic(&vlan, nic, &additional_nic, cx)?);
             vlans.push(vlan);
         }
-        let network_info =
-            NetworkInfo { network_domain_id: Id::from(domain_id), primary_nic, additional_nic };
+        if additional_nic.len() > cx.quotas.additional_nics {
+            return Err(Refused::limit("additional network cards per server", cx.quotas.additional_nics));
+        }
+        let network_info = NetworkInfo {
+            network_domain_id: Id::from(domain_id),
+            network_domain_name: None,
+            primary_nic,
+            additional_nic,
+        };
         let speeds = request
             .disk
             .iter()
             .map(|disk| Ok((disk.scsi_id, disk_speed(disk.speed.as_deref().unwrap_or("STANDARD"))?)));
         let speeds = speeds.collect::<Result<Vec<_>, Refused>>()?;
+        let tools =
+            if cx.choices.tools_are_current { ToolsVersion::Current } else { ToolsVersion::NeedUpgrade };
         let id = uuid(cx.rng);
         let disk = image.disk.iter().map(|disk| Disk {
             id: Some(Id::new(uuid(cx.rng))),
@@ -95,7 +110,7 @@ impl State {
             datacenter_id: datacenter,
             name: request.name.clone(),
             description: request.description.clone(),
-            guest: Some(guest(&image)),
+            guest: Some(guest(&image, tools)),
             cpu: Cpu {
                 count: asked.count.or(image.cpu.as_ref().map(|cpu| cpu.count)).unwrap_or(1),
                 speed: asked.speed.or_else(|| Some("STANDARD".to_owned())),
@@ -110,7 +125,7 @@ impl State {
             software_label: Vec::new(),
             source_image_id: Some(image.id.clone()),
             create_time: Some(cx.now.to_string()),
-            deployed: false,
+            deployed: cx.choices.deployed_while_adding,
             started: request.start,
             state: Phase::PendingAdd,
             progress: None,
@@ -122,14 +137,17 @@ impl State {
         };
         self.servers.push(Record {
             entity,
-            image: BACKING_IMAGE.to_owned(),
-            password: Some(Secret::new(password.reveal())),
+            image: backing_image,
+            password: password.map(|password| Secret::new(password.reveal())),
+            uncustomised: password.is_none(),
             made: false,
             pending: None,
             ghost: request.start && cx.twist.never_boots,
             settled: cx.now,
         });
-        let (mut done, work) = self.begin(&id, Operation::Deploy { start: request.start }, cx)?;
+        self.put_marks(&AssetType::Server, &id, tags)?;
+        let operation = Operation::Deploy { start: request.start, speeds: !request.disk.is_empty() };
+        let (mut done, work) = self.begin(&id, operation, cx)?;
         done.message = format!("Request to deploy server '{}' accepted.", request.name);
         Ok((done.info("serverId", id), work))
     }
@@ -168,6 +186,7 @@ impl State {
         cx: &mut Context<'_>,
     ) -> Result<Nic, Refused> {
         let network = self.network(vlan)?;
+        let adapter = super::nic::adapter(nic.network_adapter.as_deref().unwrap_or("E1000"))?;
         let range = network.entity.private_ipv4_range;
         let (first, size) = (u32::from(range.address), 1_u32 << (32 - u32::from(range.prefix_size)));
         let gateway = network.entity.ipv4_gateway_address;
@@ -188,7 +207,7 @@ impl State {
                 }
                 address
             }
-            None => (FIRST_HOST..size - 1)
+            None => (cx.choices.first_host..size - 1)
                 .filter(|offset| !super::network::is_reserved(network, *offset))
                 .map(|offset| Ipv4Addr::from(first + offset))
                 .find(|address| !taken(*address))
@@ -209,7 +228,7 @@ impl State {
             ipv6: Some(Ipv6(ipv6)),
             vlan_id: Some(Id::from(vlan)),
             vlan_name: Some(vlan_name),
-            network_adapter: nic.network_adapter.clone().or_else(|| Some("E1000".to_owned())),
+            network_adapter: Some(adapter.to_owned()),
             mac_address: Some(format!("{MAC_PREFIX}:{a:02x}:{b:02x}:{c:02x}")),
             key: Some(4000),
             connected: Some(true),
@@ -217,8 +236,10 @@ impl State {
         })
     }
 
-    fn address_taken(&self, vlan: &str, address: Ipv4Addr) -> bool {
-        let kept = |reserved: &super::Reserved| reserved.vlan == vlan && reserved.address == address;
+    pub(crate) fn address_taken(&self, vlan: &str, address: Ipv4Addr) -> bool {
+        let kept = |reserved: &super::Reserved| {
+            reserved.vlan == vlan && reserved.address == std::net::IpAddr::V4(address)
+        };
         self.reserved.iter().any(kept)
             || self.servers.iter().any(|server| {
                 let mut nics = server.entity.network_info.iter().flat_map(NetworkInfo::nics);
@@ -230,11 +251,34 @@ impl State {
     }
 }
 
-fn guest(image: &Image) -> Guest {
+/// Servers that are customised need an image that can be, and a password unless the image is a customer's Unix.
+fn check_customisation(
+    image: &Image,
+    password: Option<&fleet_mcp::Secret>,
+    cx: &Context<'_>,
+) -> Result<(), Refused> {
+    let guest = image.guest.as_ref();
+    if guest.and_then(|guest| guest.os_customization) == Some(false) {
+        let message = "This image has no Guest OS Customization: use deployUncustomizedServer.";
+        return Err(Refused::new("INCOMPATIBLE_OPERATION", message));
+    }
+    let family = guest.and_then(|guest| guest.operating_system.as_ref()).and_then(|os| os.family.as_deref());
+    match password {
+        None if image.source.is_some() && family == Some("UNIX") => Ok(()),
+        None => Err(Refused::invalid("administratorPassword is required for this image.")),
+        Some(password) if password.reveal().chars().count() < cx.choices.shortest_password => {
+            let least = cx.choices.shortest_password;
+            Err(Refused::invalid(format!("administratorPassword must have at least {least} characters.")))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+fn guest(image: &Image, tools: ToolsVersion) -> Guest {
     Guest {
         vm_tools: Some(VmTools {
             kind: Some("VMWARE_TOOLS".to_owned()),
-            version_status: Some(ToolsVersion::Current),
+            version_status: Some(tools),
             running_status: Some(ToolsStatus::NotRunning),
             api_version: Some(9354),
         }),

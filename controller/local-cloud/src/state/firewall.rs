@@ -1,11 +1,13 @@
 //! Firewall rules, and the address and port lists they name.
 
+use std::collections::BTreeSet;
+
 use fleet_mcp::{
     Id,
     types::{
-        Action, Address, CreateFirewallRule, CreateIpAddressList, CreatePortList, Datacenter,
+        Action, Address, AddressRange, CreateFirewallRule, CreateIpAddressList, CreatePortList, Datacenter,
         EditFirewallRule, EditIpAddressList, EditPortList, Endpoint, FirewallRule, IpAddressList, IpVersion,
-        ListRef, Placement, Placing, PortList, Protocol, State as Phase,
+        ListRef, Placement, Placing, PortList, PortRange, Protocol, State as Phase,
     },
 };
 
@@ -55,7 +57,7 @@ impl State {
         let datacenter_id = self.live_domain(domain)?;
         check_rule_name(&request.name)?;
         let own = self.rules.iter().filter(|rule| rule.network_domain_id.as_str() == domain);
-        if own.clone().any(|rule| rule.name.eq_ignore_ascii_case(&request.name)) {
+        if own.clone().any(|rule| cx.choices.same_rule_name(&rule.name, &request.name)) {
             return Err(Refused::name_taken("firewall rule", &request.name));
         }
         if own.count() >= cx.quotas.rules {
@@ -197,11 +199,7 @@ impl State {
                 return Err(Refused::invalid("prefixSize is too large."));
             }
         }
-        if asked.port.is_some_and(|port| port.begin == 0 || port.end.is_some_and(|end| end < port.begin)) {
-            return Err(Refused::invalid(
-                "A port range begins at 1 or more and ends at its beginning or later.",
-            ));
-        }
+        check_ports(asked.port.as_slice())?;
         let ip_address_list = list.map(|id| self.ip_list(domain, id).map(reference)).transpose()?;
         let port_list = ports.map(|id| self.port_list(domain, id)).transpose()?;
         Ok(Endpoint {
@@ -224,6 +222,39 @@ impl State {
         self.port_lists.iter().find(own).ok_or_else(|| Refused::not_found("Port list", id.as_str()))
     }
 
+    /// Whether the list is, or includes at whatever depth, the one of this id. Lists never include themselves, so
+    /// this ends.
+    fn reaches(&self, list: &IpAddressList, id: &Id<IpAddressList>) -> bool {
+        let mut seen = BTreeSet::new();
+        let mut next = vec![&list.id];
+        while let Some(own) = next.pop() {
+            if own == id {
+                return true;
+            }
+            if seen.insert(own.as_str()) {
+                let children = self.ip_lists.iter().filter(|list| list.id == *own);
+                next.extend(children.flat_map(|list| &list.child_ip_address_list).map(|child| &child.id));
+            }
+        }
+        false
+    }
+
+    /// The same for port lists.
+    fn port_reaches(&self, list: &PortList, id: &Id<PortList>) -> bool {
+        let mut seen = BTreeSet::new();
+        let mut next = vec![&list.id];
+        while let Some(own) = next.pop() {
+            if own == id {
+                return true;
+            }
+            if seen.insert(own.as_str()) {
+                let children = self.port_lists.iter().filter(|list| list.id == *own);
+                next.extend(children.flat_map(|list| &list.child_port_list).map(|child| &child.id));
+            }
+        }
+        false
+    }
+
     pub(crate) fn create_ip_list(&mut self, request: &CreateIpAddressList, cx: &mut Context<'_>) -> Changed {
         let domain = request.network_domain_id.as_str();
         self.live_domain(domain)?;
@@ -232,9 +263,21 @@ impl State {
         if self.ip_lists.iter().filter(own).any(|list| list.name.eq_ignore_ascii_case(&request.name)) {
             return Err(Refused::name_taken("IP address list", &request.name));
         }
-        let children = request.child_ip_address_list_id.iter();
-        let children =
-            children.map(|id| self.ip_list(domain, id).map(reference)).collect::<Result<_, _>>()?;
+        if self.ip_lists.iter().filter(own).count() >= cx.quotas.lists {
+            return Err(Refused::limit("IP address lists per network domain", cx.quotas.lists));
+        }
+        let version = Some(&request.ip_version);
+        check_words(&Action::Drop, &request.ip_version, &Protocol::Ip)?;
+        check_ranges(&request.ip_address, version)?;
+        if request.ip_address.is_empty() && request.child_ip_address_list_id.is_empty() {
+            return Err(Refused::invalid("A list has at least one address or list in it."));
+        }
+        let child = |id| {
+            let list = self.ip_list(domain, id)?;
+            same_version(list, version)?;
+            Ok(reference(list))
+        };
+        let children = request.child_ip_address_list_id.iter().map(child).collect::<Result<_, Refused>>()?;
         let id = uuid(cx.rng);
         self.ip_lists.push(IpAddressList {
             id: Id::new(id.clone()),
@@ -255,17 +298,28 @@ impl State {
         let index = self.ip_lists.iter().position(|list| list.id == request.id);
         let index = index.ok_or_else(|| Refused::not_found("IP address list", id))?;
         let domain = self.ip_lists[index].network_domain_id.as_ref().map(Id::to_string).unwrap_or_default();
-        let children = request.child_ip_address_list_id.iter();
-        let children = children
-            .map(|child| match child == &request.id {
-                true => Err(Refused::invalid("A list cannot include itself.")),
-                false => self.ip_list(&domain, child).map(reference),
-            })
-            .collect::<Result<_, _>>()?;
+        let version = self.ip_lists[index].ip_version.clone();
+        check_ranges(request.ip_address.as_deref().unwrap_or_default(), version.as_ref())?;
+        let child = |child: &Id<IpAddressList>| {
+            let list = self.ip_list(&domain, child)?;
+            if self.reaches(list, &request.id) {
+                return Err(Refused::invalid("A list cannot include itself."));
+            }
+            same_version(list, version.as_ref())?;
+            Ok(reference(list))
+        };
+        let children = request.child_ip_address_list_id.as_ref();
+        let children =
+            children.map(|ids| ids.iter().map(child).collect::<Result<Vec<_>, _>>()).transpose()?;
         let list = &mut self.ip_lists[index];
-        list.description = request.description.clone().or(list.description.take());
-        list.ip_address.clone_from(&request.ip_address);
-        list.child_ip_address_list = children;
+        let addresses = request.ip_address.as_ref().unwrap_or(&list.ip_address);
+        if addresses.is_empty() && children.as_ref().unwrap_or(&list.child_ip_address_list).is_empty() {
+            return Err(Refused::invalid("A list has at least one address or list in it."));
+        }
+        list.ip_address = addresses.clone();
+        list.child_ip_address_list =
+            children.unwrap_or_else(|| std::mem::take(&mut list.child_ip_address_list));
+        list.description = described(request.description.as_ref(), list.description.take());
         Ok(self.filtered(Done::at_once("IP address list has been edited."), &domain))
     }
 
@@ -290,6 +344,13 @@ impl State {
         if self.port_lists.iter().filter(own).any(|list| list.name.eq_ignore_ascii_case(&request.name)) {
             return Err(Refused::name_taken("port list", &request.name));
         }
+        if self.port_lists.iter().filter(own).count() >= cx.quotas.lists {
+            return Err(Refused::limit("port lists per network domain", cx.quotas.lists));
+        }
+        check_ports(&request.port)?;
+        if request.port.is_empty() && request.child_port_list_id.is_empty() {
+            return Err(Refused::invalid("A list has at least one port or list in it."));
+        }
         let child = |id| {
             let list = self.port_list(domain, id)?;
             Ok(ListRef { id: list.id.clone(), name: Some(list.name.clone()) })
@@ -313,18 +374,25 @@ impl State {
         let index = self.port_lists.iter().position(|list| list.id == request.id);
         let index = index.ok_or_else(|| Refused::not_found("Port list", request.id.as_str()))?;
         let domain = self.port_lists[index].network_domain_id.as_ref().map(Id::to_string).unwrap_or_default();
+        check_ports(request.port.as_deref().unwrap_or_default())?;
         let child = |id: &Id<PortList>| {
-            if *id == request.id {
+            let list = self.port_list(&domain, id)?;
+            if self.port_reaches(list, &request.id) {
                 return Err(Refused::invalid("A list cannot include itself."));
             }
-            let list = self.port_list(&domain, id)?;
             Ok(ListRef { id: list.id.clone(), name: Some(list.name.clone()) })
         };
-        let children = request.child_port_list_id.iter().map(child).collect::<Result<_, Refused>>()?;
+        let children = request.child_port_list_id.as_ref();
+        let children =
+            children.map(|ids| ids.iter().map(child).collect::<Result<Vec<_>, _>>()).transpose()?;
         let list = &mut self.port_lists[index];
-        list.description = request.description.clone().or(list.description.take());
-        list.port.clone_from(&request.port);
-        list.child_port_list = children;
+        let ports = request.port.as_ref().unwrap_or(&list.port);
+        if ports.is_empty() && children.as_ref().unwrap_or(&list.child_port_list).is_empty() {
+            return Err(Refused::invalid("A list has at least one port or list in it."));
+        }
+        list.port = ports.clone();
+        list.child_port_list = children.unwrap_or_else(|| std::mem::take(&mut list.child_port_list));
+        list.description = described(request.description.as_ref(), list.description.take());
         Ok(self.filtered(Done::at_once("Port list has been edited."), &domain))
     }
 
@@ -342,6 +410,52 @@ impl State {
     }
 }
 
+/// A new description: absent stays, empty goes.
+fn described(new: Option<&String>, old: Option<String>) -> Option<String> {
+    match new {
+        None => old,
+        Some(text) => Some(text.clone()).filter(|text| !text.is_empty()),
+    }
+}
+
+fn same_version(list: &IpAddressList, version: Option<&IpVersion>) -> Result<(), Refused> {
+    if list.ip_version.as_ref() == version {
+        return Ok(());
+    }
+    Err(Refused::invalid(format!("IP address list '{}' is of another IP version.", list.name)))
+}
+
+/// Addresses of the list's version; a range ends at its beginning or later, a network starts at its first address.
+fn check_ranges(ranges: &[AddressRange], version: Option<&IpVersion>) -> Result<(), Refused> {
+    for range in ranges {
+        let of_version = |address: &Address| match address {
+            Address::Any => false,
+            Address::Ip(address) => {
+                version.is_none_or(|version| address.is_ipv6() == (*version == IpVersion::V6))
+            }
+        };
+        let longest = if version == Some(&IpVersion::V6) { 128 } else { 32 };
+        let good = of_version(&range.begin)
+            && range.end.as_ref().is_none_or(|end| of_version(end) && *end >= range.begin)
+            && range.prefix_size.is_none_or(|size| size <= longest)
+            && !(range.end.is_some() && range.prefix_size.is_some());
+        if !good {
+            return Err(Refused::invalid(format!(
+                "'{}' does not begin an address range of this list.",
+                range.begin
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn check_ports(ports: &[PortRange]) -> Result<(), Refused> {
+    if ports.iter().any(|port| port.begin == 0 || port.end.is_some_and(|end| end < port.begin)) {
+        return Err(Refused::invalid("A port range begins at 1 or more and ends at its beginning or later."));
+    }
+    Ok(())
+}
+
 fn belongs(owner: Option<&Id<fleet_mcp::types::NetworkDomain>>, domain: &str) -> bool {
     owner.is_some_and(|owner| owner.as_str() == domain)
 }
@@ -351,7 +465,7 @@ fn reference(list: &IpAddressList) -> ListRef<IpAddressList> {
 }
 
 /// Letters, digits, `_` and `.`, starting with a letter or `_`; the platform's own prefixes are its own.
-fn check_rule_name(name: &str) -> Result<(), Refused> {
+pub(crate) fn check_rule_name(name: &str) -> Result<(), Refused> {
     let starts = name.starts_with(|letter: char| letter.is_ascii_alphabetic() || letter == '_');
     let letters = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'.');
     let upper = name.to_ascii_uppercase();

@@ -1,9 +1,12 @@
 //! What the API lists: every resource as the value it shows.
 
+use std::net::IpAddr;
+
+use fleet_mcp::types::{Address, Nic};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Context, Kind, State, catalogue};
+use super::{Context, Kind, Network, Reserved, State, catalogue};
 
 impl State {
     /// Every server, in order of creation.
@@ -36,7 +39,11 @@ impl State {
         let blocks = self.blocks.iter().map(|block| (block.id.as_str(), &block.datacenter_id));
         let nats = self.nats.iter().map(|nat| (nat.id.as_str(), &nat.datacenter_id));
         let rules = self.rules.iter().map(|rule| (rule.id.as_str(), &rule.datacenter_id));
+        let images = self.copies.iter().map(|copy| (copy.entity.id.as_str(), &copy.entity.datacenter_id));
+        let routes =
+            self.routes.iter().filter_map(|route| Some((route.id.as_str(), route.datacenter_id.as_ref()?)));
         let all = domains.chain(vlans).chain(servers).chain(blocks).chain(nats).chain(rules);
+        let all = all.chain(images).chain(routes);
         let found = all.into_iter().find(|(own, _)| *own == id).map(|(_, place)| place.as_str());
         found
             .or_else(|| {
@@ -47,7 +54,7 @@ impl State {
                 self.domain(domain.as_ref()?.as_str()).ok().map(|domain| domain.entity.datacenter_id.as_str())
             })
             .or_else(|| {
-                let part = |server: &&super::Record| server.has_disk(id) || server.has_additional_nic(id);
+                let part = |server: &&super::Record| server.has_disk(id) || server.nic(id).is_some();
                 self.servers.iter().find(part).map(|server| server.entity.datacenter_id.as_str())
             })
     }
@@ -58,8 +65,20 @@ impl State {
             Kind::OperatingSystem => values(&catalogue::operating_systems()),
             Kind::OsImage => values(&catalogue::images(cx.region)),
             Kind::NetworkDomain => values(self.domains.iter().map(|domain| &domain.entity)),
-            Kind::Vlan => values(self.vlans.iter().map(|vlan| &vlan.entity)),
-            Kind::Server => values(self.servers.iter().map(|server| &server.entity)),
+            Kind::Vlan => self.vlans.iter().map(shown_vlan).collect(),
+            Kind::Server => {
+                let shown = self.servers.iter().map(|server| {
+                    let tag = self.tags_of(server.id());
+                    fleet_mcp::types::Server { tag, ..server.entity.clone() }
+                });
+                values(&shown.collect::<Vec<_>>())
+            }
+            Kind::GeographicRegion => values(&catalogue::regions(cx.region)),
+            Kind::CustomerImage => values(self.copies.iter().map(|copy| &copy.entity)),
+            Kind::AntiAffinityRule => self.affinities(),
+            Kind::StaticRoute => values(&self.routes),
+            Kind::TagKey => values(&self.tag_keys),
+            Kind::Tag => self.tags(),
             Kind::PublicIpBlock => values(&self.blocks),
             Kind::NatRule => values(&self.nats),
             Kind::FirewallRule => values(&self.rules),
@@ -68,10 +87,6 @@ impl State {
             Kind::ReservedPublicIpv4Address => self.public_in_use(),
             Kind::ReservedPrivateIpv4Address => self.private_in_use(),
             Kind::ReservedIpv6Address => self.ipv6_in_use(),
-            // Kinds that can be asked for, and of which this cloud has none.
-            Kind::CustomerImage | Kind::AntiAffinityRule | Kind::StaticRoute | Kind::TagKey | Kind::Tag => {
-                Vec::new()
-            }
         }
     }
 
@@ -92,31 +107,56 @@ impl State {
     }
 
     fn private_in_use(&self) -> Vec<Value> {
-        let nics = self.servers.iter().flat_map(|server| {
-            let nics = server.entity.network_info.iter().flat_map(fleet_mcp::types::NetworkInfo::nics);
-            nics.filter_map(|nic| {
-                Some(json!({
-                    "value": nic.private_ipv4?, "datacenterId": server.entity.datacenter_id, "vlanId": nic.vlan_id,
-                }))
-            })
-        });
-        let kept = self.reserved.iter().map(|reserved| {
-            json!({"value": reserved.address, "datacenterId": reserved.datacenter, "vlanId": reserved.vlan})
-        });
-        nics.chain(kept).collect()
+        let cards =
+            self.cards().filter_map(|(place, nic)| in_use(nic.private_ipv4.map(IpAddr::V4)?, place, nic));
+        let kept = self.reserved.iter().filter(|reserved| reserved.address.is_ipv4());
+        cards.chain(kept.map(kept_free)).collect()
     }
 
     fn ipv6_in_use(&self) -> Vec<Value> {
-        let nics = self.servers.iter().flat_map(|server| {
-            let nics = server.entity.network_info.iter().flat_map(fleet_mcp::types::NetworkInfo::nics);
-            nics.filter_map(|nic| {
-                Some(json!({
-                    "ipAddress": nic.ipv6?, "datacenterId": server.entity.datacenter_id, "vlanId": nic.vlan_id,
-                }))
-            })
-        });
-        nics.collect()
+        let cards = self
+            .cards()
+            .filter_map(|(place, nic)| in_use(nic.ipv6.map(|own| IpAddr::V6(own.0))?, place, nic));
+        let kept = self.reserved.iter().filter(|reserved| reserved.address.is_ipv6());
+        cards.chain(kept.map(kept_free)).collect()
     }
+
+    /// Every network card, and its data centre.
+    fn cards(&self) -> impl Iterator<Item = (&str, &Nic)> {
+        self.servers.iter().flat_map(|server| {
+            let cards = server.entity.network_info.iter().flat_map(fleet_mcp::types::NetworkInfo::nics);
+            cards.map(|card| (server.entity.datacenter_id.as_str(), card))
+        })
+    }
+}
+
+fn in_use(address: IpAddr, datacenter: &str, card: &Nic) -> Option<Value> {
+    let vlan = card.vlan_id.as_ref()?;
+    Some(json!({
+        "ipAddress": Address::Ip(address), "datacenterId": datacenter, "vlanId": vlan, "exclusive": true,
+    }))
+}
+
+fn kept_free(reserved: &Reserved) -> Value {
+    let mut shown = json!({
+        "ipAddress": Address::Ip(reserved.address), "datacenterId": reserved.datacenter, "vlanId": reserved.vlan,
+        "exclusive": false,
+    });
+    if let Some(description) = &reserved.description {
+        shown["description"] = json!(description);
+    }
+    shown
+}
+
+/// A VLAN with what only newer versions show.
+fn shown_vlan(vlan: &Network) -> Value {
+    let mut shown = values(std::iter::once(&vlan.entity)).remove(0);
+    if vlan.detached {
+        shown["detachedVlan"] = json!({"ipv4GatewayAddress": vlan.entity.ipv4_gateway_address});
+    } else {
+        shown["attachedVlan"] = json!({"gatewayAddressing": vlan.entity.gateway_addressing});
+    }
+    shown
 }
 
 fn values<'a, T: Serialize + 'a>(entities: impl IntoIterator<Item = &'a T>) -> Vec<Value> {

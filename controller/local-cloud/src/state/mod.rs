@@ -5,23 +5,31 @@
 //! and a random number generator. An operation ends when both its delay has passed and its work is done.
 
 mod address;
+mod affinity;
 mod call;
 mod catalogue;
 mod delete;
 mod deploy;
 mod firewall;
+mod image;
 mod list;
 mod network;
+mod nic;
 mod operation;
 mod power;
 mod query;
 mod record;
 mod reshape;
+mod route;
 mod spec;
+mod tag;
 #[cfg(test)]
 mod tests;
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use fleet_model::Timestamp;
 use rand::RngCore;
@@ -29,13 +37,14 @@ use serde::{Deserialize, Serialize};
 
 pub use call::{Answer, Call, Change, Done, Kind, Origin, Refused};
 pub use operation::Operation;
-pub use record::{Domain, Network, Record};
+pub use record::{Affinity, Copy, Domain, Mark, Network, Record};
+pub(crate) use reshape::{controller_id, is_about_controllers};
 
 use crate::{
     backing::{Id, ServerSpec, Stop},
-    settings::{Delays, Quotas},
+    settings::{Choices, Delays, Quotas},
 };
-use fleet_mcp::types::{FirewallRule, IpAddressList, NatRule, PortList, PublicIpBlock};
+use fleet_mcp::types::{FirewallRule, IpAddressList, NatRule, PortList, PublicIpBlock, StaticRoute, TagKey};
 
 /// Everything the cloud holds. Serialises to `state.json`; passwords are not part of that.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -54,6 +63,17 @@ pub struct State {
     pub(crate) ip_lists: Vec<IpAddressList>,
     pub(crate) port_lists: Vec<PortList>,
     pub(crate) reserved: Vec<Reserved>,
+    // Absent in what earlier clouds wrote down.
+    #[serde(default)]
+    pub(crate) copies: Vec<Copy>,
+    #[serde(default)]
+    pub(crate) affinities: Vec<Affinity>,
+    #[serde(default)]
+    pub(crate) tag_keys: Vec<TagKey>,
+    #[serde(default)]
+    pub(crate) marks: Vec<Mark>,
+    #[serde(default)]
+    pub(crate) routes: Vec<StaticRoute>,
     /// Numbers given out so far; never reused, so that a late packet for an old owner reaches nobody.
     pub(crate) given: Given,
 }
@@ -71,7 +91,9 @@ pub(crate) struct Given {
 pub(crate) struct Reserved {
     pub(crate) vlan: Id,
     pub(crate) datacenter: String,
-    pub(crate) address: Ipv4Addr,
+    pub(crate) address: IpAddr,
+    #[serde(default)]
+    pub(crate) description: Option<String>,
 }
 
 /// What a call may lean on besides the state.
@@ -90,6 +112,10 @@ pub struct Context<'a> {
     pub delays: &'a Delays,
     /// Where the platform says no.
     pub quotas: &'a Quotas,
+    /// What the documents of the platform leave open.
+    pub choices: &'a Choices,
+    /// Whether what stands behind us can copy a server's disks.
+    pub clones: bool,
     /// What goes wrong on request.
     pub twist: Twist,
 }
@@ -125,6 +151,8 @@ pub enum Step {
     Stop(Stop),
     /// Hard reset.
     Reset,
+    /// Copy the system disk into an image.
+    Clone(Id),
     /// Power off and delete.
     Remove,
 }
@@ -144,6 +172,11 @@ impl State {
             ip_lists: Vec::new(),
             port_lists: Vec::new(),
             reserved: Vec::new(),
+            copies: Vec::new(),
+            affinities: Vec::new(),
+            tag_keys: Vec::new(),
+            marks: Vec::new(),
+            routes: Vec::new(),
             given: Given::default(),
         }
     }
@@ -177,15 +210,28 @@ impl State {
             Change::DeployNetworkDomain(request) => self.deploy_domain(request, cx),
             Change::EditNetworkDomain(request) => self.edit_domain(request),
             Change::DeleteNetworkDomain(id) => self.delete_domain(id, cx),
-            Change::DeployVlan(request) => self.deploy_vlan(request, cx),
+            Change::DeployVlan(request) => self.deploy_vlan(request, None, cx),
+            Change::DeployDetachedVlan(request, gateway) => self.deploy_vlan(request, Some(*gateway), cx),
+            Change::ExpandVlan(request) => self.expand_vlan(request, cx),
             Change::EditVlan(request) => self.edit_vlan(request),
             Change::DeleteVlan(id) => self.delete_vlan(id, cx),
             Change::DeployServer(request) => self.deploy_server(request, cx),
+            Change::DeployUncustomizedServer(request) => self.deploy_uncustomized(request, cx),
+            Change::CloneServer(request) => self.clone_server(request, cx),
+            Change::DeleteImage(id) => self.delete_image(id),
             Change::EditServerMetadata(request) => self.edit_server(request),
+            Change::EditServer(request, resize) => {
+                // A refused call changes nothing, so everything that may be refused goes first.
+                request.name.as_deref().map(deploy::check_name).transpose()?;
+                let resized = resize.as_ref().map(|resize| self.reconfigure(resize, cx)).transpose()?;
+                let edited = self.edit_server(request)?;
+                Ok(resized.unwrap_or(edited))
+            }
             Change::Server(call, id) => self.server_call(*call, id, cx),
             Change::DeleteServer(id) => self.delete_server(id, cx),
             Change::Reconfigure(request) => self.reconfigure(request, cx),
             Change::AddDisk(request) => self.add_disk(request, cx),
+            Change::AddDiskTo(controller, request) => self.add_disk_to(controller, request, cx),
             Change::RemoveDisk(request) => self.remove_disk(request.id.as_str(), cx),
             Change::ExpandDisk { server, disk, size_gb } => {
                 self.expand_disk(server.as_deref(), disk, *size_gb, cx)
@@ -195,6 +241,9 @@ impl State {
             }
             Change::AddNic(request) => self.add_nic(request, cx),
             Change::RemoveNic(request) => self.remove_nic(request.id.as_str(), cx),
+            Change::NotifyNicIpChange(request) => self.notify_nic(request, cx),
+            Change::ExchangeNicVlans(request) => self.exchange_nics(request, cx),
+            Change::ChangeNetworkAdapter(request) => self.change_adapter(request, cx),
             Change::EnableMonitoring(request) => self.enable_monitoring(request),
             Change::ChangeMonitoring(request) => self.change_monitoring(request),
             Change::AddPublicIpBlock(request) => self.add_block(request, cx),
@@ -210,15 +259,29 @@ impl State {
             Change::CreatePortList(request) => self.create_port_list(request, cx),
             Change::EditPortList(request) => self.edit_port_list(request),
             Change::DeletePortList(id) => self.delete_port_list(id),
-            Change::ReservePrivateAddress { vlan, address } => self.reserve(vlan, *address),
-            Change::UnreservePrivateAddress { vlan, address } => self.unreserve(vlan, *address),
+            Change::ReserveAddress(request) => self.reserve(request),
+            Change::UnreserveAddress(request) => self.unreserve(request),
+            Change::CreateAntiAffinityRule(request) => self.create_affinity(request, cx),
+            Change::DeleteAntiAffinityRule(id) => self.delete_affinity(id, cx),
+            Change::CreateTagKey(request) => self.create_tag_key(request, cx),
+            Change::EditTagKey(request) => self.edit_tag_key(request),
+            Change::DeleteTagKey(id) => self.delete_tag_key(id),
+            Change::ApplyTags(request) => self.apply_tags(request),
+            Change::RemoveTags(request) => self.remove_tags(request),
+            Change::CreateStaticRoute(request) => self.create_route(request, cx),
+            Change::DeleteStaticRoute(id) => self.delete_route(id),
+            Change::RestoreStaticRoutes(request) => self.restore_routes(request),
         }
     }
 
     /// Ends every operation whose delay has passed and whose work is done; says whether there was one.
     pub fn tick(&mut self, now: Timestamp) -> bool {
         // Both, always: one changing must not keep the other waiting.
-        self.tick_networks(now) | self.tick_servers(now)
+        let changed = self.tick_networks(now) | self.tick_servers(now) | self.tick_affinities(now);
+        if changed {
+            self.forget_marks();
+        }
+        changed
     }
 
     /// When [`State::tick`] next has something to do, if only time is missing.
@@ -228,7 +291,9 @@ impl State {
             self.domains.iter().filter_map(|domain| domain.pending.as_ref()).map(|pending| pending.due);
         let servers =
             self.servers.iter().filter_map(|server| server.pending.as_ref()).map(|pending| pending.due);
-        let due = networks.chain(domains).chain(servers).filter(|due| *due > now).min()?;
+        let rules =
+            self.affinities.iter().filter_map(|rule| rule.pending.as_ref()).map(|pending| pending.due);
+        let due = networks.chain(domains).chain(servers).chain(rules).filter(|due| *due > now).min()?;
         Some(due.since(now))
     }
 

@@ -1,12 +1,12 @@
 //! Network domains and VLANs.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use fleet_mcp::{
     Id,
     types::{
-        DeployNetworkDomain, DeployVlan, EditNetworkDomain, EditVlan, Gateway, Ipv6, NetworkDomain,
-        NetworkDomainRef, PowerAction, Prefix4, Prefix6, Progress, State as Phase, Vlan,
+        DeployNetworkDomain, DeployVlan, EditNetworkDomain, EditVlan, ExpandVlan, Gateway, Ipv6,
+        NetworkDomain, NetworkDomainRef, PowerAction, Prefix4, Prefix6, Progress, State as Phase, Vlan,
     },
 };
 use fleet_model::Timestamp;
@@ -104,7 +104,14 @@ impl State {
         Ok((Done::accepted(message), vec![Work::RemoveDomain(id.to_owned())]))
     }
 
-    pub(crate) fn deploy_vlan(&mut self, request: &DeployVlan, cx: &mut Context<'_>) -> Changed {
+    /// Makes a VLAN. One with a `detached` gateway is not routed by its network domain: only servers are told of
+    /// that gateway.
+    pub(crate) fn deploy_vlan(
+        &mut self,
+        request: &DeployVlan,
+        detached: Option<Ipv4Addr>,
+        cx: &mut Context<'_>,
+    ) -> Changed {
         check_name(&request.name)?;
         let domain_id = request.network_domain_id.as_str();
         let domain = self.domain(domain_id)?;
@@ -146,6 +153,10 @@ impl State {
             Gateway::High => Ipv4Addr::from(first + size(range) - 2),
             _ => Ipv4Addr::from(first + 1),
         };
+        if let Some(outside) = detached.filter(|gateway| u32::from(*gateway) & !(size(range) - 1) != first) {
+            let message = format!("{outside} is not in {}/{prefix_size}.", range.address);
+            return Err(Refused::new("IP_ADDRESS_OUT_OF_RANGE", message));
+        }
         let [a, b] = IPV6_PREFIX;
         let place = catalogue::datacenter_number(datacenter.as_str());
         let id = uuid(cx.rng);
@@ -157,7 +168,7 @@ impl State {
             description: request.description.clone(),
             private_ipv4_range: range,
             gateway_addressing: Some(gateway),
-            ipv4_gateway_address: Some(ipv4_gateway),
+            ipv4_gateway_address: Some(detached.unwrap_or(ipv4_gateway)),
             ipv6_range: Some(Prefix6 {
                 address: Ipv6(Ipv6Addr::new(a, b, place, number, 0, 0, 0, 0)),
                 prefix_size: 64,
@@ -170,7 +181,7 @@ impl State {
         let revision = self.bump(domain_id);
         let due = cx.now.after(cx.delays.of("DEPLOY_VLAN"));
         let pending = Pending { delete: false, due, revision, removed: false };
-        self.vlans.push(Network { entity, pending: Some(pending) });
+        self.vlans.push(Network { entity, detached: detached.is_some(), pending: Some(pending) });
         let message = format!("Request to deploy VLAN '{}' accepted.", request.name);
         Ok((Done::accepted(message).info("vlanId", id), vec![Work::Domain(domain_id.to_owned())]))
     }
@@ -192,6 +203,54 @@ impl State {
         entity.name = request.name.clone().unwrap_or_else(|| entity.name.clone());
         entity.description = request.description.clone().or(entity.description.take());
         Ok((Done::at_once(format!("VLAN {id} has been edited.")), Vec::new()))
+    }
+
+    /// Makes the IPv4 network larger, at its end: its first address and its gateway stay what they are.
+    pub(crate) fn expand_vlan(&mut self, request: &ExpandVlan, cx: &mut Context<'_>) -> Changed {
+        let id = request.id.as_str();
+        let vlan = self.network(id)?;
+        if vlan.pending.is_some() {
+            return Err(Refused::busy("VLAN", id, vlan.entity.state.as_str()));
+        }
+        let old = vlan.entity.private_ipv4_range;
+        let prefix_size = request.private_ipv4_prefix_size;
+        if prefix_size == old.prefix_size {
+            return Err(Refused::new("NO_CHANGE", format!("VLAN {id} is a /{prefix_size} already.")));
+        }
+        if !(16..old.prefix_size).contains(&prefix_size) {
+            let message =
+                format!("privateIpv4PrefixSize must be 16 to {}.", old.prefix_size.saturating_sub(1));
+            return Err(Refused::invalid(message));
+        }
+        let new = Prefix4 { prefix_size, ..old };
+        if u32::from(new.address) & (size(new) - 1) != 0 {
+            return Err(Refused::invalid(format!(
+                "{} is not the first address of a /{prefix_size}.",
+                new.address
+            )));
+        }
+        if vlan.entity.gateway_addressing == Some(Gateway::High) {
+            let message = "The gateway of a HIGH VLAN would move; it cannot be expanded.";
+            return Err(Refused::new("OPERATION_NOT_SUPPORTED", message));
+        }
+        let domain = vlan.domain().to_owned();
+        let mut others = self.vlans.iter().filter(|other| other.domain() == domain && other.id() != id);
+        if let Some(other) = others.find(|other| overlap(other.entity.private_ipv4_range, new)) {
+            let message =
+                format!("{}/{prefix_size} overlaps with VLAN '{}'.", new.address, other.entity.name);
+            return Err(Refused::new("IP_ADDRESS_NOT_UNIQUE", message));
+        }
+        let revision = self.bump(&domain);
+        let due = cx.now.after(cx.delays.of("EXPAND_VLAN"));
+        let mut name = String::new();
+        if let Some(vlan) = self.vlans.iter_mut().find(|vlan| vlan.id() == id) {
+            name.clone_from(&vlan.entity.name);
+            vlan.entity.private_ipv4_range = new;
+            vlan.entity.state = Phase::PendingChange;
+            vlan.pending = Some(Pending { delete: false, due, revision, removed: false });
+        }
+        let message = format!("Request to expand VLAN '{name}' has been accepted and is being processed.");
+        Ok((Done::accepted(message), vec![Work::Domain(domain)]))
     }
 
     pub(crate) fn delete_vlan(&mut self, id: &str, cx: &mut Context<'_>) -> Changed {
@@ -236,9 +295,11 @@ impl State {
         };
         for vlan in self.vlans.iter_mut().filter(waits) {
             vlan.pending = None;
-            vlan.entity.state = Phase::FailedAdd;
+            let expanding = vlan.entity.state == Phase::PendingChange;
+            vlan.entity.state = if expanding { Phase::FailedChange } else { Phase::FailedAdd };
+            let action = if expanding { "EXPAND_VLAN" } else { "DEPLOY_VLAN" };
             vlan.entity.progress = Some(Progress {
-                action: PowerAction::Other("DEPLOY_VLAN".to_owned()),
+                action: PowerAction::Other(action.to_owned()),
                 request_time: vlan.entity.create_time.clone(),
                 user_name: None,
                 number_of_steps: None,
@@ -318,6 +379,7 @@ impl State {
             self.nats.retain(|nat| nat.network_domain_id != id);
             self.ip_lists.retain(|list| list.network_domain_id.as_ref() != Some(&id));
             self.port_lists.retain(|list| list.network_domain_id.as_ref() != Some(&id));
+            self.routes.retain(|route| route.network_domain_id != id);
         }
         changed
     }
@@ -370,6 +432,18 @@ fn overlap(a: Prefix4, b: Prefix4) -> bool {
 pub(crate) fn contains(vlan: &Network, address: Ipv4Addr) -> bool {
     let range = vlan.entity.private_ipv4_range;
     u32::from(address) & !(size(range) - 1) == u32::from(range.address)
+}
+
+/// Whether the address is in one of the VLAN's two ranges.
+pub(crate) fn holds(vlan: &Network, address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => contains(vlan, address),
+        IpAddr::V6(address) => vlan.entity.ipv6_range.is_some_and(|range| {
+            let hosts = 128_u32.saturating_sub(range.prefix_size.into());
+            let mask = u128::MAX.checked_shl(hosts).unwrap_or(0);
+            address.to_bits() & mask == range.address.0.to_bits() & mask
+        }),
+    }
 }
 
 /// Whether the platform keeps this place of the range for itself: the first three after the network address,

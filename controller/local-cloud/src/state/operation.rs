@@ -1,10 +1,12 @@
 //! What a server can be busy with, and what comes of it.
 
-use fleet_mcp::types::{PowerAction, Server, State as Phase, ToolsStatus};
+use std::net::Ipv4Addr;
+
+use fleet_mcp::types::{Ipv6, PowerAction, Server, State as Phase, ToolsStatus, ToolsVersion};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Step,
+    Step, nic,
     record::{Record, Under},
 };
 use crate::backing::{Id, Stop};
@@ -16,6 +18,9 @@ pub enum Operation {
     Deploy {
         /// Power it on as well.
         start: bool,
+        /// With other disk speeds than its image has.
+        #[serde(default)]
+        speeds: bool,
     },
     /// Powering on.
     Start,
@@ -50,6 +55,23 @@ pub enum Operation {
     AddNic(Id),
     /// A network card is removed; it is still listed.
     RemoveNic(Id),
+    /// The guest has given a network card other addresses.
+    NotifyNic {
+        /// Which card.
+        nic: Id,
+        /// Its new IPv4 address.
+        ipv4: Option<Ipv4Addr>,
+        /// Its new IPv6 address.
+        ipv6: Option<Ipv6>,
+    },
+    /// Two network cards change places.
+    ExchangeNics(Id, Id),
+    /// A network card becomes another model.
+    ChangeAdapter(Id, String),
+    /// An image is made of it.
+    Clone(Id),
+    /// The guest tools are updated.
+    UpdateTools,
     /// Being deleted.
     Delete,
     /// Being removed after a failure.
@@ -60,6 +82,7 @@ impl Operation {
     /// What `progress` calls it.
     pub fn action(&self) -> PowerAction {
         match self {
+            Self::Deploy { speeds: true, .. } => PowerAction::DeployWithDiskSpeed,
             Self::Deploy { .. } => PowerAction::Deploy,
             Self::Start => PowerAction::Start,
             Self::Shutdown => PowerAction::Shutdown,
@@ -73,6 +96,11 @@ impl Operation {
             Self::ChangeDiskSpeed(..) => PowerAction::ChangeDiskSpeed,
             Self::AddNic(_) => PowerAction::AddNic,
             Self::RemoveNic(_) => PowerAction::RemoveNic,
+            Self::NotifyNic { .. } => PowerAction::NotifyNicIpChange,
+            Self::ExchangeNics(..) => PowerAction::ExchangeNicVlans,
+            Self::ChangeAdapter(..) => PowerAction::ChangeNetworkAdapter,
+            Self::Clone(_) => PowerAction::CloneServer,
+            Self::UpdateTools => PowerAction::UpdateTools,
             Self::Delete => PowerAction::Delete,
             Self::Clean => PowerAction::Clean,
         }
@@ -100,7 +128,7 @@ impl Operation {
     /// Makes `server` what it is once the operation has succeeded.
     pub(crate) fn effect(&self, server: &mut Server) {
         match self {
-            Self::Deploy { start } => {
+            Self::Deploy { start, .. } => {
                 server.deployed = true;
                 power(server, *start);
                 settle_parts(server);
@@ -132,14 +160,27 @@ impl Operation {
                 }
             }
             Self::AddDisk(_) | Self::AddNic(_) => settle_parts(server),
-            Self::Delete | Self::Clean => {}
+            Self::NotifyNic { nic, ipv4, ipv6 } => nic::with_card(&mut server.network_info, nic, |card| {
+                card.private_ipv4 = ipv4.or(card.private_ipv4);
+                card.ipv6 = ipv6.or(card.ipv6);
+            }),
+            Self::ExchangeNics(one, other) => nic::exchange(&mut server.network_info, one, other),
+            Self::ChangeAdapter(nic, adapter) => nic::with_card(&mut server.network_info, nic, |card| {
+                card.network_adapter = Some(adapter.clone());
+            }),
+            Self::UpdateTools => {
+                if let Some(tools) = server.guest.as_mut().and_then(|guest| guest.vm_tools.as_mut()) {
+                    tools.version_status = Some(ToolsVersion::Current);
+                }
+            }
+            Self::Clone(_) | Self::Delete | Self::Clean => {}
         }
     }
 
     /// What the backing has to do. `target` is the server once the operation has succeeded.
     pub(crate) fn steps(&self, record: &Record, target: crate::backing::ServerSpec) -> Vec<Step> {
         match self {
-            Self::Deploy { start: true } if !record.ghost => {
+            Self::Deploy { start: true, .. } if !record.ghost => {
                 vec![Step::Apply(target.clone()), Step::Start(target)]
             }
             Self::Start if record.ghost => Vec::new(),
@@ -150,7 +191,8 @@ impl Operation {
             Self::PowerOff => vec![Step::Stop(Stop::PowerOff)],
             Self::Reboot | Self::Reset if record.ghost => Vec::new(),
             Self::Reboot | Self::Reset => vec![Step::Reset],
-            Self::ChangeDiskSpeed(..) => Vec::new(),
+            Self::ChangeDiskSpeed(..) | Self::NotifyNic { .. } | Self::UpdateTools => Vec::new(),
+            Self::Clone(image) => vec![Step::Clone(image.clone())],
             Self::Delete | Self::Clean => vec![Step::Remove],
             Self::Deploy { .. }
             | Self::Reconfigure { .. }
@@ -158,7 +200,9 @@ impl Operation {
             | Self::RemoveDisk(_)
             | Self::ExpandDisk(..)
             | Self::AddNic(_)
-            | Self::RemoveNic(_) => vec![Step::Apply(target)],
+            | Self::RemoveNic(_)
+            | Self::ExchangeNics(..)
+            | Self::ChangeAdapter(..) => vec![Step::Apply(target)],
         }
     }
 }
@@ -179,6 +223,11 @@ impl Under {
             Operation::ChangeDiskSpeed(..) => "CHANGE_DISK_SPEED",
             Operation::AddNic(_) => "ADD_NIC",
             Operation::RemoveNic(_) => "REMOVE_NIC",
+            Operation::NotifyNic { .. } => "NOTIFY_NIC_IP_CHANGE",
+            Operation::ExchangeNics(..) => "EXCHANGE_NIC_VLANS",
+            Operation::ChangeAdapter(..) => "CHANGE_NETWORK_ADAPTER",
+            Operation::Clone(_) => "CLONE_SERVER",
+            Operation::UpdateTools => "UPDATE_VMWARE_TOOLS",
             Operation::Delete => "DELETE_SERVER",
             Operation::Clean => "CLEAN_SERVER",
         }

@@ -39,6 +39,7 @@ impl State {
         let operation = match call {
             ServerCall::Start if started => return Err(is_started()),
             ServerCall::Start => Operation::Start,
+            ServerCall::UpdateTools if record.entity.tools_outdated() => Operation::UpdateTools,
             ServerCall::UpdateTools => {
                 return Err(Refused::new(
                     "NO_CHANGE",
@@ -114,11 +115,16 @@ impl State {
     /// Ends what can end.
     pub(crate) fn tick_servers(&mut self, now: Timestamp) -> bool {
         let mut changed = false;
+        let mut copied = Vec::new();
         self.servers.retain_mut(|record| {
             let ready = |under: &mut Under| under.due <= now && under.part != Part::Open;
             let Some(under) = record.pending.take_if(ready) else { return true };
             changed = true;
             record.settled = now;
+            if let Operation::Clone(image) = &under.operation {
+                let failure = if let Part::Failed(why) = &under.part { Some(why.clone()) } else { None };
+                copied.push((image.clone(), failure));
+            }
             if let Part::Failed(why) = under.part {
                 fail(record, &under.operation, why, now);
                 return true;
@@ -137,6 +143,9 @@ impl State {
             }
             !matches!(under.operation, Operation::Delete | Operation::Clean)
         });
+        for (image, failure) in copied {
+            self.copied(&image, failure.as_deref());
+        }
         changed
     }
 
@@ -170,6 +179,7 @@ impl State {
             if deploying
                 && !record.made
                 && record.password.is_none()
+                && !record.uncustomised
                 && let Some(under) = &mut record.pending
             {
                 under.part = Part::Failed("the cloud was restarted before the server was made".to_owned());

@@ -1,6 +1,6 @@
 //! Resources as the state keeps them: what the API shows, plus what only we need.
 
-use fleet_mcp::types::{NetworkDomain, Server, Vlan};
+use fleet_mcp::types::{AssetType, Image, NetworkDomain, Nic, Server, Vlan};
 use fleet_model::{Secret, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +23,38 @@ pub struct Domain {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Network {
     pub(crate) entity: Vlan,
+    /// Its gateway is not ours.
+    #[serde(default)]
+    pub(crate) detached: bool,
     pub(crate) pending: Option<Pending>,
+}
+
+/// A server's disks, kept as an image of the customer's.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Copy {
+    pub(crate) entity: Image,
+    /// The image as the backing knows it.
+    pub(crate) image: String,
+}
+
+/// Servers that are to stay apart.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Affinity {
+    pub(crate) id: Id,
+    pub(crate) servers: Vec<Id>,
+    pub(crate) datacenter: String,
+    pub(crate) domain: Id,
+    pub(crate) created: String,
+    pub(crate) pending: Option<Pending>,
+}
+
+/// A tag on something.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Mark {
+    pub(crate) kind: AssetType,
+    pub(crate) asset: Id,
+    pub(crate) key: Id,
+    pub(crate) value: Option<String>,
 }
 
 /// A domain or VLAN being made or deleted.
@@ -47,6 +78,9 @@ pub struct Record {
     /// Root's first password; in memory only, and only until the server's files are made.
     #[serde(skip)]
     pub(crate) password: Option<Secret>,
+    /// It was asked for without a password.
+    #[serde(default)]
+    pub(crate) uncustomised: bool,
     /// The backing has its files.
     pub(crate) made: bool,
     pub(crate) pending: Option<Under>,
@@ -95,6 +129,12 @@ impl Record {
     /// Ids of its disks that have one.
     pub(crate) fn has_disk(&self, disk: &str) -> bool {
         self.entity.disk.iter().any(|own| own.id.as_ref().is_some_and(|id| id.as_str() == disk))
+    }
+
+    /// The card with this id.
+    pub(crate) fn nic(&self, nic: &str) -> Option<&Nic> {
+        let mut nics = self.entity.network_info.iter().flat_map(fleet_mcp::types::NetworkInfo::nics);
+        nics.find(|own| own.id.as_str() == nic)
     }
 
     /// Whether one of its additional cards has this id.

@@ -1,8 +1,8 @@
 //! Servers changed: CPUs, memory, disks, network cards.
 
-use fleet_mcp::types::{AddDisk, AddNic, Disk, ReconfigureServer, State as Phase};
+use fleet_mcp::types::{AddDisk, Disk, ReconfigureServer, State as Phase};
 
-use super::{Context, Done, Operation, Refused, State, Work, power::usable, uuid};
+use super::{Context, Done, Operation, Refused, State, Work, catalogue, power::usable, uuid};
 use crate::settings::Quotas;
 
 type Changed = Result<(Done, Vec<Work>), Refused>;
@@ -10,8 +10,6 @@ type Changed = Result<(Done, Vec<Work>), Refused>;
 /// Highest place on the bus; 7 is the controller itself.
 const LAST_SCSI_ID: u8 = 14;
 const CONTROLLER_SCSI_ID: u8 = 7;
-/// Network cards besides the primary one.
-const MAX_ADDITIONAL_NICS: usize = 9;
 /// Disk speeds, as the catalogue lists them.
 const DISK_SPEEDS: [&str; 3] = ["STANDARD", "HIGHPERFORMANCE", "ECONOMY"];
 
@@ -30,7 +28,22 @@ impl State {
             speed: request.cpu_speed.clone(),
             memory_gb: request.memory_gb,
         };
-        self.begin(id, operation, cx)
+        let (mut done, work) = self.begin(id, operation, cx)?;
+        done.in_progress = !cx.choices.reconfigure_answers_ok;
+        Ok((done, work))
+    }
+
+    /// Adds a disk to the server with this controller.
+    pub(crate) fn add_disk_to(
+        &mut self,
+        controller: &str,
+        request: &AddDisk,
+        cx: &mut Context<'_>,
+    ) -> Changed {
+        let mut servers = self.servers.iter().map(super::Record::id);
+        let server = servers.find(|server| controller_id(server) == controller);
+        let server = server.ok_or_else(|| Refused::not_found("SCSI controller", controller))?;
+        self.add_disk(&AddDisk { id: server.into(), ..request.clone() }, cx)
     }
 
     pub(crate) fn add_disk(&mut self, request: &AddDisk, cx: &mut Context<'_>) -> Changed {
@@ -38,6 +51,11 @@ impl State {
         let record = self.record(id)?;
         usable(record)?;
         check_disk_size(request.size_gb, cx.quotas)?;
+        let held: u32 =
+            record.entity.disk.iter().filter(|disk| disk.scsi_id > 0).map(|disk| disk.size_gb).sum();
+        if held.saturating_add(request.size_gb) > cx.quotas.storage_gb {
+            return Err(Refused::limit("GB of additional storage per server", cx.quotas.storage_gb));
+        }
         let taken = |scsi_id: u8| record.entity.disk.iter().any(|disk| disk.scsi_id == scsi_id);
         let mut places = (0..=LAST_SCSI_ID).filter(|place| *place != CONTROLLER_SCSI_ID && !taken(*place));
         let scsi_id = match request.scsi_id {
@@ -60,7 +78,8 @@ impl State {
         disks.push(listed);
         disks.sort_by_key(|disk| disk.scsi_id);
         let (done, work) = self.begin(id, Operation::AddDisk(disk.clone()), cx)?;
-        Ok((done.info("diskId", disk).info("scsiId", scsi_id.to_string()).info("speed", speed), work))
+        let done = done.info("diskId", disk).info("scsiId", scsi_id.to_string()).info("speed", speed);
+        Ok((done.info(CONTROLLER_INFO[0], controller_id(id)).info(CONTROLLER_INFO[1], "0"), work))
     }
 
     pub(crate) fn remove_disk(&mut self, disk: &str, cx: &mut Context<'_>) -> Changed {
@@ -131,45 +150,19 @@ impl State {
         let found = found.ok_or_else(|| Refused::not_found("Disk", disk))?;
         Ok((record.id().to_owned(), found.clone()))
     }
+}
 
-    pub(crate) fn add_nic(&mut self, request: &AddNic, cx: &mut Context<'_>) -> Changed {
-        let id = request.server_id.as_str();
-        let record = self.record(id)?;
-        usable(record)?;
-        if record.entity.started {
-            return Err(Refused::new("SERVER_STARTED", format!("Server {id} is started; stop it first.")));
-        }
-        let Some(network) = &record.entity.network_info else {
-            return Err(Refused::new("OPERATION_NOT_SUPPORTED", "The server has no network."));
-        };
-        if network.additional_nic.len() >= MAX_ADDITIONAL_NICS {
-            return Err(Refused::limit("additional network cards per server", MAX_ADDITIONAL_NICS));
-        }
-        let domain = network.network_domain_id.to_string();
-        let vlan = self.nic_vlan(&domain, &request.nic)?;
-        if record.in_vlan(&vlan) {
-            return Err(Refused::invalid(format!("Server {id} has a network card in VLAN {vlan} already.")));
-        }
-        let nic = self.make_nic(&vlan, &request.nic, &[], cx)?;
-        let nic_id = nic.id.to_string();
-        if let Some(network) = &mut self.record_mut(id)?.entity.network_info {
-            network.additional_nic.push(nic);
-        }
-        let (done, work) = self.begin(id, Operation::AddNic(nic_id.clone()), cx)?;
-        Ok((done.info("nicId", nic_id), work))
-    }
+/// What newer versions say of the controller of a new disk.
+const CONTROLLER_INFO: [&str; 2] = ["scsiControllerId", "busNumber"];
 
-    pub(crate) fn remove_nic(&mut self, nic: &str, cx: &mut Context<'_>) -> Changed {
-        let mut servers = self.servers.iter();
-        let record = servers.find(|record| record.has_additional_nic(nic));
-        let record = record.ok_or_else(|| Refused::not_found("Additional network card", nic))?;
-        usable(record)?;
-        let id = record.id().to_owned();
-        if record.entity.started {
-            return Err(Refused::new("SERVER_STARTED", format!("Server {id} is started; stop it first.")));
-        }
-        self.begin(&id, Operation::RemoveNic(nic.to_owned()), cx)
-    }
+/// Whether a word of an answer is about the controller of a new disk.
+pub(crate) fn is_about_controllers(info: &str) -> bool {
+    CONTROLLER_INFO.contains(&info)
+}
+
+/// Id of a server's or image's one SCSI controller; made of its own, so that it stays the same.
+pub(crate) fn controller_id(of: &str) -> String {
+    catalogue::derived_id(&format!("scsi-controller/{of}"))
 }
 
 /// Within what the platform offers.

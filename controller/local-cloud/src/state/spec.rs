@@ -1,6 +1,9 @@
 //! What the backing is told: whole specifications, made from the state.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use fleet_mcp::types::{
     Action, Address, AddressRange, Endpoint, FirewallRule, IpAddressList, IpVersion, PortList,
@@ -11,9 +14,6 @@ use super::{Record, State, network, record::Under};
 use crate::backing::{
     DiskSpec, DomainSpec, Match, NatSpec, NicSpec, Protocol, RuleSpec, ServerSpec, VlanSpec, World,
 };
-
-/// How deep lists may be nested; deeper ones, or rings, count as empty.
-const MAX_NESTING: usize = 8;
 
 impl State {
     /// The domain as it should be, and its revision. `None` if there is no such domain, or it is on its way out.
@@ -137,20 +137,25 @@ impl State {
         }
         let list = end.ip_address_list.as_ref()?;
         let mut found = Vec::new();
-        self.gather_addresses(&list.id, MAX_NESTING, &mut found);
+        self.gather_addresses(&list.id, &mut BTreeSet::new(), &mut found);
         found.retain(|found| match found {
             Match::Network(address, _) | Match::Range(address, _) => address.is_ipv6() == ipv6,
         });
         (!found.is_empty()).then_some(found)
     }
 
-    fn gather_addresses(&self, id: &fleet_mcp::Id<IpAddressList>, depth: usize, into: &mut Vec<Match>) {
-        let Some(list) = self.ip_lists.iter().find(|list| list.id == *id).filter(|_| depth > 0) else {
-            return;
-        };
+    /// Every list counts once, however often it is included.
+    fn gather_addresses<'a>(
+        &'a self,
+        id: &'a fleet_mcp::Id<IpAddressList>,
+        seen: &mut BTreeSet<&'a str>,
+        into: &mut Vec<Match>,
+    ) {
+        let new = seen.insert(id.as_str());
+        let Some(list) = self.ip_lists.iter().find(|list| new && list.id == *id) else { return };
         into.extend(list.ip_address.iter().filter_map(range_of));
         for child in &list.child_ip_address_list {
-            self.gather_addresses(&child.id, depth - 1, into);
+            self.gather_addresses(&child.id, seen, into);
         }
     }
 
@@ -161,17 +166,21 @@ impl State {
         }
         let Some(list) = &end.port_list else { return Some(Vec::new()) };
         let mut found = Vec::new();
-        self.gather_ports(&list.id, MAX_NESTING, &mut found);
+        self.gather_ports(&list.id, &mut BTreeSet::new(), &mut found);
         (!found.is_empty()).then_some(found)
     }
 
-    fn gather_ports(&self, id: &fleet_mcp::Id<PortList>, depth: usize, into: &mut Vec<(u16, u16)>) {
-        let Some(list) = self.port_lists.iter().find(|list| list.id == *id).filter(|_| depth > 0) else {
-            return;
-        };
+    fn gather_ports<'a>(
+        &'a self,
+        id: &'a fleet_mcp::Id<PortList>,
+        seen: &mut BTreeSet<&'a str>,
+        into: &mut Vec<(u16, u16)>,
+    ) {
+        let new = seen.insert(id.as_str());
+        let Some(list) = self.port_lists.iter().find(|list| new && list.id == *id) else { return };
         into.extend(list.port.iter().map(|port| (port.begin, port.end.unwrap_or(port.begin))));
         for child in &list.child_port_list {
-            self.gather_ports(&child.id, depth - 1, into);
+            self.gather_ports(&child.id, seen, into);
         }
     }
 }

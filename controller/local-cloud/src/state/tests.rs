@@ -86,6 +86,8 @@ impl World {
             rng: &mut self.rng,
             delays: &self.delays,
             quotas: &self.quotas,
+            choices: &Choices::default(),
+            clones: true,
             twist: Twist::default(),
         };
         let outcome = self.state.handle(call, &mut context);

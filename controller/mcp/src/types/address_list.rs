@@ -1,4 +1,4 @@
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{AddressRange, IpVersion, NetworkDomain, State};
 use crate::{Id, Operation, Resource, resource::Deletable};
@@ -68,20 +68,21 @@ pub struct CreateIpAddressList {
     pub child_ip_address_list_id: Vec<Id<IpAddressList>>,
 }
 
-/// Replaces an address list's content.
+/// Changes an address list; absent members stay.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EditIpAddressList {
     /// Which.
     pub id: Id<IpAddressList>,
-    /// New description.
+    /// New description; an empty one removes it.
+    #[serde(default, deserialize_with = "named_text")]
     pub description: Option<String>,
-    /// All its addresses.
-    #[serde(default)]
-    pub ip_address: Vec<AddressRange>,
-    /// All lists it includes.
-    #[serde(default)]
-    pub child_ip_address_list_id: Vec<Id<IpAddressList>>,
+    /// All its addresses from now on.
+    #[serde(default, deserialize_with = "named_list")]
+    pub ip_address: Option<Vec<AddressRange>>,
+    /// All lists it includes from now on.
+    #[serde(default, deserialize_with = "named_list")]
+    pub child_ip_address_list_id: Option<Vec<Id<IpAddressList>>>,
 }
 
 /// A named list of ports.
@@ -126,20 +127,33 @@ pub struct CreatePortList {
     pub child_port_list_id: Vec<Id<PortList>>,
 }
 
-/// Replaces a port list's content.
+/// Changes a port list; absent members stay.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EditPortList {
     /// Which.
     pub id: Id<PortList>,
-    /// New description.
+    /// New description; an empty one removes it.
+    #[serde(default, deserialize_with = "named_text")]
     pub description: Option<String>,
-    /// All its ports.
-    #[serde(default)]
-    pub port: Vec<PortRange>,
-    /// All lists it includes.
-    #[serde(default)]
-    pub child_port_list_id: Vec<Id<PortList>>,
+    /// All its ports from now on.
+    #[serde(default, deserialize_with = "named_list")]
+    pub port: Option<Vec<PortRange>>,
+    /// All lists it includes from now on.
+    #[serde(default, deserialize_with = "named_list")]
+    pub child_port_list_id: Option<Vec<Id<PortList>>>,
+}
+
+/// A member that is there and says `nil` is an empty list; only one that is absent is none.
+fn named_list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<T>>, D::Error> {
+    Option::deserialize(deserializer).map(|list| Some(list.unwrap_or_default()))
+}
+
+/// The same for a text.
+fn named_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Option::deserialize(deserializer).map(|text| Some(text.unwrap_or_default()))
 }
 
 impl Resource for IpAddressList {

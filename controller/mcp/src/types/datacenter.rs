@@ -98,6 +98,38 @@ pub struct Maintained {
     pub maintenance_status: Option<String>,
 }
 
+/// A region of the service: one API host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GeographicRegion {
+    /// `europe`.
+    pub id: Id<Self>,
+    /// Whether it is the organisation's own.
+    #[serde(default)]
+    pub is_home: bool,
+    /// `Europe`.
+    pub name: String,
+    /// Host of its API.
+    pub cloud_api_host: Option<String>,
+    /// Address of its console.
+    pub cloud_ui_url: Option<String>,
+    /// Address of its monitoring.
+    pub monitoring_url: Option<String>,
+    /// Host for image uploads.
+    pub ftps_host: Option<String>,
+    /// `Europe/Amsterdam`.
+    pub time_zone: Option<String>,
+    /// `ENABLED`, `NOT_ENABLED`.
+    pub state: Option<String>,
+}
+
+impl Resource for GeographicRegion {
+    const KIND: &'static str = "geographic region";
+    const ROOT: &'static str = "geographicRegions";
+    const ITEM: &'static str = "geographicRegion";
+    const PATH: &'static str = "infrastructure/geographicRegion";
+}
+
 impl Resource for Datacenter {
     const KIND: &'static str = "data centre";
     const ROOT: &'static str = "datacenters";

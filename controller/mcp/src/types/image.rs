@@ -1,7 +1,10 @@
 use serde::{Deserialize, Serialize};
 
-use super::{Datacenter, Disk, ScsiController, State, ToolsStatus, ToolsVersion};
-use crate::{Id, Resource};
+use super::{Datacenter, Disk, Progress, ScsiController, State, ToolsStatus, ToolsVersion, VirtualHardware};
+use crate::{
+    Id, Resource,
+    resource::{Deletable, Stateful},
+};
 
 /// An image of the platform, in one data centre.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,12 +39,41 @@ pub struct Image {
     pub state: Option<State>,
     /// Its operating system.
     pub guest: Option<Guest>,
+    /// Where it comes from; customer images only.
+    pub source: Option<ImageSource>,
+    /// What is under way or has failed; customer images only.
+    pub progress: Option<Progress>,
+    /// Virtual hardware of servers made from it; customer images only.
+    pub virtual_hardware: Option<VirtualHardware>,
 }
 
 /// An image a customer made; the same otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct CustomerImage(pub Image);
+
+/// Where a customer image comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageSource {
+    /// `BASE`, `CLONE`, `IMPORT`, `COPY`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What it was made of.
+    #[serde(default)]
+    pub artifact: Vec<Artifact>,
+}
+
+/// Something an image was made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifact {
+    /// `SERVER_ID`, …
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Which.
+    pub value: String,
+    /// Since when.
+    pub date: Option<String>,
+}
 
 /// CPUs of a server or image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,6 +131,20 @@ impl Resource for Image {
     const ROOT: &'static str = "osImages";
     const ITEM: &'static str = "osImage";
     const PATH: &'static str = "image/osImage";
+}
+
+impl Stateful for CustomerImage {
+    fn state(&self) -> &State {
+        // The service leaves the state of some images out; those are usable.
+        self.0.state.as_ref().unwrap_or(&State::Normal)
+    }
+    fn failure(&self) -> Option<&str> {
+        self.0.progress.as_ref()?.failure_reason.as_deref()
+    }
+}
+
+impl Deletable for CustomerImage {
+    const DELETE: &'static str = "image/deleteCustomerImage";
 }
 
 impl Resource for CustomerImage {

@@ -2,6 +2,8 @@
 
 mod address;
 mod address_list;
+mod anti_affinity;
+mod clone;
 mod datacenter;
 mod disk;
 mod firewall_rule;
@@ -16,6 +18,8 @@ mod reserved;
 mod response;
 mod server;
 mod server_request;
+mod static_route;
+mod tag;
 mod vlan;
 mod words;
 
@@ -24,26 +28,34 @@ pub use address_list::{
     CreateIpAddressList, CreatePortList, EditIpAddressList, EditPortList, IpAddressList, ListRef, PortList,
     PortRange,
 };
-pub use datacenter::{Datacenter, Hypervisor, Maintained, Networking, Property, Speed};
+pub use anti_affinity::{AntiAffinityRule, CreateAntiAffinityRule, NetworkingDetails, ServerSummary};
+pub use clone::{CloneServer, DeployUncustomizedServer};
+pub use datacenter::{Datacenter, GeographicRegion, Hypervisor, Maintained, Networking, Property, Speed};
 pub use disk::{AddDisk, ChangeDiskSpeed, Disk, ExpandDisk, RemoveDisk, ScsiController};
 pub use firewall_rule::{CreateFirewallRule, EditFirewallRule, Endpoint, FirewallRule, IpMatch, Placement};
-pub use image::{Cpu, CustomerImage, Guest, Image, OperatingSystem, VmTools};
+pub use image::{Artifact, Cpu, CustomerImage, Guest, Image, ImageSource, OperatingSystem, VmTools};
 pub use monitoring::{ChangeServerMonitoringPlan, EnableServerMonitoring, Monitoring};
 pub use nat_rule::{CreateNatRule, NatRule};
 pub use network_domain::{DeployNetworkDomain, EditNetworkDomain, NetworkDomain};
-pub use nic::{AddNic, NetworkInfo, NewNic, Nic, RemoveNic};
+pub use nic::{
+    AddNic, ChangeNetworkAdapter, ExchangeNicVlans, NetworkInfo, NewNic, Nic, NotifyNicIpChange, RemoveNic,
+};
 pub use page::Page;
 pub use public_ip_block::{AddPublicIpBlock, PublicIpBlock};
-pub use reserved::ReservedPublicIpv4Address;
+pub use reserved::{
+    ReserveAddress, ReservedIpv6Address, ReservedPrivateIpv4Address, ReservedPublicIpv4Address,
+};
 pub use response::{NameValue, Response};
-pub use server::{Backup, Progress, ProgressStep, Server, Tag, VirtualHardware};
+pub use server::{Backup, Progress, ProgressStep, Server, Tag, TagById, VirtualHardware};
 pub use server_request::{
     CpuRequest, DeployServer, DiskRequest, EditServerMetadata, NetworkRequest, ReconfigureServer,
 };
-pub use vlan::{DeployVlan, EditVlan, NetworkDomainRef, Vlan};
+pub use static_route::{CreateStaticRoute, RestoreStaticRoutes, StaticRoute};
+pub use tag::{AppliedTag, ApplyTags, CreateTagKey, EditTagKey, RemoveTags, TagKey};
+pub use vlan::{DeployVlan, EditVlan, ExpandVlan, NetworkDomainRef, Vlan};
 pub use words::{
-    Action, DomainType, Gateway, IpVersion, Placing, PowerAction, Protocol, ServicePlan, State, ToolsStatus,
-    ToolsVersion,
+    Action, AssetType, DomainType, Gateway, IpVersion, Placing, PowerAction, Protocol, ServicePlan, State,
+    ToolsStatus, ToolsVersion,
 };
 
 use crate::{Id, Resource};

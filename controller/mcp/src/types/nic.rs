@@ -11,6 +11,8 @@ use crate::{Id, Operation};
 pub struct NetworkInfo {
     /// Its network domain.
     pub network_domain_id: Id<NetworkDomain>,
+    /// Its name; in summaries only.
+    pub network_domain_name: Option<String>,
     /// First card.
     pub primary_nic: Nic,
     /// More cards.
@@ -78,6 +80,50 @@ pub struct AddNic {
 pub struct RemoveNic {
     /// Which card.
     pub id: Id<Nic>,
+}
+
+/// Puts two network cards of a server into each other's VLANs; asynchronous.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExchangeNicVlans {
+    /// One card.
+    pub nic_id1: Id<Nic>,
+    /// The other.
+    pub nic_id2: Id<Nic>,
+}
+
+/// Changes a network card's model; asynchronous.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChangeNetworkAdapter {
+    /// Of which card.
+    pub nic_id: Id<Nic>,
+    /// `E1000`, `VMXNET3`, …
+    pub network_adapter: String,
+}
+
+/// Tells the platform that the guest has given a network card other addresses; asynchronous.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NotifyNicIpChange {
+    /// Which card.
+    pub nic_id: Id<Nic>,
+    /// New IPv4 address.
+    pub private_ipv4: Option<Ipv4Addr>,
+    /// New IPv6 address.
+    pub ipv6: Option<Ipv6>,
+}
+
+impl Operation for ExchangeNicVlans {
+    const PATH: &'static str = "server/exchangeNicVlans";
+}
+
+impl Operation for ChangeNetworkAdapter {
+    const PATH: &'static str = "server/changeNetworkAdapter";
+}
+
+impl Operation for NotifyNicIpChange {
+    const PATH: &'static str = "server/notifyNicIpChange";
 }
 
 impl Operation for AddNic {

@@ -2,7 +2,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Cpu, Datacenter, Disk, Guest, Image, Monitoring, NetworkInfo, PowerAction, ScsiController, State,
-    ToolsStatus,
+    ToolsStatus, ToolsVersion,
 };
 use crate::{
     Id, Resource,
@@ -72,6 +72,12 @@ impl Server {
         disks
     }
 
+    /// Whether the guest tools could be updated.
+    pub fn tools_outdated(&self) -> bool {
+        let tools = self.guest.as_ref().and_then(|guest| guest.vm_tools.as_ref());
+        tools.and_then(|tools| tools.version_status.as_ref()) == Some(&ToolsVersion::NeedUpgrade)
+    }
+
     /// Whether the guest tools say they run.
     pub fn tools_running(&self) -> bool {
         let tools = self.guest.as_ref().and_then(|guest| guest.vm_tools.as_ref());
@@ -139,6 +145,16 @@ pub struct VirtualHardware {
 pub struct Tag {
     /// Its key.
     pub tag_key_name: Option<String>,
+    /// Its value.
+    pub value: Option<String>,
+}
+
+/// A tag named by its key's id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TagById {
+    /// Its key.
+    pub tag_key_id: Option<String>,
     /// Its value.
     pub value: Option<String>,
 }

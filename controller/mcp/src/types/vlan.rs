@@ -59,7 +59,8 @@ pub struct DeployVlan {
     pub name: String,
     /// For people.
     pub description: Option<String>,
-    /// IPv4 network.
+    /// IPv4 network; newer versions call it the network address.
+    #[serde(alias = "privateIpv4NetworkAddress")]
     pub private_ipv4_base_address: Ipv4Addr,
     /// 16 to 28; 24 if absent.
     pub private_ipv4_prefix_size: Option<u8>,
@@ -77,6 +78,20 @@ pub struct EditVlan {
     pub name: Option<String>,
     /// New description.
     pub description: Option<String>,
+}
+
+/// Makes the IPv4 network of a VLAN larger; asynchronous.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExpandVlan {
+    /// Which.
+    pub id: Id<Vlan>,
+    /// New prefix length, smaller than before.
+    pub private_ipv4_prefix_size: u8,
+}
+
+impl Operation for ExpandVlan {
+    const PATH: &'static str = "network/expandVlan";
 }
 
 impl Resource for Vlan {

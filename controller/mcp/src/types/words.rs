@@ -125,6 +125,20 @@ words! {
         Udp = "UDP",
     }
 
+    /// What can bear tags.
+    AssetType {
+        /// A server.
+        Server = "SERVER",
+        /// A network domain.
+        NetworkDomain = "NETWORK_DOMAIN",
+        /// A VLAN.
+        Vlan = "VLAN",
+        /// An image of the customer's.
+        CustomerImage = "CUSTOMER_IMAGE",
+        /// A block of public addresses.
+        PublicIpBlock = "PUBLIC_IP_BLOCK",
+    }
+
     /// Where a firewall rule goes.
     Placing {
         /// Before all others.
@@ -165,6 +179,16 @@ words! {
         AddNic = "ADD_NIC",
         /// A network card is removed.
         RemoveNic = "REMOVE_NIC",
+        /// Being made, with other disk speeds than the image has.
+        DeployWithDiskSpeed = "DEPLOY_SERVER_WITH_DISK_SPEED",
+        /// A network card becomes another model.
+        ChangeNetworkAdapter = "CHANGE_NETWORK_ADAPTER",
+        /// Network cards change places.
+        ExchangeNicVlans = "EXCHANGE_NIC_VLANS",
+        /// The guest has other addresses.
+        NotifyNicIpChange = "NOTIFY_NIC_IP_CHANGE",
+        /// An image is made of it.
+        CloneServer = "CLONE_SERVER",
         /// The guest tools are updated.
         UpdateTools = "UPDATE_VMWARE_TOOLS",
         /// Being deleted.
