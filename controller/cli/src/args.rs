@@ -16,8 +16,8 @@ pub struct Args {
 }
 
 const EXIT_STATUS: &str = "\
-Exit status: 0 done; 1 failed; 2 a preview found changes; 3 not every node is ready; 4 no controller or cloud
-answers; 64 wrong plan, arguments or host, nothing was touched; 130 ended by Ctrl-C.";
+Exit status: 0 done; 1 failed; 2 a preview found changes; 3 not every node is ready, or an import is not
+whole; 4 no controller or cloud answers; 64 wrong plan, arguments or host, nothing was touched; 130 ended by Ctrl-C.";
 
 /// What every command takes.
 #[derive(Clone, Debug, ClapArgs)]
@@ -49,6 +49,8 @@ pub enum Command {
     /// Look at plan files
     #[command(subcommand)]
     Plan(Plan),
+    /// Turn a plumbery plan into one of ours, and tell what has no counterpart; exit status 3 if anything
+    Import(Import),
     /// Show every node, or all about one
     Status(Status),
     /// Print the plan's information texts, addresses filled in
@@ -120,6 +122,22 @@ pub struct OperatorArgs {
 pub enum Plan {
     /// Check a plan: every problem at once, with line, column and hint
     Check(PlanFile),
+}
+
+#[derive(Debug, ClapArgs)]
+pub struct Import {
+    /// Plumbery's plan
+    #[arg(value_name = "FITTINGS")]
+    pub file: PathBuf,
+    /// Value that becomes the default of a parameter, NAME=VALUE; may be given several times
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parameter)]
+    pub set: Vec<(String, String)>,
+    /// Write the plan to this file, which must not exist [default: standard output]
+    #[arg(short = 'o', long, value_name = "FILE")]
+    pub write: Option<PathBuf>,
+    /// Write `cloud: local` instead of the API that the locations are behind
+    #[arg(long)]
+    pub local: bool,
 }
 
 #[derive(Debug, ClapArgs)]

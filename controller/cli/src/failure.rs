@@ -12,7 +12,7 @@ pub enum Exit {
     Failed = 1,
     /// `up --preview` found changes.
     Changes = 2,
-    /// Done, but not every node is ready.
+    /// Done, but not every node is ready, or not everything was imported.
     NotReady = 3,
     /// No controller or no cloud answers.
     Unreachable = 4,

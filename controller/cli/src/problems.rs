@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     args::{Output, PlanFile},
+    commands::import,
     failure::{Exit, Failure},
     files::{self, Named},
     printer,
@@ -35,6 +36,9 @@ pub fn read(args: &PlanFile, output: Output) -> Result<Read, Failure> {
         Failure::new(Exit::Input, format!("read plan `{file}`: {why}"))
             .hint("example plans are in packaging/plans, or in /usr/share/fleet/plans when installed")
     })?;
+    if fleet_import::looks_like_plumbery(&text) {
+        return Err(import::offer(&args.file));
+    }
     let parameters: BTreeMap<String, String> = args.set.iter().cloned().collect();
     match fleet_plan::load(&file, &text, &parameters) {
         Ok(loaded) => {

@@ -5,6 +5,7 @@ mod console;
 mod doctor;
 mod down;
 mod follow;
+pub mod import;
 mod information;
 mod plan;
 mod preview;
@@ -27,6 +28,7 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
     match args.command {
         Command::Up(up) => up::run(global, up).await,
         Command::Plan(args) => plan::run(global, args),
+        Command::Import(args) => import::run(global, args),
         Command::Status(status) => status::run(global, status).await,
         Command::Information => information::run(global).await,
         Command::Ssh(args) => ssh::run(global, args).await,
