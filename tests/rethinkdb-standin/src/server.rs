@@ -731,7 +731,9 @@ impl Server {
         for replica in &config.replicas {
             let request = Request::Install { term: Term::default(), snapshot: Box::new(snapshot.clone()) };
             let answer = self.ask(replica, request, PATIENCE).await;
-            if !matches!(answer, Ok(Response::Verdict(Verdict::Accepted))) {
+            // Refused by one that a leader of the new table was quicker to give its copy.
+            let there = matches!(answer, Ok(Response::Verdict(Verdict::Accepted | Verdict::Refused { .. })));
+            if !there {
                 self.publish_table(Position::default(), config.clone());
                 self.drop_table(&config.id);
                 return Err(lead::unreachable());

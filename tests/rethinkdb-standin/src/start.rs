@@ -100,7 +100,6 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> io::Result<()> 
     }
     println!("Server ready, \"{}\" {}", server.presence().name, server.id);
     stop.cancelled().await;
-    server.hang_up();
     server.tasks.close();
     // Nothing is half-written whenever this ends; waiting only lets answers out.
     let _ = tokio::time::timeout(std::time::Duration::from_secs(2), server.tasks.wait()).await;

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ServerId,
-    message::{Frame, Hello, Presence, Request, Response},
+    message::{Frame, Hello, Request, Response},
 };
 use crate::{server::Server, table::replica::RowChange};
 
@@ -48,7 +48,6 @@ pub struct Peer {
     pub since: f64,
     /// Ends the link.
     pub gone: CancellationToken,
-    presence: Mutex<Option<Presence>>,
     out: mpsc::Sender<Frame>,
     next: AtomicU64,
     answers: Mutex<HashMap<u64, oneshot::Sender<Response>>>,
@@ -81,7 +80,6 @@ impl Peer {
             dialer,
             since,
             gone: CancellationToken::new(),
-            presence: Mutex::new(None),
             out,
             next: AtomicU64::new(1),
             answers: Mutex::default(),
@@ -89,11 +87,6 @@ impl Peer {
             served: Mutex::default(),
         };
         (Arc::new(peer), waiting)
-    }
-
-    /// What it last said of itself.
-    pub fn presence(&self) -> Option<Presence> {
-        lock(&self.presence).clone()
     }
 
     /// Tells it something that needs no answer; dropped if it is far behind, since a newer one will follow.
@@ -167,6 +160,7 @@ impl Peer {
         tokio::select! {
             // Dropping either half-done is fine: the link is over.
             () = self.gone.cancelled() => {}
+            () = server.stop.cancelled() => {}
             _ = self.read(&server, reading) => {}
             _ = write(writing, waiting) => {}
         }
@@ -204,8 +198,7 @@ impl Peer {
                     }
                 }
                 Frame::Presence(presence) => {
-                    *lock(&self.presence) = Some(*presence);
-                    server.touch();
+                    server.hear(&self.hello, *presence);
                 }
                 Frame::Gossip(metadata) => server.learn(&metadata),
                 Frame::Ping => {}

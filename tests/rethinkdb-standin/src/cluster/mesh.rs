@@ -132,7 +132,6 @@ async fn adopt(server: Arc<Server>, hello: Hello, stream: Box<dyn Stream>, diall
     if !server.add_peer(&peer) {
         return;
     }
-    peer.tell(Frame::Presence(Box::new(server.presence())));
     peer.tell(Frame::Gossip(Box::new(server.metadata())));
     Arc::clone(&peer).run(Arc::clone(&server), stream, waiting).await;
     server.remove_peer(&peer);

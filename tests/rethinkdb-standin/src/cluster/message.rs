@@ -97,6 +97,8 @@ pub enum Response {
 /// One server as all others see it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Presence {
+    /// Grows with each that its process sends: links may overtake each other.
+    pub version: u64,
     /// Which.
     pub id: ServerId,
     /// Its name.

@@ -175,7 +175,8 @@ fn status_named(server: &Server, config: &TableConfig, by_id: bool) -> Value {
         })
         .collect();
     let leads: Vec<Value> = leader.iter().map(|(id, _)| named(config, id, by_id)).collect();
-    let all = leader.is_some()
+    // Not while another replica leads in the configured one's place: it will want to lead again.
+    let all = leader.as_ref().is_some_and(|(id, _)| *id == config.primary)
         && config.leaving.is_none()
         && config.replicas.is_subset(&ready)
         && config.replicas.is_subset(&connected);

@@ -278,6 +278,8 @@ impl Leader {
         leader.bring_in_step(&others).await.ok()?;
         // A record of this term at a majority: what came before it is now settled.
         leader.commit(Vec::new(), None).await.ok()?;
+        // The one before may have changed the configuration and died before it could say so.
+        leader.publish();
         leader.announce();
         Some(leader)
     }

@@ -1,13 +1,22 @@
 //! Several stand-ins: joining, replication, losing one, replacing one.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use fleet_reql::{
     Change, Changes, Connection, Cursor, Insert, Options, Replicas, ReqlError, ServerErrorKind, Shape, Table,
     WaitFor, Written, db, db_create,
 };
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::{task::JoinSet, time::timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{Authority, DEADLINE, Standin, system, until, whole};
 
@@ -43,11 +52,15 @@ async fn count(connection: &Connection) -> u64 {
     connection.run(tasks().all().count()).await.unwrap()
 }
 
-/// The member that leads the table, by its place.
+/// The member that leads the table, by its place; there may be none for a moment.
 async fn leader(members: &[Standin], asked: &Standin) -> usize {
-    let status: Value = asked.connect().await.run(tasks().status()).await.unwrap();
-    let name = status["shards"][0]["primary_replicas"][0].as_str().expect("a leader").to_owned();
-    members.iter().position(|member| member.name == name).unwrap()
+    let connection = asked.connect().await;
+    until("somebody leads", || async {
+        let status: Value = connection.run(tasks().status()).await.ok()?;
+        let name = status["shards"][0]["primary_replicas"][0].as_str()?.to_owned();
+        members.iter().position(|member| member.name == name)
+    })
+    .await
 }
 
 async fn ready(connection: &Connection) {
@@ -236,6 +249,103 @@ async fn a_destroyed_member_is_replaced_and_nothing_is_lost() {
             survivor.run::<u64>(tasks().all().count()).await.ok().filter(|count| *count == 11)
         })
         .await;
+    }
+}
+
+/// Inserts rows one after the other by way of one member, until told to stop; those that were acknowledged.
+async fn write_on(
+    address: SocketAddr,
+    mut number: u64,
+    acknowledged: Arc<AtomicU64>,
+    stop: CancellationToken,
+) -> Vec<u64> {
+    let mut mine = Vec::new();
+    let quick =
+        Options { connect: Duration::from_secs(1), deadline: Duration::from_secs(15), ..Options::default() };
+    while !stop.is_cancelled() {
+        // Away, or not yet a member again.
+        let Ok(connection) = Connection::open(address, &quick).await else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        while !stop.is_cancelled() && connection.is_open() {
+            number += 1;
+            match connection.run::<Written>(tasks().insert(json!({"id": number}), Insert::default())).await {
+                Ok(written) if written.inserted == 1 => {
+                    mine.push(number);
+                    acknowledged.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(written) => panic!("{written:?}"),
+                // Refused, or uncertain: not acknowledged. The next number is another row.
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+    mine
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_acknowledged_write_is_lost_whoever_is_killed() {
+    const ROUNDS: usize = 10;
+    let authority = Authority::new();
+    let mut members = Vec::from(three(&authority).await);
+    for name in ["fourth", "fifth"] {
+        members.push(Standin::new(name, Some((&authority, &authority)), &[&members[0], &members[1]]));
+    }
+    whole(&members.iter().collect::<Vec<_>>()).await;
+    let (acknowledged, stop) = (Arc::new(AtomicU64::new(0)), CancellationToken::new());
+    let mut writers = JoinSet::new();
+    for (member, first) in members.iter().zip((1_u64..).map(|place| place * 1_000_000)) {
+        writers.spawn(write_on(member.address(), first, Arc::clone(&acknowledged), stop.clone()));
+    }
+    let goes_on = || async {
+        let before = acknowledged.load(Ordering::Relaxed);
+        until("writes are acknowledged", || async {
+            (acknowledged.load(Ordering::Relaxed) > before + 5).then_some(())
+        })
+        .await;
+    };
+    for round in 0..ROUNDS {
+        goes_on().await;
+        let victim = match round % 3 {
+            // The leader, whoever that is; one of the others; two at once.
+            0 => leader(&members, &members[round % 2]).await,
+            _ => round % members.len(),
+        };
+        members[victim].kill();
+        if round % 3 == 2 {
+            let other = (victim + 1) % members.len();
+            members[other].kill();
+            members[other].start();
+        }
+        goes_on().await;
+        members[victim].start();
+        // Moves the table about while all that goes on; if that cannot be now, it stays where it is.
+        let holders = [round, round + 1, round + 3].map(|place| &members[place % members.len()]);
+        let tags = holders.map(|holder| (format!("at_{}", holder.name), 1));
+        let shape = Replicas::ByTag { primary: tags[0].0.clone(), replicas: tags.into() };
+        let asked = members[(victim + 1) % members.len()].connect().await;
+        let _ = asked.run_within::<Value>(tasks().reconfigure(&Shape::one_shard(shape)), DEADLINE).await;
+    }
+    stop.cancel();
+    let mut written: Vec<u64> = (0..10).collect();
+    while let Some(mine) = writers.join_next().await {
+        written.extend(mine.unwrap());
+    }
+    whole(&members.iter().collect::<Vec<_>>()).await;
+    for member in &members {
+        let connection = member.connect().await;
+        ready(&connection).await;
+        let rows: Vec<Value> = connection.run(tasks().all()).await.unwrap();
+        let there: BTreeSet<u64> = rows.iter().filter_map(|row| row["id"].as_u64()).collect();
+        let lost: Vec<&u64> = written.iter().filter(|number| !there.contains(number)).collect();
+        assert!(
+            lost.is_empty(),
+            "{} of {} rows are lost on {}: {lost:?}",
+            lost.len(),
+            written.len(),
+            member.name
+        );
     }
 }
 
