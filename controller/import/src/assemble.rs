@@ -58,8 +58,15 @@ pub(crate) fn assemble(
     let mut secure = false;
     for (made, list) in made.iter_mut().zip(lists) {
         if list.iter().any(|task| task.kind == "rethinkdb") {
-            made.information = secured(&made.information);
             secure = true;
+            let said = secured(&made.information);
+            if said != made.information {
+                let instead = "https: the application and the console of the cluster speak TLS";
+                let at = key_of(&made.node.laid, "information").unwrap_or(&made.node.key);
+                reader.notes.changed(&at.span, "http addresses of the application and the console", instead);
+                made.information = said;
+            }
+            console(made.node, reader);
         }
         made.tasks = named(list);
     }
@@ -156,6 +163,20 @@ fn text(tree: &Tree, scope: Scope<'_>, reader: &mut Reader<'_, '_>) -> String {
         reader.notes.lost(&place, format!("`{}` in a text for people", gap.whole), gap.instead);
     }
     if said.text.is_empty() { said.text } else { said.text + "\n" }
+}
+
+/// Tells that our plans open the console, which asks for no password, to the operator alone unless told otherwise.
+fn console(node: &Node, reader: &mut Reader<'_, '_>) {
+    for line in get(&node.laid, "glue").map(items).unwrap_or_default() {
+        let text = reader.source.text_of(line).unwrap_or_default();
+        let text = reader.parameters.put_in(&text);
+        let mut words = text.split_whitespace();
+        let internet = words.next().is_some_and(|word| word.eq_ignore_ascii_case("internet"));
+        if internet && words.any(|word| word == "8080" || word == "tcp:8080") {
+            let instead = "open to the operator alone; `{port: 8080, from: [any]}` if everybody is meant";
+            reader.notes.changed(&line.span, "RethinkDB's console open to everybody", instead);
+        }
+    }
 }
 
 /// The application and the console of the cluster speak TLS.
