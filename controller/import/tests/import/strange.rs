@@ -136,9 +136,9 @@ fn fleet() -> impl Strategy<Value = String> {
             "information: {}\nparameters: {{x: {{information: a, type: str, default: one}}}}\ndefaults:\n  cls: {}\n  cloud-config: {}\n  \
              {}: {}\n---\nlocationId: EU6\nblueprints:\n  - web:\n      domain: {{name: Fox, service: {}}}\n      ethernet: {{name: Net, subnet: 10.1.0.0, accept: {}}}\n      \
              nodes:\n        - one:\n            default: cls\n            glue: {}\n            disks: {}\n            cloud-config:\n              runcmd: {}\n              \
-             write_files: [{{path: /x, content: {}}}]\n              users: {}\n        - {}: {}\n",
+             write_files: [{{path: /x, content: {}}}]\n              users: {}\n        - \"{}\": {}\n",
             v[0], v[1], v[2], KEYS[w[0].len() % KEYS.len()], v[3], v[4], v[5], v[6], v[7], v[8], v[9], v[10],
-            format!("\"{}\"", plain(&w[1])), v[11],
+            plain(&w[1]), v[11],
         )
     })
 }
