@@ -22,7 +22,7 @@ const SOONER: u32 = 10;
 /// How soon to look again when something is waited for: much of it comes within seconds and without a word. Each
 /// look that finds the same doubles the pause.
 const SOON: Duration = Duration::from_secs(2);
-/// The same after a failure, which seldom heals by itself.
+/// The same after a failure, which seldom heals by itself, and while all is done but something is warned of.
 const LATER: Duration = Duration::from_secs(15);
 
 /// What the node is like, for whoever reports it.
@@ -208,12 +208,19 @@ impl Worker {
 
 /// How long to wait before the next look; `None` means as long as when all is well. Pure.
 fn pause(before: Option<Duration>, previous: &[Report], now: &[Report], mean: Duration) -> Option<Duration> {
-    let open = now.iter().find(|report| !report.is_settled())?;
-    let least = if matches!(open.outcome, Outcome::Failed(_)) { LATER } else { SOON };
-    let kind = |report: &Report| (report.task.clone(), std::mem::discriminant(&report.outcome));
+    // A warning is often about others who are not there yet; one that stays is looked at as seldom as all is.
+    let (least, most) = match now.iter().find(|report| !report.is_settled()) {
+        Some(open) if matches!(open.outcome, Outcome::Failed(_)) => (LATER, mean / SOONER),
+        Some(_) => (SOON, mean / SOONER),
+        None if now.iter().any(|report| !report.warnings.is_empty()) => (LATER, mean),
+        None => return None,
+    };
+    let kind = |report: &Report| {
+        (report.task.clone(), std::mem::discriminant(&report.outcome), report.warnings.is_empty())
+    };
     let same = previous.iter().map(kind).eq(now.iter().map(kind));
     let longer = before.filter(|_| same).map_or(least, |before| before * 2);
-    Some(longer.max(least).min(mean / SOONER))
+    Some(longer.max(least).min(most))
 }
 
 #[cfg(test)]
@@ -247,5 +254,19 @@ mod tests {
         let since = Timestamp::from_millis(0);
         let drifted = [report(Outcome::Drifted { lines: Vec::new(), since })];
         assert_eq!(pause(now, &waits, &drifted, mean), None, "left as it is on purpose");
+    }
+
+    #[test]
+    fn a_warning_is_looked_at_again_soon_and_in_the_end_as_seldom_as_all_is() {
+        let mean = Duration::from_secs(100);
+        let warned = [Report { warnings: vec!["a member is missing".into()], ..report(Outcome::Unchanged) }];
+        let mut now = pause(None, &[], &warned, mean);
+        let mut seen = Vec::new();
+        for _ in 0..4 {
+            seen.push(now.expect("warned").as_secs());
+            now = pause(now, &warned, &warned, mean);
+        }
+        assert_eq!(seen, [15, 30, 60, 100]);
+        assert_eq!(pause(now, &warned, &[report(Outcome::Unchanged)], mean), None);
     }
 }

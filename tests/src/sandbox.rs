@@ -83,6 +83,8 @@ impl Sandbox {
         command
             .args(arguments)
             .env("FLEET_HOME", self.home())
+            // The operator's keys are looked for there; this one has none yet.
+            .env("HOME", self.dir.path())
             .env_remove("FLEET_LOG")
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
@@ -188,6 +190,11 @@ pub fn runs(pid: i32) -> bool {
 fn pid_in(file: &Path) -> Option<i32> {
     let value: serde_json::Value = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
     value["pid"].as_i64()?.try_into().ok()
+}
+
+/// The package of the stand-in for RethinkDB, where the real one cannot be had.
+pub fn stand_in() -> PathBuf {
+    program("rethinkdb-standin.deb")
 }
 
 /// A finished program: `cargo xtask test` says where they lie.

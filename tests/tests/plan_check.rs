@@ -24,14 +24,14 @@ fn our_own_plans_have_no_problems() {
 
 /// A plan of ours, changed, in a folder of its own.
 fn changed(dir: &tempfile::TempDir, name: &str, changes: &[(&str, &str)]) -> String {
-    let mut text = std::fs::read_to_string(plan(name)).unwrap();
+    let mut text = std::fs::read_to_string(plan(name)).expect("a plan that is shipped");
     for (old, new) in changes {
         assert!(text.contains(old), "{old}");
         text = text.replace(old, new);
     }
     let file = dir.path().join(name);
-    std::fs::write(&file, text).unwrap();
-    file.to_str().unwrap().to_owned()
+    std::fs::write(&file, text).expect("written");
+    file.to_str().expect("a path in UTF-8").to_owned()
 }
 
 #[test]

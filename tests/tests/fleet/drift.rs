@@ -1,0 +1,66 @@
+//! What somebody broke by hand is seen and repaired, and nothing else is touched.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use fleet_tests::{Sandbox, eventually};
+use serde_json::{Value, json};
+
+use crate::nodes::{console, node};
+
+/// One node is damaged in many places; the schedule alone has to find that.
+const NODE: &str = "EU6rethink01";
+/// The damage, and the task that has to repair it.
+const DAMAGE: [(&str, &str); 5] = [
+    ("hosts", "sed -i '/EU9rethink01/d' /etc/hosts"),
+    ("clock", "apt-get -qq -y remove chrony"),
+    ("access", "rm /etc/ssh/sshd_config.d/10-fleet.conf && : >/home/fleet/.ssh/authorized_keys"),
+    ("rethinkdb", "systemctl stop rethinkdb@fleet"),
+    ("todo", "systemctl stop fleet-todo && rm /usr/local/lib/fleet/fleet-todo"),
+];
+/// Tasks whose work nobody touched.
+const UNHARMED: [&str; 4] = ["hostname", "root-volume", "update", "certificate"];
+
+/// Damages the node, waits for the next look, and holds what was repaired against what was damaged.
+pub fn is_found_and_repaired(sandbox: &Sandbox) {
+    everything_is_unchanged(sandbox);
+    let mut console = console(sandbox, NODE);
+    for (task, damage) in DAMAGE {
+        let (status, said) = console.run(damage, Duration::from_secs(180));
+        assert_eq!(status, 0, "damage for `{task}`: {said}");
+    }
+    let mut repaired: BTreeMap<String, Value> = BTreeMap::new();
+    eventually("every damage is repaired", Duration::from_secs(900), || {
+        for task in tasks(sandbox, NODE) {
+            if task["result"] == "changed" {
+                repaired.insert(task["name"].as_str().expect("a name").to_owned(), task);
+            }
+        }
+        DAMAGE.iter().all(|(task, _)| repaired.contains_key(*task)).then_some(())
+    });
+    for (task, _) in DAMAGE {
+        let lines = repaired[task]["changes"].as_array().expect("lines");
+        assert!(!lines.is_empty(), "`{task}` says what differed: {:#}", repaired[task]);
+    }
+    for task in UNHARMED {
+        assert!(!repaired.contains_key(task), "`{task}` was touched: {:#}", repaired[task]);
+    }
+    everything_is_unchanged(sandbox);
+}
+
+/// Waits until a look finds nothing to do on any node.
+fn everything_is_unchanged(sandbox: &Sandbox) {
+    eventually("a look that finds nothing to do", Duration::from_secs(600), || {
+        let status = sandbox.run(&["status", "--output", "json"]).expect(0).json();
+        let nodes = status["nodes"].as_array().expect("nodes");
+        nodes
+            .iter()
+            .flat_map(|node| node["tasks"].as_array().expect("tasks"))
+            .all(|task| task["result"] == json!("unchanged"))
+            .then_some(())
+    });
+}
+
+fn tasks(sandbox: &Sandbox, name: &str) -> Vec<Value> {
+    let status = sandbox.run(&["status", "--output", "json"]).expect(0).json();
+    node(&status, name)["tasks"].as_array().expect("tasks").clone()
+}

@@ -1,0 +1,60 @@
+//! The reference fleet on real machines, from nothing to nothing, through the finished programs.
+//!
+//! One test, because there is one local cloud with machines per host and a boot is dear: each part goes on
+//! where the one before it stopped.
+
+mod access;
+mod again;
+mod database;
+mod drift;
+mod kills;
+mod network;
+mod nodes;
+mod replace;
+mod todo;
+mod traces;
+
+use fleet_tests::{Sandbox, stand_in};
+use nodes::Ways;
+use traces::Traces;
+
+#[test]
+fn the_reference_fleet_from_nothing_to_nothing() {
+    let before = Traces::look();
+    let sandbox = Sandbox::with_machines();
+    let plan = nodes::reference_plan();
+    let package = format!("rethinkdb={}", stand_in().display());
+    // Looks often, so that drift is found by the schedule within a test's time.
+    let up = ["up", &plan, "--set", &package, "--set", "recheck=2m"];
+    let queries = tokio::runtime::Runtime::new().expect("a runtime");
+
+    kills::three_times(&sandbox, &up);
+    let first = sandbox.run(&up).expect(0);
+    assert!(first.out.contains("ssh fleet@198.51.100."), "the information texts end `up`:\n{}", first.out);
+
+    let status = nodes::status_in_both_forms(&sandbox);
+    nodes::disks_and_names(&sandbox, &status);
+    network::ports_as_planned(&status);
+    network::private_ipv6_as_accepted(&sandbox, &status, &up);
+    again::nothing_to_do(&sandbox, &up);
+
+    let ways = Ways::of(&sandbox, &status);
+    access::by_the_operators_key_only(&ways);
+    queries.block_on(database::is_whole_everywhere(&ways));
+    queries.block_on(todo::lives_in_every_browser(&ways));
+    drift::is_found_and_repaired(&sandbox);
+    // It holds a replica: the table has to be brought there again.
+    replace::comes_back_as_itself(&sandbox, "EU6rethink01", &ways);
+
+    let ways = Ways::of(&sandbox, &nodes::status_in_both_forms(&sandbox));
+    queries.block_on(database::is_whole_everywhere(&ways));
+    queries.block_on(todo::has_lost_nothing(&ways));
+    again::restarts_are_survived(&sandbox, &up);
+
+    let down = sandbox.run(&["down", "--yes"]).expect(0);
+    for line in ["servers: 0", "vlans: 0", "network domains: 0"] {
+        assert!(down.out.contains(line), "no `{line}` in\n{}", down.out);
+    }
+    assert!(!sandbox.home().exists(), "the home is left");
+    assert_eq!(Traces::look(), before, "processes, namespaces or links are left");
+}
