@@ -17,7 +17,7 @@ use nix::{
 use rand::{Rng, distr::Alphanumeric};
 use serde::{Deserialize, Serialize};
 
-use crate::{durable, error::CloudError, tls};
+use crate::{api::Entry, durable, error::CloudError, tls};
 
 /// Who calls by default; the password is what protects the cloud.
 const USERNAME: &str = "fleet";
@@ -193,25 +193,43 @@ pub struct ServerStatus {
 /// Files cannot be read, or a cloud serves the directory but does not answer.
 pub async fn status(dir: &Path) -> Result<Option<Status>, CloudError> {
     let (true, Some(access)) = (is_served(dir)?, Access::load(dir)?) else { return Ok(None) };
-    let ask = |source: Box<dyn std::error::Error + Send + Sync>| CloudError::Ask {
+    ask(&access, "fleet/status").await.map(Some)
+}
+
+/// The last calls a running cloud has answered, oldest first.
+///
+/// # Errors
+/// It does not answer.
+pub async fn log(access: &Access) -> Result<Vec<Entry>, CloudError> {
+    #[derive(Deserialize)]
+    struct Log {
+        calls: Vec<Entry>,
+    }
+    ask::<Log>(access, "fleet/log").await.map(|log| log.calls)
+}
+
+async fn ask<T: serde::de::DeserializeOwned>(access: &Access, path: &str) -> Result<T, CloudError> {
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| CloudError::Ask {
         endpoint: access.endpoint.clone(),
         source,
     };
     let pem = std::fs::read(&access.ca_file).map_err(CloudError::file("read", &access.ca_file))?;
     let client = reqwest::Client::builder()
         .tls_backend_preconfigured(tls::client(&pem)?)
+        // It is on this host; a proxy somewhere else cannot reach it.
+        .no_proxy()
         .timeout(ASK_TIMEOUT)
         .build()
-        .map_err(|error| ask(error.into()))?;
+        .map_err(|error| failed(error.into()))?;
     let answer = client
-        .get(format!("{}/fleet/status", access.endpoint))
+        .get(format!("{}/{path}", access.endpoint))
         .basic_auth(&access.username, Some(access.password.reveal()))
         .send()
         .await
         .and_then(reqwest::Response::error_for_status)
-        .map_err(|error| ask(error.into()))?;
-    let body = answer.bytes().await.map_err(|error| ask(error.into()))?;
-    serde_json::from_slice(&body).map(Some).map_err(|error| ask(error.into()))
+        .map_err(|error| failed(error.into()))?;
+    let body = answer.bytes().await.map_err(|error| failed(error.into()))?;
+    serde_json::from_slice(&body).map_err(|error| failed(error.into()))
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ pub mod settings;
 pub mod state;
 mod tls;
 
-pub use access::{Access, ServerStatus, Status, is_served, status};
+pub use access::{Access, ServerStatus, Status, is_served, log, status};
 pub use error::CloudError;
 pub use fault::{Fault, FaultKind};
 pub use serve::serve;

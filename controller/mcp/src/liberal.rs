@@ -5,7 +5,7 @@
 //! out instead of writing `null`.
 
 use serde::{
-    Serialize,
+    Deserialize, Serialize,
     de::{
         DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error as _, IntoDeserializer, MapAccess,
         SeqAccess, VariantAccess, Visitor,
@@ -29,6 +29,18 @@ pub fn encode<T: Serialize>(item: &T) -> Result<Value, Error> {
     let mut value = serde_json::to_value(item)?;
     strip(&mut value);
     Ok(value)
+}
+
+/// Reads a member whose empty text means that it is absent.
+///
+/// # Errors
+/// It is there, and no `T`.
+pub fn filled<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    let text = text.filter(|text| !text.trim().is_empty());
+    text.map(|text| T::deserialize(text.into_deserializer())).transpose()
 }
 
 fn strip(value: &mut Value) {
@@ -254,7 +266,6 @@ impl<'de> VariantAccess<'de> for Word {
 
 #[cfg(test)]
 mod tests {
-    use serde::Deserialize;
     use serde_json::json;
 
     use super::*;

@@ -90,6 +90,16 @@ fn values(item: &Value, field: &str) -> Vec<String> {
     };
     let in_nics = |member: &str| nics().filter_map(|nic| text(&nic[member])).collect();
     let one = |value: &Value| text(value).into_iter().collect();
+    // Servers of an anti-affinity rule.
+    if let Some(servers) = item["serverSummary"].as_array() {
+        let place = |server: &Value| text(&server["networkingDetails"]["networkInfo"]["networkDomainId"]);
+        match field {
+            "serverId" => return servers.iter().filter_map(|server| text(&server["id"])).collect(),
+            "networkDomainId" => return servers.iter().filter_map(place).collect(),
+            "createTime" => return one(&item["created"]),
+            _ => {}
+        }
+    }
     match field {
         "networkDomainId" if item["networkDomain"].is_object() => one(&item["networkDomain"]["id"]),
         "networkDomainId" if item["networkInfo"].is_object() => one(&item["networkInfo"]["networkDomainId"]),
@@ -99,7 +109,7 @@ fn values(item: &Value, field: &str) -> Vec<String> {
         "operatingSystemId" => one(&item["guest"]["operatingSystem"]["id"]),
         "privateIpv4Address" => one(&item["privateIpv4Range"]["address"]),
         "ipv6Address" => one(&item["ipv6Range"]["address"]),
-        "ipAddress" => one(&item["value"]),
+        "ipAddress" if item["ipAddress"].is_null() => one(&item["value"]),
         _ => one(&item[field]),
     }
 }

@@ -3,7 +3,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use super::{Datacenter, NetworkDomain, State};
-use crate::{Id, Operation, Resource, resource::Deletable};
+use crate::{Id, Operation, Resource, liberal, resource::Deletable};
 
 /// A 1:1 address translation, all ports, both directions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +36,8 @@ pub struct CreateNatRule {
     /// Private address.
     pub internal_ip: Ipv4Addr,
     /// Public address; the platform picks a free one if absent.
+    // A public client that wants any sends an empty element.
+    #[serde(default, deserialize_with = "liberal::filled")]
     pub external_ip: Option<Ipv4Addr>,
 }
 
