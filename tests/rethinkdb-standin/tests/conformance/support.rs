@@ -7,7 +7,10 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
     time::Duration,
 };
 
@@ -86,10 +89,22 @@ impl Authority {
     }
 }
 
-/// Ports no one listens on.
+/// Ports no one listens on, below those the system gives to whoever dials: a stand-in that is dead for a moment, or
+/// has still to join, finds its own free.
 fn free_ports<const N: usize>() -> [u16; N] {
-    let held: Vec<TcpListener> = (0..N).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    std::array::from_fn(|at| held[at].local_addr().unwrap().port())
+    const FIRST: u16 = 15_000;
+    const COUNT: u16 = 17_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Two runs at a time do not try the same ones first.
+    let start = (std::process::id() % 170) as u16 * 100;
+    std::array::from_fn(|_| {
+        let tries = std::iter::repeat_with(|| {
+            let step = NEXT.fetch_add(1, Ordering::Relaxed);
+            FIRST + (u32::from(start) + u32::from(step)).rem_euclid(u32::from(COUNT)) as u16
+        });
+        let mut tries = tries.take(usize::from(COUNT));
+        tries.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port")
+    })
 }
 
 /// A running stand-in; it is killed when this is dropped.
