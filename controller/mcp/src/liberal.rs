@@ -158,10 +158,17 @@ impl<'de> Deserializer<'de> for Liberal {
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         _name: &'static str,
-        _fields: &'static [&'static str],
+        fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
-        self.deserialize_map(visitor)
+        match self.0 {
+            // An element with text and no attributes; with some, its text would be in `value` already.
+            Value::String(text) if fields.contains(&"value") && !text.trim().is_empty() => {
+                let members = Map::from_iter([("value".to_owned(), Value::String(text))]);
+                visitor.visit_map(Members::new(members))
+            }
+            other => Self(other).deserialize_map(visitor),
+        }
     }
 
     fn deserialize_enum<V: Visitor<'de>>(

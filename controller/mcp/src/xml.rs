@@ -211,7 +211,7 @@ fn element(out: &mut String, parent: &str, name: &str, namespace: Option<&str>, 
                     }
                     Value::Object(_) => element(&mut children, name, member, None, value),
                     scalar if is_attribute(parent, name, member, members) => {
-                        out.push_str(&format!(" {member}=\"{}\"", escape(text_of(scalar))));
+                        out.push_str(&format!(" {member}=\"{}\"", blanks(&escape(text_of(scalar)))));
                     }
                     scalar if is_text(name, member) => children.push_str(&escape(text_of(scalar))),
                     scalar => element(&mut children, name, member, None, scalar),
@@ -229,6 +229,11 @@ fn element(out: &mut String, parent: &str, name: &str, namespace: Option<&str>, 
         out.push_str(&children);
         out.push_str(&format!("</{name}>"));
     }
+}
+
+/// Readers turn blanks in attributes into spaces, unless they are escaped (XML 1.0, section 3.3.3).
+fn blanks(escaped: &str) -> String {
+    escaped.replace('\t', "&#9;").replace('\n', "&#10;").replace('\r', "&#13;")
 }
 
 fn text_of(scalar: &Value) -> String {
@@ -297,7 +302,7 @@ fn is_attribute(parent: &str, element: &str, member: &str, siblings: &Map<String
         // Named by another resource; as resources themselves they have their names inside.
         ("vlan", "networkDomain", _) => true,
         ("source" | "destination", "ipAddressList" | "portList", _) => true,
-        (_, "source" | "artifact", _) => true,
+        (_, "source" | "artifact", "type" | "value" | "date") => true,
         (_, "antiAffinityRule", "state" | "created") => true,
         (_, "geographicRegion", "isHome") => true,
         (_, element, _) if COMPACT.contains(&element) => true,
