@@ -57,6 +57,19 @@ impl Python {
         Self { program, scripts }
     }
 
+    /// Where its packages are.
+    ///
+    /// # Panics
+    /// The environment is not what it was when it was made.
+    #[track_caller]
+    pub fn packages(&self) -> PathBuf {
+        let asked = Command::new(&self.program)
+            .args(["-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"])
+            .output()
+            .unwrap_or_else(|error| panic!("run {}: {error}", self.program.display()));
+        PathBuf::from(String::from_utf8_lossy(&asked.stdout).trim())
+    }
+
     /// Runs a script against the cloud.
     ///
     /// # Panics

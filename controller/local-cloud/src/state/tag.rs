@@ -128,6 +128,9 @@ impl State {
             }
             wanted.push((key.id.to_string(), value));
         }
+        if wanted.len() > MAX_TAGS {
+            return Err(Refused::limit("tags per asset", MAX_TAGS));
+        }
         Ok(wanted)
     }
 

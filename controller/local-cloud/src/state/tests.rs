@@ -19,6 +19,8 @@ use rand::{SeedableRng, rngs::StdRng};
 
 use super::*;
 
+mod extra;
+
 /// One step of a random life; the number picks among what there is.
 #[derive(Clone, Debug)]
 enum Move {
@@ -30,6 +32,7 @@ enum Move {
     Shape(u8, u8),
     Address(u8, u8),
     Rule(u8, u8),
+    Extra(u8, u8),
     /// Time passes.
     Wait(u16),
     /// The backing ends its oldest work; well or not.
@@ -48,6 +51,7 @@ fn moves() -> impl Strategy<Value = Move> {
         4 => any::<(u8, u8)>().prop_map(|(a, b)| Move::Shape(a, b)),
         4 => any::<(u8, u8)>().prop_map(|(a, b)| Move::Address(a, b)),
         3 => any::<(u8, u8)>().prop_map(|(a, b)| Move::Rule(a, b)),
+        6 => any::<(u8, u8)>().prop_map(|(a, b)| Move::Extra(a, b)),
         8 => (0_u16..6000).prop_map(Move::Wait),
         16 => prop::bool::weighted(0.93).prop_map(Move::Done),
         1 => Just(Move::Restart),
@@ -156,6 +160,7 @@ impl World {
         let server_id =
             |n: u8| server(n).map_or_else(|| "nobody".to_owned(), |server| server.id().to_owned());
         Some(match *step {
+            Move::Extra(a, b) => return extra::pick(&self.state, a, b),
             Move::Deploy(n) => Change::DeployNetworkDomain(DeployNetworkDomain {
                 datacenter_id: ["EU6", "EU7", "XX1"][usize::from(n) % 3].into(),
                 name: format!("domain{}", n % 4),
@@ -353,6 +358,10 @@ impl World {
         assert!(self.state.servers.iter().all(|server| server.pending.is_none()), "no server stays busy");
         assert!(self.state.vlans.iter().all(|vlan| vlan.pending.is_none()), "no VLAN stays busy");
         assert!(self.state.domains.iter().all(|domain| domain.pending.is_none()), "no domain stays busy");
+        assert!(self.state.affinities.iter().all(|rule| rule.pending.is_none()), "no rule stays busy");
+        let made =
+            |copy: &Copy| copy.entity.state.as_ref().is_none_or(|state| state.as_str() != "PENDING_ADD");
+        assert!(self.state.copies.iter().all(made), "no image stays in the making");
         assert_eq!(self.state.next_due(self.now), None);
         for server in &self.state.servers {
             let idle = server.entity.progress.is_none();

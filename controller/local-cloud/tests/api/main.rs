@@ -5,4 +5,5 @@ mod life;
 mod proxy;
 mod restart;
 mod support;
+mod versions;
 mod wire;
