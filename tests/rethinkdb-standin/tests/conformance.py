@@ -562,6 +562,18 @@ def many_rows(conn):
 
 
 @check
+def small_batches(conn):
+    table = fresh(conn)
+    table.insert([{"id": number} for number in range(50)]).run(conn)
+    found = sorted(row["id"] for row in table.run(conn, max_batch_rows=3))
+    same(found, list(range(50)))
+    cursor = table.run(conn, max_batch_rows=3)
+    next(cursor)
+    cursor.close()
+    same(table.count().run(conn), 50)
+
+
+@check
 def updating(conn):
     table = fresh(conn)
     table.insert([{"id": number, "n": 1} for number in range(3)]).run(conn)

@@ -54,7 +54,7 @@ async fn db_create(call: Call<'_>, server: &Arc<Server>) -> Result<Value> {
     if name == system::DATABASE || server.metadata().database(&name).is_some() {
         return Err(ReqlError::failed(format!("Database `{name}` already exists.")));
     }
-    let id = server.create_database(&name);
+    let id = server.create_database(&name).map_err(|why| ReqlError::from(&why))?;
     Ok(json!({
         "dbs_created": 1,
         "config_changes": [{ "old_val": null, "new_val": { "id": id, "name": name } }],
@@ -72,14 +72,15 @@ async fn db_drop(call: Call<'_>, server: &Arc<Server>) -> Result<Value> {
         .ok_or_else(|| ReqlError::failed(format!("Database `{name}` does not exist.")))?;
     let tables: Vec<&TableConfig> = metadata.tables().filter(|config| config.db == *id).collect();
     for table in &tables {
-        server.drop_table(&table.id);
+        server.drop_table(&table.id).map_err(|why| ReqlError::from(&why))?;
     }
-    server.change_metadata(|metadata| {
+    let dropped = server.change_metadata(|metadata| {
         if let Some(entry) = metadata.databases.get_mut(id) {
             entry.name = None;
             entry.version += 1;
         }
     });
+    dropped.map_err(|why| ReqlError::from(&why))?;
     Ok(json!({
         "dbs_dropped": 1,
         "tables_dropped": tables.len(),
@@ -147,7 +148,7 @@ async fn table_drop(call: Call<'_>, server: &Arc<Server>) -> Result<Value> {
         .table(&db.id, &name)
         .ok_or_else(|| ReqlError::failed(format!("Table `{}.{name}` does not exist.", db.name)))?;
     let row = view::reachable_config_row(server, config, &db.name, false);
-    server.drop_table(&config.id);
+    server.drop_table(&config.id).map_err(|why| ReqlError::from(&why))?;
     Ok(json!({ "tables_dropped": 1, "config_changes": [{ "old_val": row, "new_val": null }] }))
 }
 

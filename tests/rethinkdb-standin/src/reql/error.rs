@@ -40,6 +40,12 @@ pub enum Class {
     Permission = 6_000_000,
 }
 
+impl From<&std::io::Error> for ReqlError {
+    fn from(why: &std::io::Error) -> Self {
+        Self::failed(format!("The server cannot write to its disk: {why}"))
+    }
+}
+
 /// One step of a backtrace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Frame {

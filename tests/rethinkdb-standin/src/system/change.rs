@@ -35,8 +35,7 @@ pub(super) async fn apply(
             reshape(server, by_id, old, new).await
         }
         SystemTable::TableConfig if new.is_null() => {
-            server.drop_table(old["id"].as_str().unwrap_or_default());
-            Ok(())
+            server.drop_table(old["id"].as_str().unwrap_or_default()).map_err(|why| ReqlError::from(&why))
         }
         SystemTable::DbConfig if !old.is_null() && !new.is_null() => rename_database(server, new),
         SystemTable::ServerConfig if old.is_null() => Err(ReqlError::failed(
@@ -115,13 +114,13 @@ fn rename_database(server: &Server, new: &Value) -> Result<()> {
         return Err(ReqlError::failed(format!("Database `{name}` already exists.")));
     }
     let id = new["id"].as_str().unwrap_or_default();
-    server.change_metadata(|metadata| {
+    let kept = server.change_metadata(|metadata| {
         if let Some(entry) = metadata.databases.get_mut(id) {
             entry.name = Some(name);
             entry.version += 1;
         }
     });
-    Ok(())
+    kept.map_err(|why| ReqlError::from(&why))
 }
 
 fn user(server: &Server, old: &Value, new: &Value) -> Result<()> {
@@ -142,11 +141,11 @@ fn user(server: &Server, old: &Value, new: &Value) -> Result<()> {
         }
     };
     let password = Password::new(&password);
-    server.change_metadata(|metadata| {
+    let kept = server.change_metadata(|metadata| {
         let entry = metadata.users.entry(name.into()).or_insert_with(no_password);
         *entry = UserEntry { version: entry.version + 1, password };
     });
-    Ok(())
+    kept.map_err(|why| ReqlError::from(&why))
 }
 
 /// A change of a row of `table_config`: names, replicas, acknowledgements.

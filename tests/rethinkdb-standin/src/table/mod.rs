@@ -7,6 +7,7 @@
 
 pub mod config;
 pub mod lead;
+mod leader;
 pub mod replica;
 pub mod write;
 

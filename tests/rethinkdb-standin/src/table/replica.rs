@@ -128,6 +128,11 @@ impl Replica {
         Ok(Self { folder: folder.into(), generation: 1, promised: term, state: stored.snapshot, log })
     }
 
+    /// Whether a copy was ever whole here, and is not being removed.
+    pub fn exists(folder: &Path) -> bool {
+        folder.join(SNAPSHOT).exists()
+    }
+
     /// Reads a copy back.
     ///
     /// # Errors
@@ -213,10 +218,10 @@ impl Replica {
     /// # Errors
     /// The file system refuses.
     pub fn remove(folder: &Path) -> io::Result<()> {
-        match fs::remove_dir_all(folder) {
-            Err(why) if why.kind() != io::ErrorKind::NotFound => Err(why),
-            _ => Ok(()),
-        }
+        let absent = |why: io::Error| if why.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(why) };
+        // First what makes it a copy: half a removal must not look like a broken table.
+        fs::remove_file(folder.join(SNAPSHOT)).or_else(absent)?;
+        fs::remove_dir_all(folder).or_else(absent)
     }
 
     fn store(&mut self, snapshot: Snapshot) -> io::Result<()> {
