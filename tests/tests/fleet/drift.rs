@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use fleet_tests::{Sandbox, eventually};
 use serde_json::{Value, json};
 
-use crate::nodes::{console, node};
+use crate::nodes::{console, node, status};
 
 /// One node is damaged in many places; the schedule alone has to find that.
 const NODE: &str = "EU6rethink01";
@@ -50,7 +50,7 @@ pub fn is_found_and_repaired(sandbox: &Sandbox) {
 /// Waits until a look finds nothing to do on any node.
 fn everything_is_unchanged(sandbox: &Sandbox) {
     eventually("a look that finds nothing to do", Duration::from_secs(600), || {
-        let status = sandbox.run(&["status", "--output", "json"]).expect(0).json();
+        let status = status(sandbox);
         let nodes = status["nodes"].as_array().expect("nodes");
         nodes
             .iter()
@@ -61,6 +61,5 @@ fn everything_is_unchanged(sandbox: &Sandbox) {
 }
 
 fn tasks(sandbox: &Sandbox, name: &str) -> Vec<Value> {
-    let status = sandbox.run(&["status", "--output", "json"]).expect(0).json();
-    node(&status, name)["tasks"].as_array().expect("tasks").clone()
+    node(&status(sandbox), name)["tasks"].as_array().expect("tasks").clone()
 }

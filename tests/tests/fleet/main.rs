@@ -46,7 +46,7 @@ fn the_reference_fleet_from_nothing_to_nothing() {
     // It holds a replica: the table has to be brought there again.
     replace::comes_back_as_itself(&sandbox, "EU6rethink01", &ways);
 
-    let ways = Ways::of(&sandbox, &nodes::status_in_both_forms(&sandbox));
+    let ways = Ways::of(&sandbox, &nodes::status(&sandbox));
     queries.block_on(database::is_whole_everywhere(&ways));
     queries.block_on(todo::has_lost_nothing(&ways));
     again::restarts_are_survived(&sandbox, &up);

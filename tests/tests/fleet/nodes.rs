@@ -31,11 +31,18 @@ pub fn console(sandbox: &Sandbox, name: &str) -> Console {
     Console::open(&PathBuf::from(server["console"].as_str().expect("a machine has a console")))
 }
 
+/// What the controller knows, whether or not everybody is ready.
+pub fn status(sandbox: &Sandbox) -> Value {
+    let ended = sandbox.run(&["status", "--output", "json"]);
+    assert!(matches!(ended.status, Some(0 | 3)), "{ended:?}");
+    ended.json()
+}
+
 /// Both forms of status agree, and every node is ready and well. Who came home first may have warned of those still on
 /// their way; it looks again by itself.
 pub fn status_in_both_forms(sandbox: &Sandbox) -> Value {
     eventually("every node is well", Duration::from_secs(180), || {
-        let status = sandbox.run(&["status", "--output", "json"]).expect(0).json();
+        let status = status(sandbox);
         let nodes = status["nodes"].as_array().expect("nodes");
         nodes.iter().all(|node| node["health"]["level"] == "ok").then_some(())
     });

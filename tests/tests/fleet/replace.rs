@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fleet_tests::{Sandbox, eventually};
 
-use crate::nodes::{Ways, node};
+use crate::nodes::{Ways, node, status};
 
 /// Replaces `name`: it comes back under its name with another machine and identity, and the fleet is whole.
 pub fn comes_back_as_itself(sandbox: &Sandbox, name: &str, ways: &Ways) {
@@ -15,7 +15,7 @@ pub fn comes_back_as_itself(sandbox: &Sandbox, name: &str, ways: &Ways) {
     };
     let before = machine(ways);
     sandbox.run(&["replace", name, "--yes"]).expect(0);
-    let status = sandbox.run(&["status", "--output", "json"]).expect(0).json();
+    let status = status(sandbox);
     assert_eq!(node(&status, name)["state"], "ready", "{:#}", node(&status, name));
     let ways = Ways::of(sandbox, &status);
     let after = eventually("the operator's login on the new machine", Duration::from_secs(60), || {
