@@ -10,6 +10,11 @@ use std::{
 
 use crate::LocalCloud;
 
+/// What the folders of tests begin with.
+const FOLDERS: &str = "fleet-test-";
+/// What a command that was left running says, beside its home.
+const SAID: &str = "said";
+
 /// How a command ended.
 #[derive(Debug)]
 pub struct Ended {
@@ -60,13 +65,24 @@ impl Sandbox {
         Self::new(&[("FLEET_CLOUD_BACKING", "none"), ("FLEET_CLOUD_DELAY_MS", &delay_ms.to_string())])
     }
 
-    /// A home whose local cloud has real machines.
+    /// A home whose local cloud has real machines. What a killed test left of such a cloud is removed first:
+    /// there is one per host, and only its own home can end it.
     pub fn with_machines() -> Self {
+        for home in abandoned_clouds() {
+            eprintln!("removing the local cloud a killed test left in {}", home.display());
+            let sandbox = Self::new(&[]);
+            let reset = ["cloud", "reset", "--yes"];
+            let ended = sandbox.command(&reset).env("FLEET_HOME", &home).output().expect("fleetctl starts");
+            Ended::from(ended).expect(0);
+        }
         Self::new(&[("FLEET_CLOUD_BACKING", "machines")])
     }
 
     fn new(environment: &[(&str, &str)]) -> Self {
-        let dir = tempfile::Builder::new().prefix("fleet-test-").tempdir().expect("make a temporary folder");
+        let dir = tempfile::Builder::new()
+            .prefix(&format!("{FOLDERS}{}-", std::process::id()))
+            .tempdir()
+            .expect("make a temporary folder");
         let environment =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Self { dir, environment }
@@ -96,10 +112,16 @@ impl Sandbox {
         self.command(arguments).output().expect("fleetctl starts").into()
     }
 
-    /// Starts a command and leaves it running.
+    /// Starts a command and leaves it running; what it says is in [`Sandbox::said`].
     pub fn start(&self, arguments: &[&str]) -> Child {
-        let quiet = Stdio::null;
-        self.command(arguments).stdout(quiet()).stderr(quiet()).spawn().expect("fleetctl starts")
+        let said = fs::File::create(self.dir.path().join(SAID)).expect("a file for what it says");
+        let errors = said.try_clone().expect("a second handle");
+        self.command(arguments).stdout(said).stderr(errors).spawn().expect("fleetctl starts")
+    }
+
+    /// What the command started last has said.
+    pub fn said(&self) -> String {
+        fs::read_to_string(self.dir.path().join(SAID)).unwrap_or_default()
     }
 
     /// The local cloud behind this home, once it serves.
@@ -178,6 +200,20 @@ impl Sandbox {
             kill(pid, libc::SIGKILL);
         }
     }
+}
+
+/// Homes of tests that were killed while their local cloud had machines, and whose folder is still there.
+fn abandoned_clouds() -> Vec<PathBuf> {
+    let markers = fs::read_dir("/run/fleet-local-cloud").into_iter().flatten().flatten();
+    let clouds = markers.filter_map(|marker| fs::read_to_string(marker.path()).ok());
+    let homes = clouds.filter_map(|cloud| Some(Path::new(cloud.trim()).parent()?.to_path_buf()));
+    homes.filter(|home| home.exists() && test_of(home).is_some_and(|test| !runs(test))).collect()
+}
+
+/// The test a home belongs to: its process id is in the folder's name.
+fn test_of(home: &Path) -> Option<i32> {
+    let folder = home.parent()?.file_name()?.to_str()?;
+    folder.strip_prefix(FOLDERS)?.split('-').next()?.parse().ok()
 }
 
 /// Whether a process still runs. One that ended but that nobody has waited for does not: where tests run,

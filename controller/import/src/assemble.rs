@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use fleet_plan::Tree;
+use fleet_plan::{BUILT_IN_TASKS, LONGEST_TASK_NAME, TASK_KINDS, Tree};
 
 use crate::{
     cloud::{self, Task, Work},
@@ -15,11 +15,6 @@ use crate::{
     place::{Api, Defaults, Location, Network, Places, label_of},
     tree::{entries, get, items, key as key_of},
 };
-
-/// Names no task may have: every node has these already.
-const BUILT_IN: [&str; 6] = ["hostname", "hosts", "identity", "root-volume", "storage", "certificate"];
-/// Longest name of a task.
-const LONGEST_NAME: usize = 63;
 
 /// A node with what was made of it.
 struct Made<'p> {
@@ -308,10 +303,12 @@ fn named(tasks: Vec<Task>) -> Vec<Item> {
     for (task, crowded) in tasks.into_iter().zip(crowded) {
         let mut name = if crowded { slug(&task.called) } else { task.kind.to_owned() };
         // Another layer may bring more of the kind; only the kind alone goes without a name.
-        if taken.contains(&name) || BUILT_IN.contains(&name.as_str()) || (name != task.kind && is_kind(&name))
+        if taken.contains(&name)
+            || BUILT_IN_TASKS.contains(&name.as_str())
+            || (name != task.kind && TASK_KINDS.contains(&name.as_str()))
         {
             let stem = format!("{}-{name}", task.kind);
-            let stem = &stem[..stem.len().min(LONGEST_NAME - 5)];
+            let stem = &stem[..stem.len().min(LONGEST_TASK_NAME - 5)];
             name = stem.to_owned();
             let mut number = 2;
             while taken.contains(&name) {
@@ -330,23 +327,6 @@ fn named(tasks: Vec<Task>) -> Vec<Item> {
     out
 }
 
-fn is_kind(name: &str) -> bool {
-    [
-        "clock",
-        "update",
-        "access",
-        "rethinkdb",
-        "database",
-        "todo",
-        "file",
-        "package",
-        "service",
-        "user",
-        "command",
-    ]
-    .contains(&name)
-}
-
 /// A path, a unit or a program as the name of a task.
 fn slug(text: &str) -> String {
     let text = text.strip_suffix(".service").unwrap_or(text);
@@ -355,7 +335,7 @@ fn slug(text: &str) -> String {
         .filter(|word| !word.is_empty())
         .collect();
     let mut name = words.join("-").trim_matches('.').to_owned();
-    name.truncate(LONGEST_NAME - 10);
+    name.truncate(LONGEST_TASK_NAME - 10);
     if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
         name.insert_str(0, "task-");
     }

@@ -26,6 +26,7 @@ use std::collections::BTreeMap;
 pub use problem::{Problem, Problems};
 pub use resolved::ResolvedPlan;
 pub use syntax::{Tree, Value};
+pub use task::{BUILT_IN as BUILT_IN_TASKS, KINDS as TASK_KINDS, LONGEST_NAME as LONGEST_TASK_NAME};
 pub use template::NodeValues;
 
 use crate::{document::Document, parameter::Parameters, problem::Reporter};

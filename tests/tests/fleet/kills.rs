@@ -32,7 +32,7 @@ pub fn three_times(sandbox: &Sandbox, up: &[&str]) {
         let mut up = sandbox.start(up);
         // The first run may have to build the machine image.
         eventually(moment, Duration::from_secs(900), || {
-            assert!(matches!(up.try_wait(), Ok(None)), "`up` ended before {moment}");
+            assert!(matches!(up.try_wait(), Ok(None)), "`up` ended before {moment}:\n{}", sandbox.said());
             reached(sandbox).then_some(())
         });
         up.kill().expect("`up` still runs");

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Kinds of tasks, as plans write them.
-pub(crate) const KINDS: [&str; 11] = [
+pub const KINDS: [&str; 11] = [
     "clock",
     "update",
     "access",
@@ -32,10 +32,10 @@ pub(crate) const KINDS: [&str; 11] = [
 ];
 
 /// What every node does by itself; no task of a plan may take these names.
-const BUILT_IN: [&str; 6] = ["hostname", "hosts", "identity", "root-volume", "storage", "certificate"];
+pub const BUILT_IN: [&str; 6] = ["hostname", "hosts", "identity", "root-volume", "storage", "certificate"];
 
 /// Longest name of a task.
-const LONGEST_NAME: usize = 63;
+pub const LONGEST_NAME: usize = 63;
 
 /// A task with the places that checks point to.
 #[derive(Clone, Debug)]
