@@ -73,8 +73,14 @@ pub(super) async fn renew(node: &Node, task: &TaskId, kinds: &[String]) -> Resul
         )
         .await?;
         let old = node.path(&format!("{FOLDER}/ssh_host_{kind}_key"));
-        // The private half last: as long as it is the old one, the pair is made again.
-        let moved = fs::rename(public(&new), public(&old)).and_then(|()| fs::rename(&new, &old));
+        // On the disk before they have their names: a server whose key is empty after a power cut lets nobody in. The
+        // private half last: as long as it is the old one, the pair is made again.
+        let synced = |path: &Path| fs::File::open(path).and_then(|file| file.sync_all());
+        let moved = synced(&public(&new))
+            .and_then(|()| synced(&new))
+            .and_then(|()| fs::rename(public(&new), public(&old)))
+            .and_then(|()| fs::rename(&new, &old))
+            .and_then(|()| synced(&node.path(FOLDER)));
         moved.map_err(|source| TaskError::Refused {
             why: format!("the new {kind} host key could not be put in place: {source}"),
             next: format!("look at {FOLDER} on the node"),

@@ -15,7 +15,10 @@ use super::{
 };
 use crate::tasks::{
     start,
-    support::unit::{self, Unit},
+    support::{
+        folder::Folder,
+        unit::{self, Unit},
+    },
 };
 
 /// Longest piece of an issue in RethinkDB's words.
@@ -298,8 +301,9 @@ fn not_ready(node: &Node, settings: &Settings, answering: &[&Member], error: &st
 }
 
 fn last_words(node: &Node, settings: &Settings) -> Option<String> {
-    let mut file = fs::File::open(node.path(&format!("{}/log_file", settings.data()))).ok()?;
-    let length = file.metadata().ok()?.len();
+    // The folder is the server's own: what lies there may be a link to somewhere else, or a pipe nobody writes to.
+    let mut file = Folder::open(node, &settings.data()).ok()??.file("log_file").ok()??;
+    let length = file.metadata().ok().filter(fs::Metadata::is_file)?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(TAIL))).ok()?;
     let mut bytes = Vec::new();
     file.take(TAIL).read_to_end(&mut bytes).ok()?;

@@ -102,6 +102,10 @@ impl Update {
         let stamp = Stamp { at_ms: u64::try_from(now().as_millis()).unwrap_or(u64::MAX), upgraded };
         let text = serde_json::to_vec_pretty(&stamp).expect("numbers and texts");
         node.write(STAMP, &text, 0o600)?;
+        if !stamp.upgraded.is_empty() {
+            // What is new may ask for a reboot in the words of the last one; that is another matter.
+            node.journal().forget(&self.id, REBOOTED)?;
+        }
         *self.told() = vec![tell(&stamp.upgraded)];
         Ok(())
     }

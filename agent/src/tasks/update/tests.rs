@@ -121,6 +121,30 @@ async fn a_reboot_that_settles_nothing_is_not_repeated() {
     assert_eq!(debian.ran("systemctl reboot").len(), 1);
 }
 
+#[tokio::test]
+async fn the_same_reason_after_another_upgrade_is_another_reboot() {
+    let (debian, rig) = Debian::rig(&[]);
+    aged(&rig, 1);
+    needs_reboot(&rig);
+    rig.controller.grant(PERMIT);
+    debian.fault_at(0, Fault::DiesAfter);
+    tokio::select! {
+        _ = rig.run(Arc::new(task(true))) => panic!("it goes down"),
+        () = debian.dead() => (),
+    }
+    debian.revive();
+    fs::remove_file(rig.path("/run/reboot-required")).expect("mark");
+    fs::write(rig.path("/proc/sys/kernel/random/boot_id"), "boot-2\n").expect("boot");
+    rig.changed(&task(true)).await;
+    // Weeks later the same library is upgraded again.
+    debian.has("libc6").offers_newer("libc6", "2.1");
+    aged(&rig, 25);
+    rig.changed(&task(false)).await;
+    needs_reboot(&rig);
+    let report = rig.run(Arc::new(task(false))).await;
+    assert_eq!(report.warnings, ["a reboot is needed: for libc6"], "not that one did not help");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_node_that_does_not_go_down_is_a_failure() {
     let (_debian, rig) = Debian::rig(&[]);
