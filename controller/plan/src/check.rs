@@ -79,11 +79,24 @@ pub(crate) fn rules(document: &Document, locations: &[Location], reporter: &mut 
     }
 }
 
+/// Names that mean somebody else, and why no node can have them.
+const TAKEN: [(&str, &str); 2] = [
+    (
+        "controller",
+        "agents know the fleet's controller by `controller.FLEET`, and no node gets a certificate for it",
+    ),
+    ("localhost", "on every node it means that node itself"),
+];
+
 /// Node names once each in the fleet; host names know no case.
 pub(crate) fn names(nodes: &[PlacedNode], reporter: &mut Reporter<'_>) {
     let mut seen: BTreeMap<String, &str> = BTreeMap::new();
     for node in nodes {
         let name = node.name.value.as_str();
+        if let Some((_, why)) = TAKEN.iter().find(|(taken, _)| name.eq_ignore_ascii_case(taken)) {
+            let what = format!("a node cannot be called `{name}`: {why}");
+            reporter.problem(&node.name.span, what, "choose another name".to_owned());
+        }
         if let Some(earlier) = seen.insert(name.to_ascii_lowercase(), name) {
             let hint = if earlier == name {
                 "names are unique in the fleet".to_owned()

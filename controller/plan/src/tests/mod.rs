@@ -206,6 +206,8 @@ fn each_kind_of_problem_has_its_message() {
             ("endpoint", with("cloud: local", "cloud: {mcp: {endpoint: api.example.org}}")),
             ("no nodes", with("          - name: one", "          []\n        more:\n          - name: one")),
             ("no public address", with("internet: [icmp, 22]", "internet: none")),
+            ("a name that is taken", with("- name: one", "- name: Controller")),
+            ("another one", with("- name: one", "- name: localhost")),
             ("empty image", with("Debian 12", "''")),
             ("not YAML", with("locations:", "locations: [")),
             ("empty", problems("# nothing\n")),
