@@ -7,6 +7,7 @@ const [list, input, banner, trouble, say] = ["list", "new-todo", "banner", "trou
 
 const todos = new Map(); // id -> {id, text, completed, created}, as the server told it
 const drafts = new Map(); // id -> {id, text, failed}, not yet known to be written
+let returned = null; // a draft whose text went back to the field; it may be written all the same
 const wishes = new Map(); // id -> {what: {text?, completed?, gone?}, answered, seen}
 const rows = new Map(); // id -> its <li>
 let database = { away: !banner.hidden, message: banner.textContent };
@@ -114,8 +115,11 @@ function uuid() {
 }
 
 function add(typed) {
-  if (!typed.trim() || refused()) return;
-  const draft = { id: uuid(), text: typed.trim(), failed: false };
+  const text = typed.trim();
+  if (!text || refused()) return;
+  // What came back is sent again under its id: should it have been written, it is not there twice.
+  const draft = { id: returned?.text === text ? returned.id : uuid(), text, failed: false };
+  returned = null;
   drafts.set(draft.id, draft);
   input.value = "";
   write(draft);
@@ -141,10 +145,23 @@ async function write(draft) {
       if (input.value === "") {
         input.value = draft.text;
         drafts.delete(draft.id);
+        returned = draft;
+        arrived();
       }
     }
   }
   draw();
+}
+
+// The text that went back to the field was written all the same: it is taken out again, unless it was changed.
+function arrived() {
+  if (!returned || !todos.has(returned.id)) return;
+  if (input.value.trim() === returned.text) {
+    input.value = "";
+    complain("");
+    say.textContent = `Added ${returned.text}`;
+  }
+  returned = null;
 }
 
 async function change(id, wish, said) {
@@ -365,6 +382,7 @@ function listen() {
     for (const todo of snapshot.todos) todos.set(todo.id, todo);
     for (const id of [...wishes.keys()]) settle(id);
     known = snapshot.known;
+    arrived();
     tell(snapshot);
     draw();
     if (database.away) return;
@@ -377,6 +395,7 @@ function listen() {
     if (change.put) {
       todos.set(change.put.id, change.put);
       drafts.delete(change.put.id);
+      arrived();
     } else {
       todos.delete(change.removed);
     }

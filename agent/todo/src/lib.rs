@@ -11,6 +11,7 @@
 //! Start at [`http::router`]; [`feed`] is the other half.
 
 pub mod feed;
+pub mod guests;
 pub mod http;
 pub mod hub;
 pub mod listen;

@@ -1,12 +1,10 @@
 //! From a listening socket to the router: TLS, limits, and an orderly end.
 
 use std::{
-    collections::HashMap,
-    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     pin::pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -14,6 +12,8 @@ use std::{
 
 use axum::Router;
 use hyper::{
+    Request,
+    body::Incoming,
     server::conn::http1,
     service::{Service, service_fn},
 };
@@ -28,16 +28,13 @@ use rustls::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Connections at once. Each costs some tens of kilobytes; an open page holds one.
-const MOST: usize = 1024;
-/// Of those, from one address: an office behind one, not a flood from one.
-const MOST_PER_ADDRESS: usize = 128;
+use crate::guests::{Guest, Guests};
+
 /// For the TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// For the head of a request; also how long an idle connection is kept.
@@ -92,22 +89,18 @@ pub fn tls(certificate: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
 /// Serves until stopped; returns once every connection is closed, at the latest after a short grace.
 pub async fn serve(listener: TcpListener, tls: ServerConfig, router: Router, stop: CancellationToken) {
     let tls = TlsAcceptor::from(Arc::new(tls));
-    let slots = Arc::new(Semaphore::new(MOST));
     let guests = Arc::new(Guests::default());
     let tasks = TaskTracker::new();
     // Cancelled when the grace is over.
     let abort = CancellationToken::new();
     loop {
-        // Taken before accepting: beyond it, connections wait in the kernel. Both are cancel-safe.
+        // Accepted whoever it is: only then it can be told whether there is a place for them. Both are cancel-safe.
         let accepted = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            accepted = async {
-                let slot = slots.clone().acquire_owned().await.expect("these slots are never closed");
-                listener.accept().await.map(|(stream, from)| (stream, from, slot))
-            } => accepted,
+            accepted = listener.accept() => accepted,
         };
-        let (stream, from, slot) = match accepted {
+        let (stream, from) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -116,14 +109,13 @@ pub async fn serve(listener: TcpListener, tls: ServerConfig, router: Router, sto
             }
         };
         let Some(guest) = guests.admit(from) else { continue };
-        let one = connection(stream, tls.clone(), router.clone(), stop.clone());
+        let one = connection(stream, guest, tls.clone(), router.clone(), stop.clone());
         let abort = abort.clone();
         tasks.spawn(async move {
             tokio::select! {
                 () = one => (),
                 () = abort.cancelled() => (),
             }
-            drop((slot, guest));
         });
     }
     drop(listener);
@@ -135,7 +127,13 @@ pub async fn serve(listener: TcpListener, tls: ServerConfig, router: Router, sto
 }
 
 /// One connection, from its handshake to its end. What goes wrong with it is its peer's affair.
-async fn connection(stream: TcpStream, tls: TlsAcceptor, router: Router, stop: CancellationToken) {
+async fn connection(
+    stream: TcpStream,
+    guest: Arc<Guest>,
+    tls: TlsAcceptor,
+    router: Router,
+    stop: CancellationToken,
+) {
     // Events are small, and somebody watches.
     let _ = stream.set_nodelay(true);
     let handshake = tokio::select! {
@@ -151,8 +149,10 @@ async fn connection(stream: TcpStream, tls: TlsAcceptor, router: Router, stop: C
     // Browsers open connections ahead of need. One that never carried a request is not waited for.
     let used = AtomicBool::new(false);
     let router = TowerToHyperService::new(router);
-    let service = service_fn(|request| {
+    let service = service_fn(|mut request: Request<Incoming>| {
         used.store(true, Ordering::Relaxed);
+        // For what takes more than a connection.
+        request.extensions_mut().insert(guest.clone());
         router.call(request)
     });
     let served = http1::Builder::new()
@@ -181,59 +181,5 @@ async fn connection(stream: TcpStream, tls: TlsAcceptor, router: Router, stop: C
             }
             () = old.as_mut() => return,
         }
-    }
-}
-
-/// How many connections each address has.
-#[derive(Default)]
-struct Guests(Mutex<HashMap<IpAddr, usize>>);
-
-/// One of them.
-struct Guest {
-    guests: Arc<Guests>,
-    address: IpAddr,
-}
-
-impl Guests {
-    fn admit(self: &Arc<Self>, from: SocketAddr) -> Option<Guest> {
-        let address = from.ip().to_canonical();
-        let mut guests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = guests.entry(address).or_default();
-        if *count >= MOST_PER_ADDRESS {
-            return None;
-        }
-        *count += 1;
-        Some(Guest { guests: self.clone(), address })
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        let mut guests = self.guests.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = guests.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                guests.remove(&self.address);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_has_so_many_connections_and_no_more() {
-        let guests = Arc::new(Guests::default());
-        let from: SocketAddr = "192.0.2.1:7".parse().expect("an address");
-        let mapped: SocketAddr = "[::ffff:192.0.2.1]:8".parse().expect("an address");
-        let mut admitted: Vec<_> = (0..MOST_PER_ADDRESS).map(|_| guests.admit(from).expect("room")).collect();
-        assert!(guests.admit(from).is_none() && guests.admit(mapped).is_none());
-        assert!(guests.admit("192.0.2.2:7".parse().expect("an address")).is_some());
-        admitted.pop();
-        assert!(guests.admit(mapped).is_some());
-        drop(admitted);
-        assert!(guests.0.lock().expect("whole").is_empty());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -41,6 +42,17 @@ impl TodoId {
     /// A new one.
     pub fn random() -> Self {
         Self(Uuid::new_v4())
+    }
+
+    /// Another one that goes with this one and a text, always the same.
+    #[must_use]
+    pub fn of_text(self, text: &Text) -> Self {
+        let mut context = Context::new(&SHA256);
+        context.update(self.0.as_bytes());
+        context.update(text.0.as_bytes());
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&context.finish().as_ref()[..16]);
+        Self(uuid::Builder::from_custom_bytes(bytes).into_uuid())
     }
 }
 

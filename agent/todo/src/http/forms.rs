@@ -56,8 +56,8 @@ pub(super) async fn add(State(app): State<App>, Fields(form): Fields<Common>) ->
         let todo = Todo { id, text, completed: false, created: (app.now)() };
         match api::add(&app, &todo).await? {
             Created::Before(before) if before.text != todo.text => {
-                // The page was kept and its form used again: another todo.
-                api::add(&app, &Todo { id: TodoId::random(), ..todo }).await
+                // The page was kept and its form used again: another todo, and the same one however often it is sent.
+                api::add(&app, &Todo { id: id.of_text(&todo.text), ..todo }).await
             }
             created => Ok(created),
         }

@@ -16,6 +16,7 @@ use tower::ServiceExt;
 
 use super::{App, Parts, router};
 use crate::{
+    guests::Guests,
     hub::{Hub, Why},
     store::{Created, Store, StoreError},
     todo::{MOST_TODOS, Patch, Text, Todo, TodoId},
@@ -377,6 +378,48 @@ async fn a_store_that_fails_half_way() {
 }
 
 #[tokio::test]
+async fn a_form_whose_fate_is_unknown_comes_back_with_its_id() {
+    let node = node();
+    *node.store.fails.lock().expect("whole") = Some(StoreError::Uncertain);
+    let response = node.form("/add", &format!("text=peel&id={ID}&show=all")).await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let page = text(response).await;
+    assert!(
+        page.contains(&format!("name=\"id\" value=\"{ID}\"")) && page.contains("value=\"peel\""),
+        "{page}"
+    );
+    // It was written after all.
+    *node.store.fails.lock().expect("whole") = None;
+    let id = ID.parse().expect("an id");
+    node.hub.put(Todo { id, text: Text::new("peel").expect("a text"), completed: false, created: 1 });
+    node.form("/add", &format!("text=peel&id={ID}&show=all")).await;
+    assert_eq!(node.texts(), ["peel"]);
+}
+
+#[tokio::test]
+async fn a_client_with_too_many_pages_is_told_and_comes_in_when_one_is_closed() {
+    let node = node();
+    let guests = Arc::new(Guests::default());
+    let guest = guests.admit("192.0.2.1:7".parse().expect("an address")).expect("room");
+    let ask = async || {
+        let request = Request::get("/api/events").extension(guest.clone()).body(Body::empty());
+        node.send(request.expect("a request")).await
+    };
+    let mut open = Vec::new();
+    let refused = loop {
+        match ask().await {
+            response if response.status() == StatusCode::OK => open.push(response),
+            response => break response,
+        }
+    };
+    assert_eq!((refused.status(), open.len()), (StatusCode::SERVICE_UNAVAILABLE, 96));
+    assert!(refused.headers().contains_key("retry-after"));
+    assert!(text(refused).await.contains("Too many pages"));
+    open.pop();
+    assert_eq!(ask().await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
 async fn a_full_list() {
     let node = node();
     let text = Text::new("x").expect("a text");
@@ -401,7 +444,8 @@ async fn without_a_script() {
     check("/add", &format!("text=cut+%26+peel&id={ID}&show=all"), "/").await;
     assert_eq!(node.texts(), ["cut & peel"], "a form sent twice adds one");
     check("/add", &format!("text=fry&id={ID}&show=active"), "/?show=active").await;
-    assert_eq!(node.texts(), ["cut & peel", "fry"], "a form of a page that was kept adds another");
+    check("/add", &format!("text=fry&id={ID}&show=active"), "/?show=active").await;
+    assert_eq!(node.texts(), ["cut & peel", "fry"], "a form of a page that was kept adds another, once");
     check("/toggle", &format!("id={ID}&completed=true&show=completed"), "/?show=completed").await;
     let page = node.page("/?show=completed").await;
     assert!(page.contains("cut &amp; peel") && page.contains("1 item left"), "{page}");
