@@ -2,7 +2,7 @@
 //!
 //! Names are the controller's decision: from a CSR only the public key is taken.
 
-use std::{fmt, time::Duration};
+use std::{fmt, ops::Range, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use fleet_model::{FleetName, NodeName, Timestamp};
@@ -30,8 +30,16 @@ pub const NODE_LIFE: Duration = Duration::from_secs(24 * 3600);
 pub const SERVER_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// Life of an operator's certificate: it lies in a file that nobody renews behind their back.
 pub const OPERATOR_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
-/// Life of a certificate for a node's services: they are restarted for a new one.
-pub const SERVICE_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Life of a certificate for a node's services. RethinkDB asks nobody whether one was withdrawn: running out is what
+/// shuts a retired node out, and an authority of the services' own would do that only by being replaced, with two
+/// restarts of every server. Short for that; long enough for a controller that is down over a long weekend: renewed at
+/// half, there are always three days left. Each renewal is a restart.
+pub const SERVICE_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// When the holder of a node's certificate asks for the next, in parts of its life. Spread, so that nodes enrolled
+/// together do not renew together.
+pub const NODE_RENEWAL: Range<f64> = 0.60..0.72;
+/// The same for services.
+pub const SERVICE_RENEWAL: Range<f64> = 0.45..0.55;
 /// Life of the authority itself.
 const AUTHORITY_LIFE: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
 /// What the sealed key is sealed for.
@@ -332,10 +340,9 @@ pub fn server_name(fleet: &FleetName) -> String {
     format!("controller.{}", fleet.as_str().to_ascii_lowercase())
 }
 
-/// When the holder of a certificate issued at `now` should ask for the next: about two thirds of its life, spread
-/// so that nodes enrolled together do not renew together.
-pub fn renew_at(now: Timestamp, not_after: Timestamp, rng: &mut impl Rng) -> Timestamp {
-    now.after(not_after.since(now).mul_f64(rng.random_range(0.60..0.72)))
+/// When the holder of a certificate issued at `now` should ask for the next, somewhere in these parts of its life.
+pub fn renew_at(now: Timestamp, not_after: Timestamp, parts: Range<f64>, rng: &mut impl Rng) -> Timestamp {
+    now.after(not_after.since(now).mul_f64(rng.random_range(parts)))
 }
 
 /// PEM of one object.
@@ -462,7 +469,7 @@ mod tests {
         assert_eq!(texts, [uri, "Web-1", "Web-1.Reference", "web-1", "4 bytes", "16 bytes"]);
         let usage = parsed.extended_key_usage().expect("one").expect("there").value;
         assert!(usage.client_auth && usage.server_auth);
-        assert_eq!(leaf.not_after.since(NOW).as_secs().div_ceil(24 * 3600), 90);
+        assert_eq!(leaf.not_after.since(NOW).as_secs().div_ceil(24 * 3600), 7);
         for name in ["controller.reference", "Controller.Reference", "", "a..b", "*.x", "a b", "-é"] {
             let refused = ca.issue_service(&node, &[name.to_owned()], &requested, NOW);
             assert!(matches!(refused, Err(CaError::Name(_))), "{name}");
@@ -493,12 +500,23 @@ mod tests {
     }
 
     #[test]
-    fn renewals_are_spread_around_two_thirds() {
+    fn renewals_are_spread() {
         let mut rng = StdRng::seed_from_u64(7);
-        let end = NOW.after(NODE_LIFE);
-        let hours: Vec<u64> =
-            (0..200).map(|_| renew_at(NOW, end, &mut rng).since(NOW).as_secs() / 3600).collect();
-        assert!(hours.iter().all(|hour| (14..18).contains(hour)), "{hours:?}");
-        assert!(hours.iter().min() < hours.iter().max());
+        let mut check = |life, parts: Range<f64>, wanted: Range<u64>| {
+            let mut at =
+                || renew_at(NOW, NOW.after(life), parts.clone(), &mut rng).since(NOW).as_secs() / 3600;
+            let hours: Vec<u64> = (0..200).map(|_| at()).collect();
+            assert!(hours.iter().all(|hour| wanted.contains(hour)), "{hours:?}");
+            assert!(hours.iter().min() < hours.iter().max());
+        };
+        check(NODE_LIFE, NODE_RENEWAL, 14..18);
+        check(SERVICE_LIFE, SERVICE_RENEWAL, 75..93);
+    }
+
+    #[test]
+    fn a_weekend_without_the_controller_leaves_services_their_certificates() {
+        let weekend = Duration::from_secs((6 + 48 + 9) * 3600);
+        let left = SERVICE_LIFE.mul_f64(1.0 - SERVICE_RENEWAL.end);
+        assert!(left > weekend, "{left:?} are left at the least");
     }
 }

@@ -5,7 +5,7 @@ use fleet_proto::v1::{self, task_spec::Kind};
 use fleet_store::Expected;
 
 use super::{
-    ca::{RequestedKey, Serial, renew_at},
+    ca::{RequestedKey, SERVICE_RENEWAL, Serial, renew_at},
     service::{ATTEMPTS, EnrolError, Enrolment, current, stale},
 };
 use crate::records::{EnrolmentRecord, Issued, keys};
@@ -62,7 +62,7 @@ impl Enrolment {
                 certificate_chain: vec![leaf.der.to_vec()],
                 trust_bundle: self.ca.bundle().iter().map(|certificate| certificate.to_vec()).collect(),
                 not_after_ms: leaf.not_after.as_millis(),
-                renew_at_ms: renew_at(now, leaf.not_after, &mut rand::rng()).as_millis(),
+                renew_at_ms: renew_at(now, leaf.not_after, SERVICE_RENEWAL, &mut rand::rng()).as_millis(),
             });
         }
         Err(EnrolError::Contended)

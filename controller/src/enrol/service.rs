@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
 use super::{
-    ca::{Ca, CaError, Leaf, NODE_LIFE, RequestedKey, Serial, renew_at},
+    ca::{Ca, CaError, Leaf, NODE_LIFE, NODE_RENEWAL, RequestedKey, Serial, renew_at},
     policy::{self, Decision},
     revoke::{Revoked, Why},
     token::TokenHash,
@@ -385,7 +385,7 @@ impl Enrolment {
             certificate_chain: vec![leaf.der.to_vec()],
             trust_bundle: self.ca.bundle().iter().map(|certificate| certificate.to_vec()).collect(),
             not_after_ms: leaf.not_after.as_millis(),
-            renew_at_ms: renew_at(now, leaf.not_after, &mut rand::rng()).as_millis(),
+            renew_at_ms: renew_at(now, leaf.not_after, NODE_RENEWAL, &mut rand::rng()).as_millis(),
             controller_time_ms: now.as_millis(),
             session_addresses: Vec::clone(&self.session_addresses.load()),
             node: node.to_string(),

@@ -53,9 +53,9 @@ async fn services_are_certified_for_what_the_controller_knows_them_by() {
     }
     let day = 24 * 3600 * 1000;
     let now = fixture.clock.now().as_millis();
-    assert_eq!((given.not_after_ms - now + 1000) / day, 90);
+    assert_eq!((given.not_after_ms - now + 1000) / day, 7);
     let renewal = (given.renew_at_ms - now) / day;
-    assert!((50..70).contains(&renewal), "{renewal}");
+    assert_eq!(renewal, 3, "at about half");
     fixture.stop().await;
 }
 
@@ -75,6 +75,22 @@ async fn a_service_gets_through_no_door_of_the_controller() {
     let again = AgentsClient::new(service()).certify(CertifyRequest { csr: csr(&key) }).await;
     assert!(again.is_err(), "for another certificate");
     agent.session(&fixture).await.expect("its node still does");
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn a_retired_node_gets_none() {
+    let (fixture, tokens) = start(&["web-1"]).await;
+    let agent = Agent::home(&fixture, &tokens[0], "m1").await;
+    fixture.desk.registry.set_desired(&node("web-1"), certified(&["web-1"]));
+    let key = KeyPair::generate().expect("a key");
+    certify(&fixture, &agent, csr(&key)).await.expect("certified");
+    // A connection from before as well.
+    let open = agent.channel(&fixture);
+    fixture.enrolment.retire(&node("web-1")).await.expect("retires");
+    let request = CertifyRequest { csr: csr(&key) };
+    AgentsClient::new(open).certify(request).await.expect_err("retired, on an old connection");
+    certify(&fixture, &agent, csr(&key)).await.expect_err("retired");
     fixture.stop().await;
 }
 
@@ -114,7 +130,7 @@ async fn certificates_of_services_outlive_those_of_their_node() {
     let key = KeyPair::generate().expect("a key");
     let given = certify(&fixture, &agent, csr(&key)).await.expect("certified");
     let node_life = agent.credentials.not_after_ms - fixture.clock.now().as_millis();
-    assert!(given.not_after_ms - fixture.clock.now().as_millis() > node_life * 80);
+    assert!(given.not_after_ms - fixture.clock.now().as_millis() > node_life * 6);
     assert!(Duration::from_millis(node_life.unsigned_abs()) < Duration::from_secs(2 * 24 * 3600));
     fixture.stop().await;
 }

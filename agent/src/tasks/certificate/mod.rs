@@ -1,7 +1,8 @@
 //! A key made on this node and the fleet's certificate for it, for the node's services.
 //!
-//! The key never leaves the node; the certificate opens no door of the controller. Renewal begins at two thirds of its
-//! life, so that a controller that is away for weeks is only a warning: while a certificate is good, nothing waits.
+//! The key never leaves the node; the certificate opens no door of the controller. The controller says when to renew
+//! it, long before it runs out, so that a controller that is away for days is only a warning: while a certificate is
+//! good, nothing waits.
 
 mod files;
 
@@ -23,7 +24,7 @@ const NOTE: &str = "certificate";
 /// Least time between two attempts to renew a certificate that is still good.
 const RETRY: Duration = Duration::from_secs(600);
 /// With less than this left, a renewal that does not come is worth a warning even without a session.
-const CLOSE: Duration = Duration::from_secs(7 * 86_400);
+const CLOSE: Duration = Duration::from_secs(2 * 86_400);
 
 /// Keeps the certificate.
 #[derive(Clone, Debug)]

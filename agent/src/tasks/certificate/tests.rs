@@ -15,7 +15,7 @@ use crate::tasks::tests::Rig;
 const START: Timestamp = Timestamp::from_millis(1_780_000_000_000);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// An authority that signs for `names`, for 90 days by its own account.
+/// An authority that signs for `names`, for seven days by its own account.
 fn authority(rig: &Rig, clock: &Arc<ManualClock>, names: &[&str]) {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -33,8 +33,8 @@ fn authority(rig: &Rig, clock: &Arc<ManualClock>, names: &[&str]) {
         Ok(v1::ServiceCredentials {
             certificate_chain: vec![request.signed_by(&issuer).expect("sign").der().to_vec()],
             trust_bundle: vec![issuer.der().to_vec()],
-            not_after_ms: now.after(90 * DAY).as_millis(),
-            renew_at_ms: now.after(60 * DAY).as_millis(),
+            not_after_ms: now.after(7 * DAY).as_millis(),
+            renew_at_ms: now.after(DAY * 7 / 2).as_millis(),
         })
     });
 }
@@ -156,12 +156,12 @@ async fn renewed_in_time_and_without_a_session_not_in_the_way() {
     let task = bench.task(&NAMES);
     let before = bench.rig.text(CERTIFICATE);
     bench.rig.controller.away(true);
-    bench.clock.advance(61 * DAY);
+    bench.clock.advance(4 * DAY);
     bench.rig.unchanged(&task).await;
-    bench.clock.advance(25 * DAY);
+    bench.clock.advance(2 * DAY);
     let report = bench.rig.run(Arc::new(task.clone())).await;
     assert_eq!(report.outcome, Outcome::Unchanged);
-    assert_eq!(report.warnings, ["the certificate runs out in 4 d 0 h, and there is no session"]);
+    assert_eq!(report.warnings, ["the certificate runs out in 1 d 0 h, and there is no session"]);
     bench.rig.controller.away(false);
     let changes = bench.rig.changed(&task).await;
     assert!(changes[0].starts_with("the certificate is to be renewed since"), "{changes:?}");
@@ -176,13 +176,13 @@ async fn a_renewal_that_is_refused_is_a_warning_until_it_runs_out() {
     bench.rig.controller.certifies(|_| {
         Err(TaskError::Refused { why: "the authority is sealed".into(), next: "unseal it".into() })
     });
-    bench.clock.advance(61 * DAY);
+    bench.clock.advance(4 * DAY);
     for _ in 0..2 {
         let report = bench.rig.run(Arc::new(task.clone())).await;
         assert!(report.is_converged(), "{report:?}");
         assert!(report.warnings[0].contains("the authority is sealed; next: unseal it"), "{report:?}");
     }
-    bench.clock.advance(30 * DAY);
+    bench.clock.advance(3 * DAY);
     assert!(bench.rig.failed(&task).await.contains("the authority is sealed"));
     authority(&bench.rig, &bench.clock, &NAMES);
     bench.rig.changed(&task).await;
