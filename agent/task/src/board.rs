@@ -41,6 +41,7 @@ impl Board {
         match self.of(planned.task.id()).map(|report| &report.outcome) {
             Some(Outcome::Unchanged | Outcome::Changed(_)) => false,
             Some(Outcome::Drifted { .. }) => planned.terms.on_drift != OnDrift::Report,
+            Some(Outcome::Waiting(_)) => planned.task.holds(),
             _ => true,
         }
     }

@@ -287,6 +287,19 @@ mod tests {
         assert_eq!(later.checks.load(SeqCst), 0);
     }
 
+    #[tokio::test]
+    async fn what_waits_alone_holds_nobody() {
+        for (behaviour, goes_on) in [(Behaviour::Waits, true), (Behaviour::Fails, false)] {
+            let (bench, later) = (Bench::new(), task("later", Behaviour::Works));
+            let mut alone = FakeTask::new("t", behaviour);
+            alone.holds = false;
+            let phases = one(&Arc::new(alone)).then("next", [later.clone() as Arc<dyn Task>]);
+            let reports = bench.run(&phases).await;
+            assert!(!reports[0].is_converged());
+            assert_eq!(reports[1].is_converged(), goes_on, "a failure always holds: {reports:?}");
+        }
+    }
+
     /// Runs until `task` is being applied, then is killed.
     async fn killed_in_apply(bench: &Bench, task: &Arc<FakeTask>) {
         let (engine, phases) = (bench.engine(), one(task));

@@ -55,6 +55,8 @@ pub struct FakeTask {
     pub deadline: Duration,
     /// What its `apply` needs.
     pub permit: Option<String>,
+    /// Whether later phases wait for what it waits for.
+    pub holds: bool,
 }
 
 impl FakeTask {
@@ -68,6 +70,7 @@ impl FakeTask {
             applies: AtomicU32::new(0),
             deadline: Duration::from_secs(60),
             permit: None,
+            holds: true,
         }
     }
 
@@ -110,6 +113,10 @@ impl Task for FakeTask {
                 Ok(())
             }
         }
+    }
+
+    fn holds(&self) -> bool {
+        self.holds
     }
 
     fn deadline(&self) -> Duration {

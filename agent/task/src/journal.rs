@@ -71,6 +71,8 @@ pub(crate) struct Standing {
     pub repairing: bool,
     /// The permit it asked for or holds.
     pub permit: Option<String>,
+    /// Something was begun under that permit, and has not converged since.
+    pub disturbed: bool,
     /// What was changed since it last converged.
     pub changed: Vec<String>,
 }

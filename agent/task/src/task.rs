@@ -159,6 +159,11 @@ pub trait Task: Send + Sync {
         Vec::new()
     }
 
+    /// Whether later phases wait, too, for what the last look waits for.
+    fn holds(&self) -> bool {
+        true
+    }
+
     /// How long check, apply and check may take together.
     fn deadline(&self) -> Duration {
         Duration::from_secs(300)

@@ -19,9 +19,6 @@ pub(crate) const MAX_INTERRUPTIONS: u32 = 3;
 const MAX_STAGES: usize = 4;
 /// Most lines remembered of what was changed before a task converged.
 const MAX_CHANGES: usize = 40;
-/// This permit is kept until its task has converged, whatever happens in between: a node that is half way through a
-/// reboot is one that is away.
-const REBOOT: &str = "reboot";
 
 /// One task being worked on.
 pub(crate) struct Turn {
@@ -138,7 +135,12 @@ impl Turn {
                 drift: finding.drift.clone(),
                 interruptions,
             };
-            if let Err(error) = self.node.journal().begin(self.id(), intent) {
+            let disturbed = standing.disturbed;
+            standing.disturbed |= finding.permit.is_some();
+            let begun = self.keep(&standing).and_then(|()| self.node.journal().begin(self.id(), intent));
+            if let Err(error) = begun {
+                // Nothing was begun after all.
+                standing.disturbed = disturbed;
                 return self.failed(&mut standing, TaskError::from(error).explain(), finding.warnings);
             }
             // Only tells the board; a full channel means it is being told anyway.
@@ -206,6 +208,7 @@ impl Turn {
         if let Some(permit) = standing.permit.take() {
             self.node.controller().release(&permit);
         }
+        standing.disturbed = false;
     }
 
     /// Nothing differs: converged, or waiting.
@@ -245,8 +248,11 @@ impl Turn {
         }
     }
 
+    /// It could not be done. Whatever was begun under a permit may have left the node half way through a restart: one
+    /// that is away, and others must not go away beside it. Its permit is kept until it has converged, or its lease
+    /// ends.
     fn failed(&self, standing: &mut Standing, why: String, warnings: Vec<String>) -> End {
-        if standing.permit.as_deref() != Some(REBOOT) {
+        if !standing.disturbed {
             self.release(standing);
         }
         standing.repairing = false;
@@ -498,14 +504,54 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failure_gives_the_permit_back_unless_it_is_for_a_reboot() {
-        for (permit, released) in [("join/x", vec!["join/x"]), ("reboot", vec![])] {
+    async fn a_restart_that_failed_keeps_its_permit_until_it_has_converged() {
+        for permit in ["join/x", "reboot"] {
+            for behaviour in [Behaviour::Fails, Behaviour::Lies] {
+                let bench = Bench::new();
+                bench.controller.grant(permit);
+                let task = |behaviour| Arc::new(FakeTask::new("t", behaviour).needing(permit));
+                let fails = under(OnDrift::Repair, "a", &task(behaviour));
+                // Also after a look that says nothing, and after a restart of the agent.
+                let blind = under(OnDrift::Repair, "a", &task(Behaviour::CannotLook));
+                for phases in [&fails, &blind, &fails] {
+                    let outcome = bench.outcome(phases, Repair::None).await;
+                    assert!(matches!(outcome, Outcome::Failed(_)), "{outcome:?}");
+                    assert_eq!(bench.controller.released(), [""; 0], "{permit} {behaviour:?}");
+                }
+                let works = under(OnDrift::Repair, "a", &task(Behaviour::Works));
+                assert!(matches!(bench.outcome(&works, Repair::None).await, Outcome::Changed(_)));
+                assert_eq!(bench.controller.released(), [permit]);
+                // What was disturbed then is no reason to keep the next one.
+                bench.controller.revoke(permit);
+                let asks = under(OnDrift::Repair, "a", &task(Behaviour::Works));
+                assert!(matches!(bench.outcome(&asks, Repair::None).await, Outcome::Waiting(_)));
+                assert!(matches!(bench.outcome(&blind, Repair::None).await, Outcome::Failed(_)));
+                assert_eq!(bench.controller.released(), [permit, permit]);
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_restart_that_does_not_end_keeps_its_permit() {
+        let bench = Bench::new();
+        bench.controller.grant("join/x");
+        let hangs = Arc::new(FakeTask::new("t", Behaviour::Hangs).needing("join/x"));
+        let outcome = bench.outcome(&under(OnDrift::Repair, "a", &hangs), Repair::None).await;
+        assert!(matches!(&outcome, Outcome::Failed(why) if why.contains("did not end")), "{outcome:?}");
+        assert_eq!(bench.controller.released(), [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn a_failure_with_nothing_disturbed_gives_the_permit_back() {
+        for permit in ["join/x", "reboot"] {
             let bench = Bench::new();
-            bench.controller.grant(permit);
-            let task = Arc::new(FakeTask::new("t", Behaviour::Fails).needing(permit));
-            let outcome = bench.outcome(&under(OnDrift::Repair, "a", &task), Repair::None).await;
+            let asks = Arc::new(FakeTask::new("t", Behaviour::Works).needing(permit));
+            let outcome = bench.outcome(&under(OnDrift::Repair, "a", &asks), Repair::None).await;
+            assert!(matches!(outcome, Outcome::Waiting(_)));
+            let blind = Arc::new(FakeTask::new("t", Behaviour::CannotLook).needing(permit));
+            let outcome = bench.outcome(&under(OnDrift::Repair, "a", &blind), Repair::None).await;
             assert!(matches!(outcome, Outcome::Failed(_)));
-            assert_eq!(bench.controller.released(), released);
+            assert_eq!(bench.controller.released(), [permit]);
         }
     }
 
