@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use rand::Rng;
 
-/// First ceiling after a session was lost: a controller that restarts is back within a second.
-const SESSION_FIRST: Duration = Duration::from_millis(700);
+/// First ceiling after a session was lost. A controller that restarts serves again within a tenth of a second to
+/// half a second; whoever came too early was refused by the kernel, which costs nobody anything, and waits no
+/// longer than twice this before coming again.
+const SESSION_FIRST: Duration = Duration::from_millis(300);
 /// Highest ceiling between two attempts.
 pub(crate) const SESSION_MOST: Duration = Duration::from_secs(30);
 
