@@ -37,6 +37,7 @@ use crate::{
         cloud_control::CloudControl,
         driver::{Driver, Tools},
         home::Homecoming,
+        orphans,
         provision::Provisioners,
     },
     records::{EnrolmentRecord, ObservedRecord, RecordError, Records, keys},
@@ -261,10 +262,13 @@ impl Controller {
         self.enrolment.set_session_addresses(ready_with.session_addresses.clone());
         let identity = Arc::new(server_identity(&self.ca, self.desk.clock.now())?);
         let tasks = self.tasks.clone();
-        let driver = self.driver(ready_with.enrol_addresses.clone(), &tasks, &stop);
+        let driver = Arc::new(self.driver(ready_with.enrol_addresses.clone(), &tasks, &stop));
+        tasks.spawn(orphans::watch(driver.clone(), stop.clone()));
         self.listen(listeners, driver, &identity, &tasks, &stop)?;
         tasks.spawn(house::keep(self.desk.clone(), self.connections.clone(), stop.clone()));
         tasks.spawn(self.permits.clone().run(stop.clone()));
+        let (artifacts, board) = (self.artifacts.clone(), self.board.clone());
+        tasks.spawn(house::sweep_artifacts(artifacts, board, stop.clone()));
         tasks.spawn(house::write_behind(self.desk.clone(), self.records.clone(), stop.clone()));
         tasks.spawn(house::renew_identity(identity, self.ca.clone(), self.desk.clock.clone(), stop.clone()));
 
@@ -295,6 +299,7 @@ impl Controller {
             timing: self.settings.timing,
         };
         let tools = Tools {
+            fleet_name: self.settings.fleet.clone(),
             homecoming,
             enrolment: self.enrolment.clone(),
             provisioners: self.provisioners.clone(),
@@ -307,7 +312,7 @@ impl Controller {
     fn listen(
         &self,
         listeners: Listeners,
-        driver: Driver,
+        driver: Arc<Driver>,
         identity: &Arc<IdentitySlot>,
         tasks: &TaskTracker,
         stop: &CancellationToken,
@@ -335,7 +340,7 @@ impl Controller {
             acceptor: acceptor(Some(verifier))?,
             door: SessionDoor::new(
                 agents,
-                OperatorService::new(fleet.clone(), Arc::new(driver), artifacts, todo),
+                OperatorService::new(fleet.clone(), driver, artifacts, todo),
                 self.revoked.clone(),
             ),
             handshakes: handshakes.clone(),

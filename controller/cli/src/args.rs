@@ -16,7 +16,8 @@ pub struct Args {
 }
 
 const EXIT_STATUS: &str = "\
-Exit status: 0 done; 1 failed; 2 a preview found changes; 3 not every node is ready, or an import is not
+Exit status: 0 done; 1 failed; 2 a preview found changes, or `cloud
+orphans` something; 3 not every node is ready, or an import is not
 whole; 4 no controller or cloud answers; 64 wrong plan, arguments or host, nothing was touched; 130 ended by Ctrl-C.";
 
 /// What every command takes.
@@ -103,6 +104,10 @@ pub struct Up {
     /// Destroy servers that the plan no longer has without asking
     #[arg(long)]
     pub yes: bool,
+    /// Destroy this node's server with its disks and make it anew, where the plan cannot be had otherwise or simply
+    /// because you say so; may be given several times
+    #[arg(long, value_name = "NODE")]
+    pub replace: Vec<NodeName>,
 }
 
 /// What `operator` means in a plan.
@@ -163,6 +168,20 @@ pub struct Down {
     /// Do not ask
     #[arg(long)]
     pub yes: bool,
+    /// Id in the mark, for a fleet that nothing here knows any more; `cloud orphans` shows it
+    #[arg(long, value_name = "ID", requires = "fleet")]
+    pub id: Option<String>,
+    #[command(flatten)]
+    pub endpoint: Endpoint,
+}
+
+/// Which cloud is meant where nothing here says so.
+#[derive(Clone, Debug, Default, ClapArgs)]
+pub struct Endpoint {
+    /// Base URL of a CloudControl API; credentials come from MCP_USERNAME and MCP_PASSWORD
+    /// [default: the clouds of this home's fleets, and its local cloud]
+    #[arg(long, value_name = "URL")]
+    pub cloud_endpoint: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -223,6 +242,9 @@ pub enum Cloud {
         /// Server name
         server: String,
     },
+    /// List what bears a fleet's mark and is in no plan here, and what else costs money in fleets' networks, each with
+    /// how to remove or adopt it; exit status 2 if anything
+    Orphans(Endpoint),
     /// Remove every process, namespace, link and file of the local cloud, also after a crash
     Reset {
         /// Do not ask

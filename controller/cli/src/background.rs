@@ -131,6 +131,24 @@ pub async fn stop(pid: i32, patience: Duration) {
     }
 }
 
+/// Controllers that were started for this fleet of this home, also such as nothing there names any more.
+pub fn controllers(home: &Path, fleet: &str) -> Vec<i32> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    ids.filter(|pid| ours(*pid).is_some() && serves(*pid, home, fleet)).collect()
+}
+
+fn serves(pid: i32, home: &Path, fleet: &str) -> bool {
+    let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
+    let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+    let says = |name: &str, value: &[u8]| {
+        words.windows(2).any(|pair| pair[0] == name.as_bytes() && pair[1] == value)
+    };
+    words.get(1) == Some(&b"serve".as_slice())
+        && says("--fleet", fleet.as_bytes())
+        && says("--home", home.as_os_str().as_encoded_bytes())
+}
+
 /// The process, if it runs this program under any path: ids are reused.
 fn ours(pid: i32) -> Option<Pid> {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;

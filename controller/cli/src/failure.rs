@@ -10,7 +10,7 @@ pub enum Exit {
     Ok = 0,
     /// Tried and failed.
     Failed = 1,
-    /// `up --preview` found changes.
+    /// `up --preview` found changes, or `cloud orphans` found some.
     Changes = 2,
     /// Done, but not every node is ready, or not everything was imported.
     NotReady = 3,

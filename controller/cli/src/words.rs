@@ -51,5 +51,7 @@ pub fn verb(verb: StepVerb) -> &'static str {
         StepVerb::StepCreate => "create",
         StepVerb::StepChange => "change",
         StepVerb::StepDestroy => "destroy",
+        StepVerb::StepReplace => "replace",
+        StepVerb::StepAdopt => "adopt",
     }
 }

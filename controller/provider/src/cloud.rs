@@ -1,4 +1,4 @@
-//! The small part of the CloudControl API the provider needs: eight lists, four looks, one door for changes.
+//! The small part of the CloudControl API the provider needs: nine lists, four looks, one door for changes.
 
 use async_trait::async_trait;
 use fleet_mcp::{
@@ -6,8 +6,9 @@ use fleet_mcp::{
     resource::ServerCall,
     types::{
         AddDisk, AddPublicIpBlock, ChangeServerMonitoringPlan, CreateFirewallRule, CreateNatRule,
-        DeployNetworkDomain, DeployServer, DeployVlan, Disk, EditFirewallRule, EnableServerMonitoring,
-        FirewallRule, Image, NatRule, NetworkDomain, PublicIpBlock, ReservedPublicIpv4Address, Server, Vlan,
+        CustomerImage, DeployNetworkDomain, DeployServer, DeployVlan, Disk, EditFirewallRule,
+        EnableServerMonitoring, FirewallRule, Image, NatRule, NetworkDomain, PublicIpBlock,
+        ReservedPublicIpv4Address, Server, Vlan,
     },
 };
 
@@ -31,6 +32,8 @@ pub trait Cloud: Send + Sync {
     async fn server(&self, id: &Id<Server>) -> Result<Option<Server>, McpError>;
     /// Images of a data centre, the platform's before the customer's.
     async fn images(&self, datacenter: &str) -> Result<Vec<Image>, McpError>;
+    /// Images the customer made, of all data centres.
+    async fn customer_images(&self) -> Result<Vec<Image>, McpError>;
     /// Blocks of public addresses of a network domain.
     async fn public_ip_blocks(&self, domain: &Id<NetworkDomain>) -> Result<Vec<PublicIpBlock>, McpError>;
     /// Public addresses of a network domain that are in use.
@@ -169,6 +172,10 @@ impl Cloud for Client {
     }
     async fn images(&self, datacenter: &str) -> Result<Vec<Image>, McpError> {
         Client::images(self, &Filter::in_datacenter(datacenter)).await
+    }
+    async fn customer_images(&self) -> Result<Vec<Image>, McpError> {
+        let images = self.list::<CustomerImage>(&Filter::all()).await?;
+        Ok(images.into_iter().map(|CustomerImage(image)| image).collect())
     }
     async fn public_ip_blocks(&self, domain: &Id<NetworkDomain>) -> Result<Vec<PublicIpBlock>, McpError> {
         self.list(&Filter::in_network_domain(domain)).await

@@ -11,6 +11,10 @@ pub enum Verb {
     Change,
     /// It is there and should not be.
     Destroy,
+    /// It is destroyed and made anew.
+    Replace,
+    /// It is there already and ours, and the journal does not know it yet.
+    Adopt,
 }
 
 /// One provider action on one resource, as shown to people.

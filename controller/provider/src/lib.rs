@@ -17,6 +17,7 @@ pub mod graph;
 pub mod journal;
 pub mod mark;
 pub mod observe;
+pub mod orphans;
 pub mod provider;
 mod rule;
 pub mod vault;

@@ -18,6 +18,24 @@ pub struct Mark {
     id: String,
 }
 
+/// A mark as a resource carries it: some fleet's name and id.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Marked {
+    /// The fleet's name.
+    pub fleet: String,
+    /// Its id.
+    pub id: String,
+}
+
+impl Marked {
+    /// The mark that a description ends with; a plan's own text before it may say anything.
+    pub fn read(description: Option<&str>) -> Option<Self> {
+        let words: Vec<&str> = description?.split_whitespace().collect();
+        let [.., fleet, id] = words.as_slice() else { return None };
+        Some(Self { fleet: fleet.strip_prefix("fleet=")?.to_owned(), id: id.strip_prefix("id=")?.to_owned() })
+    }
+}
+
 /// Whose a resource is, by its description.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {
@@ -35,6 +53,16 @@ impl Mark {
         Self { fleet, id }
     }
 
+    /// The fleet's name.
+    pub fn fleet(&self) -> &FleetName {
+        &self.fleet
+    }
+
+    /// The fleet's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// A description for people that ends with the mark.
     pub fn describe(&self, text: &str) -> String {
         let text = text.trim();
@@ -44,13 +72,10 @@ impl Mark {
 
     /// Whose the resource of this description is.
     pub fn owner(&self, description: Option<&str>) -> Owner {
-        let words: Vec<&str> = description.unwrap_or_default().split_whitespace().collect();
-        // The mark is what the description ends with; a plan's own text before it may say anything.
-        let [.., fleet, id] = words.as_slice() else { return Owner::Nobody };
-        match (fleet.strip_prefix("fleet="), id.strip_prefix("id=")) {
-            (Some(fleet), Some(id)) if fleet == self.fleet.as_str() && id == self.id => Owner::Ours,
-            (Some(fleet), Some(_)) => Owner::Fleet(fleet.to_owned()),
-            _ => Owner::Nobody,
+        match Marked::read(description) {
+            Some(Marked { fleet, id }) if fleet == self.fleet.as_str() && id == self.id => Owner::Ours,
+            Some(Marked { fleet, .. }) => Owner::Fleet(fleet),
+            None => Owner::Nobody,
         }
     }
 

@@ -6,7 +6,11 @@ use std::sync::Arc;
 use fleet_mcp::McpError;
 use tokio::{sync::Semaphore, task::JoinSet};
 
-use crate::{cloud::Cloud, mark::Mark, view::View};
+use crate::{
+    cloud::Cloud,
+    mark::{Mark, Marked},
+    view::View,
+};
 
 /// Network domains read at once, with three calls each.
 const AT_ONCE: usize = 4;
@@ -19,6 +23,21 @@ const AT_ONCE: usize = 4;
 /// # Cancel safety
 /// Only reads; may be dropped at any time.
 pub async fn observe(cloud: &Arc<dyn Cloud>, mark: &Mark) -> Result<View, McpError> {
+    look(cloud, |description| mark.is_ours(description)).await
+}
+
+/// Looks at everything that may concern any fleet.
+///
+/// # Errors
+/// The first call that failed.
+///
+/// # Cancel safety
+/// Only reads; may be dropped at any time.
+pub async fn observe_fleets(cloud: &Arc<dyn Cloud>) -> Result<View, McpError> {
+    look(cloud, |description| Marked::read(description).is_some()).await
+}
+
+async fn look(cloud: &Arc<dyn Cloud>, concerns: impl Fn(Option<&str>) -> bool) -> Result<View, McpError> {
     let (domains, vlans, servers) =
         tokio::try_join!(cloud.network_domains(), cloud.vlans(), cloud.servers())?;
     let mut view = View::default();
@@ -29,7 +48,7 @@ pub async fn observe(cloud: &Arc<dyn Cloud>, mark: &Mark) -> Result<View, McpErr
     let slots = Arc::new(Semaphore::new(AT_ONCE));
     let mut reads = JoinSet::new();
     let of_interest = view.domains.values().filter(|held| {
-        let ours = |description: &Option<String>| mark.is_ours(description.as_deref());
+        let ours = |description: &Option<String>| concerns(description.as_deref());
         ours(&held.domain.description)
             || held.vlans.values().any(|vlan| ours(&vlan.description))
             || held.servers.values().any(|server| ours(&server.description))

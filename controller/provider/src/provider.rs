@@ -1,8 +1,12 @@
 //! The one door: preview, apply, destroy, and destroy one node's server.
 
+mod decide;
 mod replace;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use fleet_mcp::McpError;
 use fleet_model::{Clock, FleetName, NodeName};
@@ -13,16 +17,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     cloud::Cloud,
-    diff::{self, Diff, leavers},
-    event::{Addresses, Event, Step},
+    diff::leavers,
+    event::{Addresses, Event},
     execute::{Finished, Pace, Run, execute},
     graph::resources,
     journal::{Index, Journal, JournalError},
     mark::{Mark, is_our_rule},
-    observe::observe,
+    observe::{observe, observe_fleets},
+    orphans::{Claims, Orphan, orphans},
     vault::Vault,
     view::View,
 };
+
+pub use decide::Preview;
+use decide::decide;
 
 /// How a run ended.
 #[derive(Clone, Debug, Default)]
@@ -93,14 +101,18 @@ impl Provider {
         self
     }
 
-    /// What [`Provider::apply`] would do. Changes nothing, neither in the cloud nor in the store.
+    /// What [`Provider::apply`] would do, after [`Provider::destroy_node`] of each node in `replace`. Changes nothing,
+    /// neither in the cloud nor in the store.
     ///
     /// # Errors
     /// The cloud or the journal cannot be read.
-    pub async fn preview(&self, plan: &ResolvedPlan) -> Result<Vec<Step>, ProviderError> {
+    pub async fn preview(
+        &self,
+        plan: &ResolvedPlan,
+        replace: &BTreeSet<NodeName>,
+    ) -> Result<Preview, ProviderError> {
         let (view, index) = self.look().await?;
-        let diff = diff::diff(&resources(plan), &view, &self.mark, &index);
-        Ok(diff::steps(&diff, &view, &self.mark))
+        Ok(decide(plan, &view, &self.mark, &index, replace).preview(&self.mark))
     }
 
     /// Makes the cloud what `plan` says. Steps that fail are in the outcome's problems; they stop what needs them
@@ -116,10 +128,10 @@ impl Provider {
     ) -> Result<Outcome, ProviderError> {
         let (view, mut index) = self.look().await?;
         self.journal.reconcile(&view, &mut index).await?;
-        let Diff { works, problems } = diff::diff(&resources(plan), &view, &self.mark, &index);
+        let decision = decide(plan, &view, &self.mark, &index, &BTreeSet::new());
         let run = self.run(events, view);
-        let finished = execute(&run, works, stop).await;
-        let mut outcome = conclude(&run, problems, finished, stop);
+        let finished = execute(&run, decision.then.works, stop).await;
+        let mut outcome = conclude(&run, decision.then.problems, finished, stop);
         outcome.addresses = addresses(plan, &run.view(), &self.mark);
         Ok(outcome)
     }
@@ -168,6 +180,19 @@ impl Provider {
         Ok(addresses(plan, &view, &self.mark))
     }
 
+    /// What in the cloud nobody answers for, as far as this fleet with this plan knows.
+    ///
+    /// # Errors
+    /// The cloud or the journal cannot be read.
+    pub async fn orphans(&self, plan: Option<&ResolvedPlan>) -> Result<Vec<Orphan>, ProviderError> {
+        let view = observe_fleets(&self.cloud).await.map_err(ProviderError::Observe)?;
+        let images = self.cloud.customer_images().await.map_err(ProviderError::Observe)?;
+        let index = self.journal.index().await?;
+        let resources = plan.map(resources).unwrap_or_default();
+        let claims = Claims { mark: &self.mark, resources: &resources, index: &index };
+        Ok(orphans(&view, &images, Some(&claims)))
+    }
+
     async fn look(&self) -> Result<(View, Index), ProviderError> {
         let view = observe(&self.cloud, &self.mark).await.map_err(ProviderError::Observe)?;
         Ok((view, self.journal.index().await?))
@@ -184,6 +209,16 @@ impl Provider {
             view,
         ))
     }
+}
+
+/// What in the cloud bears any fleet's mark, or is in the way of it, for whoever knows no fleet.
+///
+/// # Errors
+/// The cloud cannot be read.
+pub async fn strays(cloud: &Arc<dyn Cloud>) -> Result<Vec<Orphan>, McpError> {
+    let view = observe_fleets(cloud).await?;
+    let images = cloud.customer_images().await?;
+    Ok(orphans(&view, &images, None))
 }
 
 fn conclude(run: &Run, mut problems: Vec<String>, finished: Finished, stop: &CancellationToken) -> Outcome {

@@ -17,3 +17,17 @@ pub trait Vault: Send + Sync {
     /// Forgets it: the server is gone.
     async fn forget(&self, node: &NodeName) -> Result<(), VaultError>;
 }
+
+/// The vault of a fleet whose state is lost: it has forgotten everything, and draws nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct LostVault;
+
+#[async_trait]
+impl Vault for LostVault {
+    async fn initial_password(&self, _: &NodeName) -> Result<Secret, VaultError> {
+        Err(VaultError("the fleet's state is lost".into()))
+    }
+    async fn forget(&self, _: &NodeName) -> Result<(), VaultError> {
+        Ok(())
+    }
+}

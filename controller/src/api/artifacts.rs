@@ -15,7 +15,7 @@ use tonic::Status;
 use super::bad_request;
 use crate::{
     artifacts::{ArtifactError, Artifacts},
-    records::PlanRecord,
+    records::{ArtifactRecord, PlanRecord},
     session::service::busy,
 };
 
@@ -83,14 +83,19 @@ impl Shelf {
         }
     }
 
+    /// The todo application's program for the nodes of `plan`, if it has a task for it and there is one.
+    pub(super) fn todo(&self, plan: &ResolvedPlan) -> Option<ArtifactRecord> {
+        self.todo.as_ref().ok().filter(|_| wants_todo(plan)).cloned().map(Into::into)
+    }
+
     /// Whether everything is here that `plan` brings to its nodes.
     ///
     /// # Errors
     /// A refusal that names all that is missing, and the next step.
     pub(super) fn complete(&self, plan: &ResolvedPlan, record: &PlanRecord) -> Result<(), Status> {
-        let mut works = plan.nodes().flat_map(|placed| &placed.node.tasks).map(|task| &task.work);
         if let Err(why) = &self.todo
-            && works.any(|work| matches!(work, Work::Todo(_)))
+            && record.todo.is_none()
+            && wants_todo(plan)
         {
             return Err(bad_request(
                 format!("the plan has a `todo` task, and this controller has no program for it: {why}"),
@@ -98,7 +103,8 @@ impl Shelf {
                  controller with --todo FILE",
             ));
         }
-        let brought: Vec<v1::Artifact> = record.artifacts.iter().cloned().map(Into::into).collect();
+        let brought: Vec<v1::Artifact> =
+            record.artifacts.iter().chain(&record.todo).cloned().map(Into::into).collect();
         let named: BTreeSet<&str> = brought.iter().map(|artifact| artifact.name.as_str()).collect();
         let unnamed = plan.files().into_iter().filter(|file| !named.contains(file)).map(str::to_owned);
         let absent = self.artifacts.missing(&brought)?.into_iter().map(|artifact| artifact.name);
@@ -111,6 +117,11 @@ impl Shelf {
             "run `fleetctl up` where these files are: it brings them along",
         ))
     }
+}
+
+fn wants_todo(plan: &ResolvedPlan) -> bool {
+    let mut works = plan.nodes().flat_map(|placed| &placed.node.tasks).map(|task| &task.work);
+    works.any(|work| matches!(work, Work::Todo(_)))
 }
 
 async fn next(

@@ -1,6 +1,7 @@
 //! The `Operator` service: everything a person or the dashboard asks of a controller.
 
 mod artifacts;
+mod preview;
 mod status;
 mod stream;
 
@@ -24,7 +25,6 @@ use crate::{
         board::Board,
         driver::{Driver, Order, StartError},
         given::Given,
-        progress::verb,
     },
     session::stream::Desk,
 };
@@ -65,8 +65,9 @@ impl OperatorService {
         let document = document.ok_or_else(|| {
             bad_request("the request holds no plan", "use a command line of this controller's version")
         })?;
-        let given =
+        let mut given =
             Given::read(document.into()).map_err(|error| bad_request(error.to_string(), error.hint()))?;
+        given.record.todo = self.shelf.todo(&given.plan);
         if given.plan.fleet != self.fleet {
             return Err(bad_request(
                 format!(
@@ -105,26 +106,18 @@ impl Operator for OperatorService {
 
     async fn preview(
         &self,
-        request: Request<v1::PlanDocument>,
+        request: Request<v1::PreviewRequest>,
     ) -> Result<Response<v1::PreviewReply>, Status> {
         operator(&request)?;
-        let given = self.given(Some(request.into_inner()))?;
-        let tools = self.driver.tools();
-        let fleet = tools.fleet().await.map_err(|error| internal(&error))?;
-        let unavailable = |why: String| Status::unavailable(why);
-        let provision = tools
-            .provisioners
-            .open(&given.plan.cloud, &fleet.value.id)
-            .map_err(|error| unavailable(error.0))?;
-        let steps = provision.preview(&given.plan).await.map_err(|error| unavailable(error.0))?;
-        let steps = steps.into_iter().map(|step| v1::PlannedStep {
-            verb: verb(step.verb).into(),
-            kind: step.kind.to_owned(),
-            name: step.name,
-            location: step.location,
-            detail: step.detail,
-        });
-        Ok(Response::new(v1::PreviewReply { steps: steps.collect() }))
+        self.preview_of(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn orphans(
+        &self,
+        request: Request<v1::OrphansRequest>,
+    ) -> Result<Response<v1::OrphansReply>, Status> {
+        operator(&request)?;
+        self.orphans_now().await.map(Response::new)
     }
 
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Result<Response<ProgressStream>, Status> {
@@ -132,8 +125,9 @@ impl Operator for OperatorService {
         let request = request.into_inner();
         let until = request.until();
         let given = self.given(request.plan)?;
-        tracing::info!(operator = who, plan = given.record.file, "apply");
-        self.start(Order::Apply { given, until }).await
+        let replace = preview::consent(&given.plan, &request.replace)?;
+        tracing::info!(operator = who, plan = given.record.file, ?replace, "apply");
+        self.start(Order::Apply { given, until, replace }).await
     }
 
     async fn down(&self, request: Request<v1::DownRequest>) -> Result<Response<ProgressStream>, Status> {

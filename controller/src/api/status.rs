@@ -19,6 +19,7 @@ pub fn fleet_status(
     let now = desk.clock.now();
     let plan = board.plan();
     let placed = plan.iter().flat_map(|plan| plan.nodes());
+    let (orphans, orphans_at) = board.orphans().unwrap_or_default();
     let nodes = placed
         .filter(|placed| only.is_none_or(|only| *only == placed.node.name))
         .map(|placed| node_status(&placed, board, desk, now));
@@ -27,6 +28,9 @@ pub fn fleet_status(
         at_ms: now.as_millis(),
         nodes: nodes.collect(),
         activity: board.activity(),
+        orphans: u32::try_from(orphans).unwrap_or(u32::MAX),
+        orphans_at_ms: orphans_at.as_millis(),
+        ..v1::FleetStatus::default()
     }
 }
 

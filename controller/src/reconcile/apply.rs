@@ -75,20 +75,9 @@ pub(super) async fn run(
     };
     let finished = apply.perform(&fleet_id).await?;
     if finished.ok {
-        sweep(tools).await;
+        house::sweep(&tools.artifacts, &tools.homecoming.board).await;
     }
     Ok(finished)
-}
-
-/// Removes artifacts that nothing names any more.
-async fn sweep(tools: &Tools) {
-    let (artifacts, named) = (tools.artifacts.clone(), tools.homecoming.board.named_artifacts());
-    match tokio::task::spawn_blocking(move || artifacts.sweep(&named)).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::warn!(error = fleet_model::chain(&error), "artifacts not swept"),
-        // Only while the runtime shuts down; the next run sweeps.
-        Err(error) => tracing::debug!(%error, "artifacts not swept"),
-    }
 }
 
 /// Makes the plan the fleet's desired state; from here on `status` speaks of it.

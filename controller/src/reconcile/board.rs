@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use fleet_model::NodeName;
+use fleet_model::{NodeName, Timestamp};
 use fleet_plan::ResolvedPlan;
 use fleet_proto::v1::{self, NodeState};
 use fleet_provider::event::Addresses;
@@ -40,7 +40,7 @@ pub struct Stage {
 pub struct Board {
     records: Records,
     desk: Arc<Desk>,
-    /// The todo application's program, if there is one.
+    /// The todo application's program, if there is one: for plans stored without.
     todo: Option<v1::Artifact>,
     state: Mutex<State>,
 }
@@ -51,6 +51,8 @@ struct State {
     addresses: BTreeMap<NodeName, Addresses>,
     stages: BTreeMap<NodeName, Stage>,
     activity: String,
+    /// How much nobody answers for, and when that was seen.
+    orphans: Option<(usize, Timestamp)>,
 }
 
 impl Board {
@@ -142,6 +144,17 @@ impl Board {
         self.registry().touch();
     }
 
+    /// How much at the cloud nobody answers for, and when that was seen; `None` if nobody has looked yet.
+    pub fn orphans(&self) -> Option<(usize, Timestamp)> {
+        self.state().orphans
+    }
+
+    /// Notes how much at the cloud nobody answers for.
+    pub fn set_orphans(&self, count: usize, at: Timestamp) {
+        self.state().orphans = Some((count, at));
+        self.registry().touch();
+    }
+
     /// Takes addresses of nodes; says whether any is news. Desired states name them once they are refreshed.
     ///
     /// # Errors
@@ -202,14 +215,15 @@ impl Board {
         desired::Inputs {
             artifacts: artifacts.map(|file| (file.name.clone(), file.clone().into())).collect(),
             operator_keys: given.record.operator_keys.clone(),
-            todo: self.todo.clone(),
+            todo: given.record.todo.clone().map(Into::into).or_else(|| self.todo.clone()),
         }
     }
 
     /// Every artifact that anything in force names.
     pub fn named_artifacts(&self) -> BTreeSet<Digest> {
         let given = self.given();
-        let planned = given.iter().flat_map(|given| &given.record.artifacts).map(|file| file.sha256.clone());
+        let planned = given.iter().flat_map(|given| given.record.artifacts.iter().chain(&given.record.todo));
+        let planned = planned.map(|file| file.sha256.clone());
         let program = self.todo.iter().map(|program| program.sha256.clone());
         let desired = self.registry().all_desired();
         let desired =
@@ -317,8 +331,6 @@ pub fn health(view: &crate::session::registry::View, state: NodeState) -> v1::He
 
 #[cfg(test)]
 mod tests {
-    use fleet_model::Timestamp;
-
     use super::*;
     use crate::{records::RunEnd, session::registry::View};
 

@@ -1,19 +1,27 @@
 //! The cloud as it is: the CloudControl API, reached anew for each run.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use fleet_model::{FleetName, NodeName};
 use fleet_plan::{ResolvedPlan, resolved::Cloud};
 use fleet_provider::{
-    event::{Addresses, Event, Step},
-    provider::{Outcome, Provider, ProviderError},
+    event::{Addresses, Event},
+    orphans::Orphan,
+    provider::{Outcome, Preview, Provider, ProviderError},
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::provision::{Provision, ProvisionError, Provisioners};
-use crate::{records::Records, settings::CloudAccessSource, vault::SealedVault};
+use crate::{
+    records::Records,
+    settings::{CloudAccess, CloudAccessSource},
+    vault::SealedVault,
+};
 
 /// Providers that speak the CloudControl API.
 #[derive(Debug)]
@@ -33,18 +41,8 @@ pub struct CloudControl {
 impl Provisioners for CloudControl {
     fn open(&self, cloud: &Cloud, fleet_id: &str) -> Result<Arc<dyn Provision>, ProvisionError> {
         let access = self.access.access(cloud).map_err(|error| ProvisionError(error.to_string()))?;
-        let credentials = fleet_mcp::Credentials {
-            username: access.username,
-            password: fleet_mcp::Secret::new(access.password.reveal()),
-        };
-        let mut settings = fleet_mcp::Settings::new(access.endpoint, credentials);
-        settings.extra_ca_pem = access.ca_pem;
-        // The provider waits itself, where others can use the call's place and the wait is shown.
-        settings.retry.busy_for = std::time::Duration::ZERO;
-        let client = fleet_mcp::Client::new(settings)
-            .map_err(|error| ProvisionError(format!("{}; {}", fleet_model::chain(&error), error.hint())))?;
         Ok(Arc::new(Provider::new(
-            Arc::new(client),
+            Arc::new(client(access)?),
             self.records.store().clone(),
             self.vault.clone(),
             self.fleet.clone(),
@@ -52,6 +50,23 @@ impl Provisioners for CloudControl {
             self.clock.clone(),
         )))
     }
+}
+
+/// A client of the cloud, as providers want it.
+///
+/// # Errors
+/// [`ProvisionError`] if its settings make no client.
+pub fn client(access: CloudAccess) -> Result<fleet_mcp::Client, ProvisionError> {
+    let credentials = fleet_mcp::Credentials {
+        username: access.username,
+        password: fleet_mcp::Secret::new(access.password.reveal()),
+    };
+    let mut settings = fleet_mcp::Settings::new(access.endpoint, credentials);
+    settings.extra_ca_pem = access.ca_pem;
+    // The provider waits itself, where others can use the call's place and the wait is shown.
+    settings.retry.busy_for = std::time::Duration::ZERO;
+    fleet_mcp::Client::new(settings)
+        .map_err(|error| ProvisionError(format!("{}; {}", fleet_model::chain(&error), error.hint())))
 }
 
 impl From<ProviderError> for ProvisionError {
@@ -62,8 +77,15 @@ impl From<ProviderError> for ProvisionError {
 
 #[async_trait]
 impl Provision for Provider {
-    async fn preview(&self, plan: &ResolvedPlan) -> Result<Vec<Step>, ProvisionError> {
-        Ok(Self::preview(self, plan).await?)
+    async fn preview(
+        &self,
+        plan: &ResolvedPlan,
+        replace: &BTreeSet<NodeName>,
+    ) -> Result<Preview, ProvisionError> {
+        Ok(Self::preview(self, plan, replace).await?)
+    }
+    async fn orphans(&self, plan: Option<&ResolvedPlan>) -> Result<Vec<Orphan>, ProvisionError> {
+        Ok(Self::orphans(self, plan).await?)
     }
     async fn apply(
         &self,

@@ -1,8 +1,11 @@
 //! The one run of the fleet: belongs to the controller, goes on when nobody listens.
 
-use std::sync::{Arc, Mutex as Quick, MutexGuard, PoisonError};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex as Quick, MutexGuard, PoisonError},
+};
 
-use fleet_model::{Clock, NodeName};
+use fleet_model::{Clock, FleetName, NodeName};
 use fleet_proto::v1;
 use fleet_store::Expected;
 use tokio::sync::Mutex;
@@ -26,6 +29,8 @@ use crate::{
 /// What runs work with.
 #[derive(Clone, Debug)]
 pub struct Tools {
+    /// Whose runs they are.
+    pub fleet_name: FleetName,
     /// The way home.
     pub homecoming: Homecoming,
     /// Who is who.
@@ -77,6 +82,8 @@ pub enum Order {
         given: Given,
         /// How far.
         until: v1::Until,
+        /// Nodes whose servers are destroyed and made anew.
+        replace: BTreeSet<NodeName>,
     },
     /// To nothing.
     Down,
@@ -220,6 +227,12 @@ impl Driver {
         under_way.is_some() || halting.starting > 0
     }
 
+    /// Whether a run is under way, or about to be.
+    pub fn is_running(&self) -> bool {
+        let halting = self.halting();
+        halting.starting > 0 || halting.run.as_ref().is_some_and(|(_, task)| !task.is_finished())
+    }
+
     fn halting(&self) -> MutexGuard<'_, Halting> {
         // No critical section can leave it half changed.
         self.halting.lock().unwrap_or_else(PoisonError::into_inner)
@@ -279,7 +292,10 @@ impl Run {
         let started = tokio::time::Instant::now();
         let teller = Arc::new(self.teller);
         let finished = match order {
-            Order::Apply { given, until } => apply::run(&self.tools, given, until, &teller, &self.stop).await,
+            Order::Apply { given, until, replace } => match replace::mark(&self.tools, &replace).await {
+                Ok(()) => apply::run(&self.tools, given, until, &teller, &self.stop).await,
+                Err(error) => Err(error),
+            },
             Order::Down => down::run(&self.tools, &teller, &self.stop).await,
             Order::Replace { given, node } => {
                 replace::run(&self.tools, given, &node, &teller, &self.stop).await

@@ -12,6 +12,7 @@ pub mod down;
 pub mod driver;
 pub mod given;
 pub mod home;
+pub mod orphans;
 pub mod progress;
 pub mod provision;
 mod replace;

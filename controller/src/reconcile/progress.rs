@@ -110,6 +110,8 @@ pub fn verb(verb: Verb) -> v1::StepVerb {
         Verb::Create => v1::StepVerb::StepCreate,
         Verb::Change => v1::StepVerb::StepChange,
         Verb::Destroy => v1::StepVerb::StepDestroy,
+        Verb::Replace => v1::StepVerb::StepReplace,
+        Verb::Adopt => v1::StepVerb::StepAdopt,
     }
 }
 

@@ -1,13 +1,18 @@
 //! The cloud as runs see it.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use fleet_model::NodeName;
 use fleet_plan::{ResolvedPlan, resolved::Cloud};
 use fleet_provider::{
-    event::{Addresses, Event, Step},
-    provider::Outcome,
+    event::{Addresses, Event},
+    orphans::Orphan,
+    provider::{Outcome, Preview},
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -20,8 +25,14 @@ pub struct ProvisionError(pub String);
 /// What runs need of a provider; see `fleet_provider::provider` for what each does.
 #[async_trait]
 pub trait Provision: Send + Sync {
-    /// What `apply` would do.
-    async fn preview(&self, plan: &ResolvedPlan) -> Result<Vec<Step>, ProvisionError>;
+    /// What `apply` would do, after `destroy_node` of each node in `replace`.
+    async fn preview(
+        &self,
+        plan: &ResolvedPlan,
+        replace: &BTreeSet<NodeName>,
+    ) -> Result<Preview, ProvisionError>;
+    /// What in the cloud nobody answers for, as far as this fleet knows.
+    async fn orphans(&self, plan: Option<&ResolvedPlan>) -> Result<Vec<Orphan>, ProvisionError>;
     /// Makes the cloud what the plan says.
     async fn apply(
         &self,

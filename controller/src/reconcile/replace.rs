@@ -40,12 +40,23 @@ pub(super) async fn run(
     teller: &Arc<Teller>,
     stop: &CancellationToken,
 ) -> Result<v1::Finished, RecordError> {
-    let record = ReplacingRecord { since: tools.clock().now() };
-    tools.records().put(&keys::replacing(node), &record, Expected::Any).await?;
+    mark(tools, [node]).await?;
     // As far as the others are.
     let provision_only = tools.fleet().await?.value.provision_only;
     let until = if provision_only { v1::Until::Provisioned } else { v1::Until::Ready };
     apply::run(tools, given, until, teller, stop).await
+}
+
+/// Marks nodes whose servers are to be destroyed and made anew.
+pub(super) async fn mark(
+    tools: &Tools,
+    nodes: impl IntoIterator<Item = &NodeName>,
+) -> Result<(), RecordError> {
+    let record = ReplacingRecord { since: tools.clock().now() };
+    for node in nodes {
+        tools.records().put(&keys::replacing(node), &record, Expected::Any).await?;
+    }
+    Ok(())
 }
 
 /// Does what is left of every replacement that was begun; the nodes' servers are then to be made.

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use tonic::Status;
 
 use crate::{
-    harness::{Agent, Fixture, kind, node, start, start_adjusted, start_with},
+    harness::{Agent, Fixture, kind, node, start, start_adjusted, start_in, start_with},
     runs::{PLAN, apply, document, finish, fresh, up},
     world::World,
 };
@@ -127,8 +127,12 @@ async fn a_plan_without_its_files_starts_nothing() {
     let refused = async |artifacts: &[v1::Artifact]| {
         let plan = PlanDocument { artifacts: artifacts.to_vec(), ..document(&with_file()) };
         let mut client = fixture.operator_client();
-        let preview = client.preview(plan.clone()).await.expect_err("refused");
-        let request = ApplyRequest { plan: Some(plan), until: Until::Ready.into() };
+        let preview = client
+            .preview(v1::PreviewRequest { plan: Some(plan.clone()), ..v1::PreviewRequest::default() })
+            .await
+            .expect_err("refused");
+        let request =
+            ApplyRequest { plan: Some(plan), until: Until::Ready.into(), ..ApplyRequest::default() };
         let apply = client.apply(request).await.expect_err("refused");
         assert_eq!(preview.message(), apply.message());
         assert_eq!(kind(&apply), RefusalKind::RefusalBadRequest);
@@ -143,7 +147,7 @@ async fn a_plan_without_its_files_starts_nothing() {
 
     keep(&fixture, &page, b"<p>").await.expect("kept");
     let plan = PlanDocument { artifacts: vec![page.clone()], ..document(&with_file()) };
-    let request = ApplyRequest { plan: Some(plan), until: Until::Ready.into() };
+    let request = ApplyRequest { plan: Some(plan), until: Until::Ready.into(), ..ApplyRequest::default() };
     let stream = fixture.operator_client().apply(request).await.expect("starts").into_inner();
     let (_, finished) = finish(stream).await;
     assert!(finished.ok, "{finished:?}");
@@ -173,7 +177,8 @@ async fn lacking_the_todo_program_matters_only_to_plans_that_need_it() {
     let fixture = start_with(fresh(), &world).await;
     let tasks = "defaults:\n  tasks:\n    - rethinkdb: {seed: one}\n    - todo: {}\n";
     let plan = format!("{PLAN}{tasks}");
-    let request = ApplyRequest { plan: Some(document(&plan)), until: Until::Ready.into() };
+    let request =
+        ApplyRequest { plan: Some(document(&plan)), until: Until::Ready.into(), ..ApplyRequest::default() };
     let refused = fixture.operator_client().apply(request).await.expect_err("refused");
     let refusal = Refusal::from_status(&refused).expect("typed");
     assert!(refusal.message.contains("no program for it"), "{}", refusal.message);
@@ -190,5 +195,57 @@ async fn lacking_the_todo_program_matters_only_to_plans_that_need_it() {
     let desired = fixture.desk.registry.desired(&node("two")).expect("something");
     let named: Vec<_> = fleet_controller::artifacts::named::named(&desired).collect();
     assert_eq!(named, [&artifact("fleet-todo", b"a program")]);
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn another_build_of_the_controller_changes_no_node_by_itself() {
+    let world = World::new();
+    let dir = fresh();
+    let program = dir.path().join("fleet-todo");
+    let brings = |bytes: &'static [u8]| {
+        let program = program.clone();
+        move |settings: &mut fleet_controller::settings::Settings| {
+            std::fs::write(&program, bytes).expect("writes");
+            settings.todo = Some(program);
+        }
+    };
+    let held = |fixture: &Fixture| {
+        let desired = fixture.desk.registry.desired(&node("two")).expect("something");
+        let named = fleet_controller::artifacts::named::named(&desired).cloned().collect::<Vec<_>>();
+        (desired.generation, named)
+    };
+    let plan = format!("{PLAN}defaults:\n  tasks:\n    - rethinkdb: {{seed: one}}\n    - todo: {{}}\n");
+    let fixture = start_adjusted(dir, &world, brings(b"a program")).await;
+    let (_, finished) = finish(apply(&fixture, &plan, Until::Ready).await).await;
+    assert!(finished.ok, "{finished:?}");
+    let before = held(&fixture);
+
+    // Started anew with another program: a replaced node gets the one that the others have.
+    let fixture = start_adjusted(fixture.stop().await, &world, brings(b"another one")).await;
+    let node_one = v1::ReplaceRequest { node: "one".to_owned() };
+    let stream = fixture.operator_client().replace(node_one).await.expect("starts").into_inner();
+    let (_, finished) = finish(stream).await;
+    assert!(finished.ok, "{finished:?}");
+    assert_eq!(held(&fixture), before);
+
+    // `up` is what brings it.
+    let (_, finished) = finish(apply(&fixture, &plan, Until::Ready).await).await;
+    assert!(finished.ok, "{finished:?}");
+    assert_eq!(held(&fixture).1, [artifact("fleet-todo", b"another one")]);
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn what_no_plan_names_goes_without_an_up() {
+    let (fixture, _) = start(&[]).await;
+    let page = artifact("page", b"hello");
+    keep(&fixture, &page, b"hello").await.expect("kept");
+    let dir = fixture.stop().await;
+    let file = dir.path().join("artifacts").join(&page.sha256);
+    let old = std::time::SystemTime::now() - fleet_controller::artifacts::GRACE * 2;
+    std::fs::File::options().write(true).open(&file).expect("kept").set_modified(old).expect("stamps");
+    let (fixture, _) = start_in(dir, &[], |_| {}).await;
+    fixture.until("it is swept", || !file.exists()).await;
     fixture.stop().await;
 }

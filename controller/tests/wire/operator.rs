@@ -24,7 +24,8 @@ fn everything() -> StatusRequest {
 /// A fleet that is up.
 async fn up(world: &World) -> Fixture {
     let fixture = start_with(tempfile::tempdir().expect("a folder"), world).await;
-    let request = ApplyRequest { plan: Some(document(PLAN)), until: Until::Ready.into() };
+    let request =
+        ApplyRequest { plan: Some(document(PLAN)), until: Until::Ready.into(), ..ApplyRequest::default() };
     let mut stream = fixture.operator_client().apply(request).await.expect("starts").into_inner();
     let whole = async {
         loop {
@@ -70,7 +71,8 @@ async fn nodes_are_not_operators_and_operators_are_not_nodes() {
 async fn preview_does_nothing() {
     let world = World::new();
     let fixture = start_with(tempfile::tempdir().expect("a folder"), &world).await;
-    let reply = fixture.operator_client().preview(document(PLAN)).await.expect("answers").into_inner();
+    let request = v1::PreviewRequest { plan: Some(document(PLAN)), ..v1::PreviewRequest::default() };
+    let reply = fixture.operator_client().preview(request).await.expect("answers").into_inner();
     let steps: Vec<_> = reply.steps.iter().map(|step| (step.verb(), step.name.as_str())).collect();
     let create = v1::StepVerb::StepCreate;
     assert_eq!(steps, [(create, "one"), (create, "two"), (create, "three")]);

@@ -44,7 +44,7 @@ pub fn document(text: &str) -> PlanDocument {
 }
 
 pub async fn apply(fixture: &Fixture, text: &str, until: Until) -> Streaming<v1::Progress> {
-    let request = ApplyRequest { plan: Some(document(text)), until: until.into() };
+    let request = ApplyRequest { plan: Some(document(text)), until: until.into(), ..ApplyRequest::default() };
     fixture.operator_client().apply(request).await.expect("starts").into_inner()
 }
 
@@ -264,7 +264,11 @@ async fn a_new_run_stops_the_one_under_way_first() {
     let second = tokio::spawn({
         let mut client = fixture.operator_client();
         async move {
-            let request = ApplyRequest { plan: Some(document(PLAN)), until: Until::Ready.into() };
+            let request = ApplyRequest {
+                plan: Some(document(PLAN)),
+                until: Until::Ready.into(),
+                ..ApplyRequest::default()
+            };
             client.apply(request).await.expect("starts").into_inner()
         }
     });
@@ -289,7 +293,11 @@ async fn halting_never_waits_and_reaches_a_run_about_to_start() {
     let second = tokio::spawn({
         let mut client = client.clone();
         async move {
-            let request = ApplyRequest { plan: Some(document(PLAN)), until: Until::Ready.into() };
+            let request = ApplyRequest {
+                plan: Some(document(PLAN)),
+                until: Until::Ready.into(),
+                ..ApplyRequest::default()
+            };
             client.apply(request).await.expect("starts").into_inner()
         }
     });
@@ -385,7 +393,11 @@ async fn plans_with_problems_start_nothing() {
     let fixture = start_with(fresh(), &world).await;
     let mut client = fixture.operator_client();
     let mut refused = async |text: &str| {
-        let request = ApplyRequest { plan: Some(document(text)), until: Until::Ready.into() };
+        let request = ApplyRequest {
+            plan: Some(document(text)),
+            until: Until::Ready.into(),
+            ..ApplyRequest::default()
+        };
         client.apply(request).await.expect_err("refused")
     };
     let status = refused(&PLAN.replace("subnet", "subnut")).await;

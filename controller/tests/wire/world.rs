@@ -26,7 +26,8 @@ use fleet_proto::{
 use fleet_provider::{
     bootstrap::BootStage,
     event::{Addresses, Event, Step, StepState, Verb},
-    provider::Outcome,
+    orphans::Orphan,
+    provider::{Outcome, Preview},
 };
 use rcgen::KeyPair;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
@@ -162,10 +163,38 @@ fn step(verb: Verb, node: &NodeName) -> Step {
 
 #[async_trait]
 impl Provision for World {
-    async fn preview(&self, plan: &ResolvedPlan) -> Result<Vec<Step>, ProvisionError> {
+    async fn preview(
+        &self,
+        plan: &ResolvedPlan,
+        replace: &BTreeSet<NodeName>,
+    ) -> Result<Preview, ProvisionError> {
         let servers = self.inner.servers.lock().expect("no panic");
-        let missing = plan.nodes().map(|placed| &placed.node.name).filter(|node| !servers.contains(*node));
-        Ok(missing.map(|node| step(Verb::Create, node)).collect())
+        let steps = plan.nodes().map(|placed| &placed.node.name).filter_map(|node| {
+            match (servers.contains(node), replace.contains(node)) {
+                (false, _) => Some(step(Verb::Create, node)),
+                (true, true) => Some(step(Verb::Replace, node)),
+                (true, false) => None,
+            }
+        });
+        Ok(Preview { steps: steps.collect(), problems: Vec::new() })
+    }
+
+    /// Servers the plan does not have.
+    async fn orphans(&self, plan: Option<&ResolvedPlan>) -> Result<Vec<Orphan>, ProvisionError> {
+        let servers = self.inner.servers.lock().expect("no panic").clone();
+        let left = servers.into_iter().filter(|node| plan.is_none_or(|plan| plan.node(node).is_none()));
+        Ok(left
+            .map(|node| Orphan {
+                kind: "server",
+                name: node.to_string(),
+                id: format!("id-of-{node}"),
+                location: "EU7".to_owned(),
+                mark: None,
+                why: "the plan does not have it".to_owned(),
+                next_step: "`fleetctl up PLAN` removes it".to_owned(),
+                created: None,
+            })
+            .collect())
     }
 
     async fn apply(

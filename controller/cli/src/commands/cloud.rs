@@ -10,7 +10,7 @@ use fleet_local_cloud::{
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::{console, serve::stop_signal, up::confirm};
+use super::{console, orphans, serve::stop_signal, up::confirm};
 use fleet_model::chain;
 
 use crate::{
@@ -36,6 +36,7 @@ pub async fn run(global: &Global, args: Cloud) -> Result<Exit, Failure> {
     match args {
         Cloud::Serve(args) => serve(&home, &args).await,
         Cloud::Status => status(&home, global.output).await,
+        Cloud::Orphans(endpoint) => orphans::run(&home, &endpoint, global.output).await,
         Cloud::Console { server } => console::run(&home, &server).await,
         Cloud::Reset { yes } => {
             if !yes {

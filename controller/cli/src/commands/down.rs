@@ -2,18 +2,23 @@
 
 use std::time::Duration;
 
+use fleet_model::FleetName;
 use fleet_plan::resolved::Cloud;
-use fleet_proto::v1::{DownRequest, Finished};
+use fleet_proto::v1::{DownRequest, Finished, OrphansRequest};
 use serde_json::json;
 
 use super::{
     cloud, follow,
     follow::{End, follow},
+    lost,
+    lost::Search,
+    orphans::clouds,
     up::{confirm, controller},
 };
 use crate::{
     args::{Down, Global, Output},
-    background, connect,
+    background,
+    connect::{self, refused},
     failure::{Exit, Failure},
     home::Home,
     printer,
@@ -30,6 +35,11 @@ pub async fn run(global: &Global, args: Down) -> Result<Exit, Failure> {
         screen.note("an earlier `down` was cut while it cleared away; finishing that");
         clear_away(&home, home.cloud().exists(), &screen).await?;
         return Ok(Exit::Ok);
+    }
+    let known = |fleet: &FleetName| home.fleets().contains(fleet);
+    let lost = global.fleet.as_ref().map_or(home.fleets().is_empty(), |fleet| !known(fleet));
+    if lost || args.id.is_some() {
+        return without_state(&home, global, &args, &mut screen).await;
     }
     let fleet = home.chosen(global)?;
     let dir = home.fleet(&fleet);
@@ -49,6 +59,21 @@ pub async fn run(global: &Global, args: Down) -> Result<Exit, Failure> {
             return Ok(Exit::Interrupted);
         }
     };
+    // A controller that knows of nothing may have lost its journal: the marks decide.
+    let finished = if finished.ok && finished.proof.is_empty() {
+        let search = Search { fleet: Some(&fleet), id: None, endpoint: &args.endpoint };
+        match lost::choose(lost::find(&home, &search).await?)? {
+            Some(lost) => {
+                if !args.yes {
+                    lost.confirm(&home)?;
+                }
+                lost.down(&home, &mut screen).await?
+            }
+            None => finished,
+        }
+    } else {
+        finished
+    };
     prove(&finished, global.output)?;
     if !finished.ok {
         follow::explain(&finished);
@@ -62,6 +87,58 @@ pub async fn run(global: &Global, args: Down) -> Result<Exit, Failure> {
     home.set_aside(&fleet)
         .map_err(|why| Failure::new(Exit::Failed, format!("set {} aside: {why}", dir.display())))?;
     clear_away(&home, local && home.fleets().is_empty(), &screen).await?;
+    Ok(Exit::Ok)
+}
+
+/// `down` of a fleet that nothing here knows: by its mark, with the id if several fleets had that name.
+async fn without_state(
+    home: &Home,
+    global: &Global,
+    args: &Down,
+    screen: &mut Screen,
+) -> Result<Exit, Failure> {
+    if global.fleet.is_none() && args.endpoint.cloud_endpoint.is_some() {
+        return Err(Failure::new(Exit::Input, "the fleet is not named")
+            .hint("others may have fleets in that cloud: say which with --fleet"));
+    }
+    let local = clouds(home, &args.endpoint).contains(&Cloud::Local);
+    if local {
+        cloud::ensure(home, |line| screen.note(line)).await?;
+    }
+    let known = global.fleet.as_ref().filter(|fleet| home.fleets().contains(*fleet));
+    if let (Some(fleet), Some(id)) = (known, &args.id) {
+        let mut operator = controller(home, fleet, |line| screen.note(line)).await?;
+        let reply =
+            operator.orphans(OrphansRequest {}).await.map_err(|status| refused(&status))?.into_inner();
+        if reply.fleet_id == *id {
+            return Err(Failure::new(Exit::Input, "that is the id of the fleet this home knows")
+                .hint("`fleetctl down` without --id takes it down"));
+        }
+    }
+    let search = Search { fleet: global.fleet.as_ref(), id: args.id.as_deref(), endpoint: &args.endpoint };
+    let Some(lost) = lost::choose(lost::find(home, &search).await?)? else {
+        return match (&args.id, home.chosen(global)) {
+            (None, Err(failure)) => Err(failure),
+            _ => Err(Failure::new(Exit::Input, "nothing in the cloud bears that mark")
+                .hint("`fleetctl cloud orphans` lists the marks there are")),
+        };
+    };
+    if !args.yes {
+        lost.confirm(home)?;
+    }
+    if known.is_none() {
+        // Whatever still runs for it has nothing to stand on any more.
+        for pid in background::controllers(home.dir(), &lost.mark.fleet) {
+            background::stop(pid, PATIENCE).await;
+        }
+    }
+    let finished = lost.down(home, screen).await?;
+    prove(&finished, global.output)?;
+    if !finished.ok {
+        follow::explain(&finished);
+        return Ok(Exit::Failed);
+    }
+    clear_away(home, local && home.fleets().is_empty(), screen).await?;
     Ok(Exit::Ok)
 }
 

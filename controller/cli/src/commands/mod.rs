@@ -7,6 +7,8 @@ mod down;
 mod follow;
 pub mod import;
 mod information;
+mod lost;
+mod orphans;
 mod plan;
 mod preview;
 mod repair;

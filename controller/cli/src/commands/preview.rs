@@ -1,7 +1,7 @@
 //! What `up` would do, for people and for programs.
 
 use console::style;
-use fleet_proto::v1::{PlannedStep, StepVerb};
+use fleet_proto::v1::{PlannedStep, PreviewReply, StepVerb};
 use serde_json::json;
 
 use crate::{
@@ -10,8 +10,9 @@ use crate::{
     printer, words,
 };
 
-/// Prints the steps; [`Exit::Changes`] if there are any.
-pub fn print(steps: &[PlannedStep], output: Output) -> Result<Exit, Failure> {
+/// Prints what would be done and what cannot be; [`Exit::Changes`] if there is anything.
+pub fn print(preview: &PreviewReply, output: Output) -> Result<Exit, Failure> {
+    let steps = preview.steps.as_slice();
     match output {
         Output::Json => {
             let list: Vec<_> = steps
@@ -19,19 +20,20 @@ pub fn print(steps: &[PlannedStep], output: Output) -> Result<Exit, Failure> {
                 .map(|step| {
                     json!({
                         "verb": words::verb(step.verb()), "kind": step.kind, "name": step.name,
-                        "location": step.location, "detail": step.detail,
+                        "location": step.location, "detail": step.detail, "outside": step.outside,
+                        "wants_consent": step.wants_consent,
                     })
                 })
                 .collect();
-            printer::json(&json!({ "steps": list }))?;
+            printer::json(&json!({ "steps": list, "problems": preview.problems }))?;
         }
-        Output::Text => printer::text(&text(steps))?,
+        Output::Text => printer::text(&text(steps, &preview.problems))?,
     }
-    Ok(if steps.is_empty() { Exit::Ok } else { Exit::Changes })
+    Ok(if steps.is_empty() && preview.problems.is_empty() { Exit::Ok } else { Exit::Changes })
 }
 
-fn text(steps: &[PlannedStep]) -> String {
-    if steps.is_empty() {
+fn text(steps: &[PlannedStep], problems: &[String]) -> String {
+    if steps.is_empty() && problems.is_empty() {
         return "nothing to do: everything is as planned\n".to_owned();
     }
     let rows: Vec<Vec<String>> = steps
@@ -40,20 +42,46 @@ fn text(steps: &[PlannedStep]) -> String {
             let sign = match step.verb() {
                 StepVerb::StepCreate => style("+").green(),
                 StepVerb::StepDestroy => style("-").red(),
+                StepVerb::StepReplace => style("±").magenta(),
+                StepVerb::StepAdopt => style("=").cyan(),
                 _ => style("~").yellow(),
             };
             let what = format!("{sign} {} {}", words::verb(step.verb()), step.kind);
-            vec![what, step.name.clone(), step.location.clone(), step.detail.clone()]
+            vec![what, step.name.clone(), step.location.clone(), why(step)]
         })
         .collect();
     let count = |verb| steps.iter().filter(|step| step.verb() == verb).count();
-    format!(
-        "{}\n{} to create, {} to change, {} to destroy\n",
-        printer::table(&rows),
-        count(StepVerb::StepCreate),
-        count(StepVerb::StepChange),
-        count(StepVerb::StepDestroy)
-    )
+    let words = [
+        (StepVerb::StepCreate, "create"),
+        (StepVerb::StepChange, "change"),
+        (StepVerb::StepReplace, "replace"),
+        (StepVerb::StepDestroy, "destroy"),
+        (StepVerb::StepAdopt, "adopt"),
+    ];
+    // What is usual is always counted, so that its absence is news too.
+    let usual = |verb: StepVerb| !matches!(verb, StepVerb::StepReplace | StepVerb::StepAdopt);
+    let counts: Vec<String> = words
+        .into_iter()
+        .filter(|(verb, _)| usual(*verb) || count(*verb) > 0)
+        .map(|(verb, word)| format!("{} to {word}", count(verb)))
+        .collect();
+    let mut text = format!("{}\n{}\n", printer::table(&rows), counts.join(", "));
+    for problem in problems {
+        text.push_str(&format!("{} {problem}\n", style("cannot be done:").red()));
+    }
+    text
+}
+
+/// Why a step is taken, and who must agree.
+fn why(step: &PlannedStep) -> String {
+    let mut why = step.detail.clone();
+    if step.outside {
+        why = format!("{}: {why}", style("changed outside of the plan").yellow());
+    }
+    if step.wants_consent {
+        why.push_str(&format!("; only with --replace {}", step.name));
+    }
+    why
 }
 
 #[cfg(test)]
@@ -69,13 +97,19 @@ mod tests {
             name: name.into(),
             location: "EU7".into(),
             detail: "not there yet".into(),
+            ..PlannedStep::default()
         };
         let steps = [
             step(StepVerb::StepCreate, "server", "EU7rethinkSeed"),
             step(StepVerb::StepChange, "disk", "EU7rethinkSeed/1"),
             step(StepVerb::StepDestroy, "nat rule", "10.0.0.7"),
         ];
-        insta::assert_snapshot!(text(&steps));
-        assert_eq!(text(&[]), "nothing to do: everything is as planned\n");
+        insta::assert_snapshot!(text(&steps, &[]));
+        let outside = PlannedStep { outside: true, ..step(StepVerb::StepChange, "power", "a") };
+        let replace = PlannedStep { wants_consent: true, ..step(StepVerb::StepReplace, "server", "a") };
+        let adopt = step(StepVerb::StepAdopt, "server", "b");
+        let problems = ["no image `BeOS`; name another".to_owned()];
+        insta::assert_snapshot!("what_is_unusual", text(&[outside, replace, adopt], &problems));
+        assert_eq!(text(&[], &[]), "nothing to do: everything is as planned\n");
     }
 }

@@ -196,6 +196,16 @@ pub fn stop_signal() -> Result<CancellationToken, Failure> {
     Ok(stop)
 }
 
+/// A client of a cloud, for commands that look at it themselves.
+pub fn client(home: &Home, which: &Cloud) -> Result<Arc<dyn fleet_provider::cloud::Cloud>, Failure> {
+    let access = Access { home: home.clone() }
+        .access(which)
+        .map_err(|error| Failure::new(Exit::Unreachable, error.what).hint(error.next_step))?;
+    let client = fleet_controller::reconcile::cloud_control::client(access)
+        .map_err(|error| Failure::new(Exit::Unreachable, error.0))?;
+    Ok(Arc::new(client))
+}
+
 /// How this controller reaches its cloud: asked anew for each run, so a cloud that was restarted is found.
 #[derive(Debug)]
 struct Access {

@@ -71,6 +71,9 @@ fn document(status: &FleetStatus) -> Value {
         "fleet": status.fleet,
         "at": Timestamp::from_millis(status.at_ms).to_string(),
         "activity": non_empty(&status.activity),
+        "orphans": (status.orphans_at_ms != 0).then(|| json!({
+            "count": status.orphans, "at": moment(status.orphans_at_ms),
+        })),
         "nodes": nodes,
     })
 }
@@ -156,6 +159,10 @@ fn overview(status: &FleetStatus, now: Timestamp) -> String {
         for line in why.filter(|line| !line.is_empty()) {
             text.push_str(&format!("{}: {line}\n", node.name));
         }
+    }
+    if status.orphans > 0 {
+        let count = style(format!("{} in the cloud and in no plan", status.orphans)).yellow();
+        text.push_str(&format!("{count}: `fleetctl cloud orphans` lists them\n"));
     }
     if !status.activity.is_empty() {
         text.push_str(&format!("{}\n", status.activity));
@@ -322,7 +329,7 @@ mod tests {
             fleet: "rethink".into(),
             at_ms: 60_000,
             nodes: vec![ready, failed],
-            activity: String::new(),
+            ..FleetStatus::default()
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
 
 use fleet_model::{FleetName, chain};
 use fleet_plan::resolved::Cloud;
-use fleet_proto::v1::{ApplyRequest, Finished, StepVerb, Until};
+use fleet_proto::v1::{ApplyRequest, Finished, PreviewRequest, StepVerb, Until};
 use serde_json::json;
 
 use super::{
@@ -55,10 +55,11 @@ pub async fn run(global: &Global, args: Up) -> Result<Exit, Failure> {
     let mut operator = controller(&home, &read.plan.fleet, |line| screen.note(line)).await?;
     // Before anything is planned with them: a plan without its files is none.
     files::bring(&mut operator, &read.files, &read.document.artifacts, |line| screen.note(line)).await?;
-    let planned =
-        operator.preview(read.document.clone()).await.map_err(|status| refused(&status))?.into_inner();
+    let replace: Vec<String> = args.replace.iter().map(ToString::to_string).collect();
+    let asked = PreviewRequest { plan: Some(read.document.clone()), replace: replace.clone() };
+    let planned = operator.preview(asked).await.map_err(|status| refused(&status))?.into_inner();
     if args.preview {
-        return preview::print(&planned.steps, global.output);
+        return preview::print(&planned, global.output);
     }
     let doomed: Vec<_> = planned
         .steps
@@ -77,7 +78,7 @@ pub async fn run(global: &Global, args: Up) -> Result<Exit, Failure> {
         screen
             .note("the local cloud's backing is `none`: servers are state only, nodes stop at `provisioned`");
     }
-    let request = ApplyRequest { plan: Some(read.document), until: until.into() };
+    let request = ApplyRequest { plan: Some(read.document), until: until.into(), replace };
     let mut opener = operator.clone();
     match follow(&mut operator, opener.apply(request), &mut screen).await? {
         End::Interrupted => {

@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 
 use crate::cloud::{Change, Cloud};
 
-pub use state::State;
+pub use state::{State, images};
 
 /// What happens to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,6 +169,9 @@ impl Cloud for FakeCloud {
     }
     async fn images(&self, datacenter: &str) -> Result<Vec<Image>, McpError> {
         self.call("LIST_IMAGE", false, |_| Ok(state::images(datacenter))).await
+    }
+    async fn customer_images(&self) -> Result<Vec<Image>, McpError> {
+        self.call("LIST_CUSTOMER_IMAGE", false, |state| Ok(state.customer_images.clone())).await
     }
     async fn public_ip_blocks(&self, domain: &Id<NetworkDomain>) -> Result<Vec<PublicIpBlock>, McpError> {
         let inside = |state: &mut State| {

@@ -34,6 +34,8 @@ pub struct State {
     pub nats: BTreeMap<Id<NatRule>, NatRule>,
     /// Firewall rules.
     pub rules: BTreeMap<Id<FirewallRule>, FirewallRule>,
+    /// Images the customer made.
+    pub customer_images: Vec<Image>,
     /// How often servers of a name fail to be made before they succeed.
     pub failing: BTreeMap<String, u32>,
     /// Public addresses in use by something else than translations.
@@ -47,7 +49,7 @@ pub struct State {
 type Answer = Result<Option<String>, McpError>;
 
 /// The images of a data centre.
-pub(super) fn images(datacenter: &str) -> Vec<Image> {
+pub fn images(datacenter: &str) -> Vec<Image> {
     let image = |name: &str| {
         shape(json!({"id": format!("{datacenter}-{name}"), "datacenterId": datacenter, "name": name}))
     };

@@ -42,7 +42,13 @@ impl Provider {
 }
 
 /// What leaving the plan would do to the node's server, and nothing of what it would do besides. Pure.
-fn works(plan: &ResolvedPlan, node: &NodeName, view: &View, mark: &Mark, index: &Index) -> Vec<Work> {
+pub(super) fn works(
+    plan: &ResolvedPlan,
+    node: &NodeName,
+    view: &View,
+    mark: &Mark,
+    index: &Index,
+) -> Vec<Work> {
     let Some(placed) = plan.node(node) else { return Vec::new() };
     let Some(domain) = view.our_domain(mark, &placed.location.id, &placed.location.domain.name) else {
         return Vec::new();

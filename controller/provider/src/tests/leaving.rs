@@ -1,5 +1,7 @@
 //! What goes, and what is not ours to take.
 
+use std::collections::BTreeSet;
+
 use fleet_mcp::Id;
 
 use super::check_nothing_left;
@@ -110,7 +112,7 @@ async fn what_left_the_plan_is_shown_and_destroyed() {
     plan.locations[0].networks.truncate(1);
     plan.locations[0].networks[0].accept.retain(|from| from.location == "EU6");
     plan.locations[1].networks[0].accept.retain(|from| from.network == "RethinkSeedNetwork");
-    let steps = world.provider().preview(&plan).await.expect("a preview");
+    let steps = world.provider().preview(&plan, &BTreeSet::new()).await.expect("a preview").steps;
     let shown: Vec<String> =
         steps.iter().map(|step| format!("{:?} {} {}", step.verb, step.kind, step.name)).collect();
     insta::assert_snapshot!(shown.join("\n"));

@@ -2,7 +2,10 @@
 
 mod faults;
 mod leaving;
+mod orphans;
 mod replacing;
+
+use std::collections::BTreeSet;
 
 use fleet_mcp::types::State as Life;
 use fleet_plan::resolved::{Opening, Service, Source, Traffic};
@@ -66,12 +69,12 @@ async fn a_node_is_told_as_soon_as_its_own_steps_are_done() {
 #[tokio::test(start_paused = true)]
 async fn a_preview_changes_nothing() {
     let (world, plan) = (World::new(), reference());
-    let steps = world.provider().preview(&plan).await.expect("a preview");
+    let steps = world.provider().preview(&plan, &BTreeSet::new()).await.expect("a preview").steps;
     assert!(steps.iter().all(|step| step.verb != Verb::Destroy));
     assert_eq!(steps.iter().filter(|step| step.kind == "public ip block").count(), 4);
     assert_eq!(world.cloud.changes(), [] as [&str; 0]);
     world.apply(&plan).await;
-    assert_eq!(world.provider().preview(&plan).await.expect("a preview"), []);
+    assert_eq!(world.provider().preview(&plan, &BTreeSet::new()).await.expect("a preview").steps, []);
 }
 
 /// Rules of one node that let TCP port 8080 in, with their sources.
