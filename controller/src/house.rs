@@ -8,7 +8,9 @@ use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    artifacts::Artifacts,
     enrol::ca::{Ca, SERVER_LIFE},
+    reconcile::board::Board,
     records::{ObservedRecord, Records, keys},
     session::stream::Desk,
     tls::peer::Connections,
@@ -16,6 +18,8 @@ use crate::{
 
 /// How often the house is kept: silence noticed, certificates that ran out cut off.
 const KEEP: Duration = Duration::from_secs(1);
+/// How often artifacts are swept that nothing names any more: they stay for a day anyway.
+const SWEEP: Duration = Duration::from_secs(3600);
 /// How often observations are written behind, and how many at once.
 const WRITE_BEHIND: Duration = Duration::from_secs(2);
 const WRITE_BEHIND_NODES: usize = 512;
@@ -78,6 +82,27 @@ pub(crate) async fn keep(desk: Arc<Desk>, connections: Connections, stop: Cancel
             // Fails only while the runtime shuts down.
             tokio::task::spawn_blocking(crate::memory::trim).await.ok();
         }
+    }
+}
+
+/// Removes artifacts that nothing names any more, now and then, whether or not anybody runs `up`.
+pub(crate) async fn sweep_artifacts(artifacts: Artifacts, board: Arc<Board>, stop: CancellationToken) {
+    loop {
+        sweep(&artifacts, &board).await;
+        if stopped_after(SWEEP, &stop).await {
+            return;
+        }
+    }
+}
+
+/// Removes artifacts that nothing names any more.
+pub(crate) async fn sweep(artifacts: &Artifacts, board: &Board) {
+    let (artifacts, named) = (artifacts.clone(), board.named_artifacts());
+    match tokio::task::spawn_blocking(move || artifacts.sweep(&named)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(error = fleet_model::chain(&error), "artifacts not swept"),
+        // Only while the runtime shuts down; the next one sweeps.
+        Err(error) => tracing::debug!(%error, "artifacts not swept"),
     }
 }
 

@@ -91,6 +91,10 @@ pub struct PlanRecord {
     /// What `operator` means in `from`.
     #[serde(default)]
     pub operator_addresses: Vec<String>,
+    /// The todo application's program as this controller had it, if the plan has a `todo` task: another one is brought
+    /// to the nodes by the next `up`, not by a controller that was started anew.
+    #[serde(default)]
+    pub todo: Option<ArtifactRecord>,
 }
 
 /// A file that a plan names.
@@ -111,17 +115,23 @@ impl From<ArtifactRecord> for v1::Artifact {
     }
 }
 
+impl From<v1::Artifact> for ArtifactRecord {
+    fn from(artifact: v1::Artifact) -> Self {
+        let v1::Artifact { name, sha256, size } = artifact;
+        Self { name, sha256, size }
+    }
+}
+
 impl From<v1::PlanDocument> for PlanRecord {
     fn from(document: v1::PlanDocument) -> Self {
-        let record =
-            |v1::Artifact { name, sha256, size }: v1::Artifact| ArtifactRecord { name, sha256, size };
         Self {
             file: document.file,
             text: document.text,
             parameters: document.parameters.into_iter().collect(),
-            artifacts: document.artifacts.into_iter().map(record).collect(),
+            artifacts: document.artifacts.into_iter().map(Into::into).collect(),
             operator_keys: document.operator_keys,
             operator_addresses: document.operator_addresses,
+            todo: None,
         }
     }
 }
@@ -434,6 +444,8 @@ pub mod keys {
         permits = "permit";
         /// Above all clusters that were founded.
         foundations = "founded";
+        /// Above all initial passwords.
+        passwords = "password";
         /// Above all nodes that are being replaced.
         replacings = "replacing";
     }

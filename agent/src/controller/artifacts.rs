@@ -15,12 +15,16 @@ use fleet_proto::v1;
 use fleet_task::{AWAY, TaskError};
 use nix::sys::statvfs::statvfs;
 use ring::digest::{Context, SHA256};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::{Line, refused};
 
 /// How long the controller may take for one piece.
 const PIECE: Duration = Duration::from_secs(30);
+/// How much has to come in each such time. A transfer that only trickles would keep its task, and all after it, from
+/// their turn for as long as it likes; what has come is kept for the next attempt.
+const WINDOW: Duration = Duration::from_secs(60);
+const LEAST: u64 = 512 << 10;
 /// How long to wait for the next session after a cut.
 const NEXT_SESSION: Duration = Duration::from_secs(20);
 /// Attempts in a row that bring nothing before the task gives up for this time.
@@ -54,11 +58,17 @@ pub(crate) async fn obtain(
     }
     make(folder)?;
     let mut fruitless = 0;
+    // Over all attempts: a line that breaks after every few bytes is a slow one.
+    let mut pace = Pace::new(Instant::now());
     loop {
         let mut part = Part::open(&place.part, artifact).await?;
         room(folder, artifact, part.length)?;
         let began_at = part.length;
-        let cut = if part.length < artifact.size { part.fetch(artifact, &line).await.err() } else { None };
+        let cut = if part.length < artifact.size {
+            part.fetch(artifact, &line, &mut pace).await.err()
+        } else {
+            None
+        };
         match cut {
             None => match part.complete(&place, artifact).await? {
                 true => return Ok(place.whole),
@@ -71,7 +81,7 @@ pub(crate) async fn obtain(
                     ));
                 }
             },
-            Some(Cut::Final(error)) => return Err(error),
+            Some(Cut::Final(error) | Cut::Slow(error)) => return Err(error),
             Some(Cut::Broken(error)) => {
                 fruitless = if part.length > began_at { 0 } else { fruitless + 1 };
                 if fruitless >= FRUITLESS {
@@ -152,8 +162,32 @@ impl Place {
 enum Cut {
     /// Worth another attempt.
     Broken(TaskError),
+    /// Worth another one later.
+    Slow(TaskError),
     /// Not.
     Final(TaskError),
+}
+
+/// Whether a transfer is fast enough.
+struct Pace {
+    since: Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Self { since: now, bytes: 0 }
+    }
+
+    /// Counts what came; says how much it was in the whole window if that was too little.
+    fn came(&mut self, bytes: u64, now: Instant) -> Option<u64> {
+        self.bytes += bytes;
+        if now - self.since < WINDOW {
+            return None;
+        }
+        let came = std::mem::replace(self, Self::new(now)).bytes;
+        (came < LEAST).then_some(came)
+    }
 }
 
 /// What has come so far.
@@ -179,7 +213,12 @@ impl Part {
     }
 
     /// Fetches from where it stands to the end.
-    async fn fetch(&mut self, artifact: &v1::Artifact, line: &watch::Receiver<Line>) -> Result<(), Cut> {
+    async fn fetch(
+        &mut self,
+        artifact: &v1::Artifact,
+        line: &watch::Receiver<Line>,
+        pace: &mut Pace,
+    ) -> Result<(), Cut> {
         let client = line.borrow().clone();
         let Some(mut client) = client else {
             return Err(Cut::Final(TaskError::NotYet(AWAY.into())));
@@ -221,6 +260,15 @@ impl Part {
             self.file.write_all(&piece.data).map_err(|error| Cut::Final(broken(&self.path, error)))?;
             self.digest.update(&piece.data);
             self.length += piece.data.len() as u64;
+            if let Some(slow) = pace.came(piece.data.len() as u64, Instant::now())
+                && self.length < artifact.size
+            {
+                let (kib, seconds) = (slow >> 10, WINDOW.as_secs());
+                return Err(Cut::Slow(TaskError::NotYet(format!(
+                    "a better line to the controller: {kib} KiB of `{}` came in {seconds} s, {} of {} bytes so far",
+                    artifact.name, self.length, artifact.size
+                ))));
+            }
         }
         Ok(())
     }
@@ -376,6 +424,26 @@ mod tests {
             error.to_string(),
             "no room on the disk for `big.deb`: 132 MiB are needed, 100 MiB are free, 32 MiB are missing"
         );
+    }
+
+    #[test]
+    fn what_trickles_is_too_slow_however_long_it_goes_on() {
+        let start = Instant::now();
+        let check = |bytes: u64, every: u64, slow: bool| {
+            let mut pace = Pace::new(start);
+            let pieces = (1..=600).map(|n| pace.came(bytes, start + Duration::from_secs(n * every)));
+            let verdicts: Vec<u64> = pieces.flatten().collect();
+            assert_eq!(!verdicts.is_empty(), slow, "{bytes} every {every} s: {verdicts:?}");
+        };
+        check(1, 29, true);
+        check(64 << 10, 29, true);
+        check(4 << 10, 1, true);
+        check(64 << 10, 1, false);
+        check(64 << 10, 5, false);
+        // Fast at first, then hardly at all.
+        let mut pace = Pace::new(start);
+        assert_eq!(pace.came(100 << 20, start + WINDOW), None);
+        assert_eq!(pace.came(7, start + WINDOW * 2), Some(7));
     }
 
     #[test]

@@ -31,6 +31,9 @@ const OF_ONE_NODE: u32 = 2;
 const AHEAD: usize = 2;
 /// An agent that takes no chunk for so long has lost interest; its place is given to another.
 const STALLED: Duration = Duration::from_secs(60);
+/// Bytes a second that the slowest agent takes on the whole. One slower than that gives its place back and asks for
+/// the rest: whoever takes a chunk now and then would have it for days.
+const SLOWEST: u64 = 16 * 1024;
 
 /// Chunks of one artifact.
 pub type Chunks = ReceiverStream<Result<v1::Chunk, Status>>;
@@ -93,8 +96,17 @@ impl Transfers {
         file.seek(SeekFrom::Start(offset)).await.map_err(failed)?;
         let (sender, receiver) = mpsc::channel(AHEAD);
         let (node, digest) = (node.clone(), digest.clone());
+        let allowed = STALLED + Duration::from_secs((size - offset) / SLOWEST);
         self.tasks.spawn(async move {
-            let ended = send(file, sender).await;
+            let ended = match timeout(allowed, send(file, &sender)).await {
+                Ok(ended) => ended,
+                Err(_) => {
+                    let status = Status::unavailable("this takes too long; ask for the rest");
+                    // Best effort: without it the agent sees an end before the last byte, which means the same.
+                    sender.try_send(Err(status)).ok();
+                    Ended::Slow
+                }
+            };
             tracing::debug!(%node, %digest, offset, ?ended, "transfer ended");
             drop(place);
         });
@@ -124,10 +136,11 @@ enum Ended {
     Complete,
     Left,
     Stalled,
+    Slow,
     Failed,
 }
 
-async fn send(mut file: File, sender: mpsc::Sender<Result<v1::Chunk, Status>>) -> Ended {
+async fn send(mut file: File, sender: &mpsc::Sender<Result<v1::Chunk, Status>>) -> Ended {
     loop {
         let mut data = Vec::with_capacity(CHUNK);
         // Up to a whole chunk: a read may come back with less.
@@ -224,6 +237,32 @@ mod tests {
         let unknown = "00".repeat(32).parse().expect("a digest");
         let refused = transfers.begin(&node("a"), &unknown, 0).await.expect_err("not here");
         assert!(matches!(refused, TransferError::Artifact(ArtifactError::Unknown(_))), "{refused}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_little_now_and_then_gives_the_place_back() {
+        let size = 64 * CHUNK;
+        let Fixture { transfers, digest, bytes, _dir } = fixture(size);
+        let mut chunks = transfers.begin(&node("a"), &digest, 0).await.expect("begins");
+        let (mut got, mut waited) = (0, Duration::ZERO);
+        // Never so long that it would count as gone.
+        let pause = STALLED * 2 / 3;
+        while let Some(Ok(chunk)) = chunks.next().await {
+            got += chunk.data.len();
+            tokio::time::sleep(pause).await;
+            waited += pause;
+        }
+        assert!(got < size, "cut before its end");
+        let most = STALLED + Duration::from_secs(size as u64 / SLOWEST) + pause * 4;
+        assert!(waited < most, "{waited:?}");
+        // The rest is there for the asking; at a pace of its own, that is time enough.
+        let mut rest = transfers.begin(&node("a"), &digest, got as u64).await.expect("its place is free");
+        let mut came = Vec::new();
+        while let Some(chunk) = rest.next().await {
+            came.extend(chunk.expect("in time").data);
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        }
+        assert!(came == bytes[got..]);
     }
 
     #[tokio::test(start_paused = true)]

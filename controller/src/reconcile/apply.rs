@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     enrol::token,
+    house,
     records::{EnrolmentRecord, FleetRecord, RecordError, keys},
 };
 
