@@ -122,6 +122,12 @@ impl Db {
         Table(Term::new(number::TABLE, vec![self.0.json.clone(), name.into()]))
     }
 
+    /// Names a system table in which servers, databases and tables are told by their ids instead of their names.
+    pub fn table_by_id(&self, name: &str) -> Table {
+        let options = Map::from_iter([("identifier_format".to_owned(), "uuid".into())]);
+        Table(Term::new(number::TABLE, vec![self.0.json.clone(), name.into()]).options(options))
+    }
+
     /// The names of its tables.
     pub fn table_list(&self) -> Term {
         Term::new(number::TABLE_LIST, vec![self.0.json.clone()])
