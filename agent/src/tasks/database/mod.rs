@@ -36,9 +36,11 @@ impl Database {
     }
 
     async fn look(&self, wanted: &Wanted) -> Result<(Verdict, Vec<String>), TaskError> {
-        let view = self.cluster.view().await.map_err(|error| trouble(&error))?;
+        // The table first: should a server go in between, its replica is one of a server that is away, and not one
+        // that a server which is there has lost.
         let table =
             self.cluster.table(&wanted.database, &wanted.table).await.map_err(|error| trouble(&error))?;
+        let view = self.cluster.view().await.map_err(|error| trouble(&error))?;
         let (verdict, mut warnings) = judge(wanted, &view, table.as_ref());
         warnings.extend(issues(&view));
         Ok((verdict, warnings))
@@ -97,7 +99,7 @@ impl Task for Database {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use fleet_task::{Outcome, Report};
 
     use super::{
@@ -105,9 +107,14 @@ mod tests {
         *,
     };
     use crate::tasks::{
-        rethinkdb::cluster::{Layout, fake::FakeCluster},
+        rethinkdb::cluster::{Layout, Replica, Server, View, fake::FakeCluster},
         tests::Rig,
     };
+
+    /// What is made of what was seen, for people.
+    pub(in crate::tasks) fn verdict(spec: &DatabaseTask, view: &View, table: Option<&Layout>) -> String {
+        format!("{:?}", judge(&Wanted::read(spec).expect("fine"), view, table).0)
+    }
 
     struct Bench {
         rig: Rig,
@@ -141,9 +148,17 @@ mod tests {
             edit(self.cluster.state().tables.get_mut(&("todo".into(), "tasks".into())).expect("made"));
         }
 
+        fn servers(&self, edit: impl FnOnce(&mut Vec<Server>)) {
+            edit(&mut self.cluster.state().view.as_mut().expect("set").servers);
+        }
+
         fn changes(&self) -> Vec<String> {
             self.cluster.state().changes.clone()
         }
+    }
+
+    fn replica(table: &mut Layout, nth: usize) -> &mut Replica {
+        &mut table.shards.as_mut().expect("known")[0][nth]
     }
 
     const CREATE: &str = "create todo.tasks {\"Amsterdam\": 1, \"Brussels\": 1, \"Frankfurt\": 1} Amsterdam";
@@ -182,15 +197,19 @@ mod tests {
     async fn a_replica_on_a_machine_that_was_replaced_is_moved() {
         let bench = Bench::made().await;
         // The machine is down: nothing is moved, and nothing waits for it.
-        bench.edit(|table| (table.shards[0][1].1, table.ready) = ("disconnected".into(), false));
+        bench.edit(|table| (replica(table, 1).state, table.ready) = (Some("disconnected".into()), false));
         bench.cluster.set(&[FIVE[0], FIVE[1], FIVE[3], FIVE[4]]);
         let report = bench.report(3).await;
         assert_eq!(
             (&report.outcome, report.warnings.as_slice()),
             (&Outcome::Unchanged, &["not in the cluster: b1".to_owned()][..])
         );
-        // Its name is back, its data is not.
+        // The same machine is back before its replica is: it is its id that counts, and that has not changed.
         bench.cluster.set(&FIVE);
+        let waits = bench.rig.waits(&bench.task(3)).await;
+        assert!(waits.ends_with("to be ready: b1 is connected, and its replica out of reach"), "{waits}");
+        // Its name is back on another machine, its data is not.
+        bench.servers(|servers| servers[2].id = "new".into());
         let changes = bench.rig.changed(&bench.task(3)).await;
         assert_eq!(changes, ["a replica of `todo.tasks` is on a server `b1` that is no more"]);
         assert_eq!(bench.changes(), [CREATE, MOVE]);
@@ -198,9 +217,68 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_not_known_is_waited_for_and_never_acted_upon() {
+        let check = async |edit: fn(&Bench), expected: &str| {
+            let bench = Bench::made().await;
+            edit(&bench);
+            let waits = bench.rig.waits(&bench.task(3)).await;
+            assert!(waits.contains(expected), "{expected}: {waits}");
+            // A task that is told to act all the same looks for itself.
+            bench.task(3).apply(&bench.rig.node()).await.expect("nothing to do");
+            assert_eq!(bench.changes(), [CREATE], "{expected}");
+        };
+        let gone = |table: &mut Layout, nth| replica(table, nth).state = Some("disconnected".into());
+        check(|bench| bench.edit(|table| table.shards = None), "a server that holds `todo.tasks`").await;
+        check(
+            |bench| {
+                bench.edit(|table| table.shards = None);
+                bench.cluster.set(&FIVE[..3]);
+            },
+            "f1, l1 to be in the cluster; nobody who holds `todo.tasks` can be asked",
+        )
+        .await;
+        check(
+            |bench| bench.edit(|table| replica(table, 1).state = None),
+            "nothing is known of the one on b1",
+        )
+        .await;
+        let alone: fn(&Bench) = |bench| {
+            bench.cluster.state().view.as_mut().expect("set").own = "stranger".into();
+            bench.cluster.state().tables.clear();
+        };
+        check(alone, "this node's server to list itself").await;
+        check(
+            |bench| {
+                bench.cluster.set(&[FIVE[0], FIVE[1], FIVE[3], FIVE[4]]);
+                bench.cluster.state().view.as_mut().expect("set").unclear = vec!["b1".into()];
+            },
+            "b1 is away, and its replica ready",
+        )
+        .await;
+        let both: fn(&Bench) = |bench| {
+            bench.edit(|table| {
+                (replica(table, 1).state, replica(table, 2).state, table.writable) =
+                    (Some("disconnected".into()), Some("disconnected".into()), false);
+            });
+            bench.servers(|servers| {
+                (servers[2].id, servers[3].id) = ("new b1".into(), "new f1".into());
+            });
+        };
+        check(both, "what b1, f1 held is gone: if no majority is left, repair the table on the console")
+            .await;
+        // One of two is a machine that is away; the other one cannot be told from it before it is back.
+        let bench = Bench::made().await;
+        bench.edit(|table| (1..3).for_each(|nth| gone(table, nth)));
+        bench.cluster.set(&[FIVE[0], FIVE[1], FIVE[2], FIVE[4]]);
+        bench.servers(|servers| servers[2].id = "new b1".into());
+        let waits = bench.rig.waits(&bench.task(3)).await;
+        assert!(waits.starts_with("f1 to be in the cluster, before replicas are moved: "), "{waits}");
+    }
+
+    #[tokio::test]
     async fn nothing_is_moved_while_a_member_is_missing_or_named_twice() {
         let bench = Bench::made().await;
-        bench.edit(|table| drop(table.shards[0].pop()));
+        bench.edit(|table| drop(table.shards.as_mut().expect("known")[0].pop()));
         bench.cluster.set(&FIVE[..4]);
         let waits = bench.rig.waits(&bench.task(3)).await;
         assert!(
@@ -210,6 +288,7 @@ mod tests {
         let mut six = FIVE.to_vec();
         six.push(("b1", "Brussels"));
         bench.cluster.set(&six);
+        bench.servers(|servers| servers[5].id = "another b1".into());
         let waits = bench.rig.waits(&bench.task(3)).await;
         assert!(waits.contains("two are called b1"), "{waits}");
         assert_eq!(bench.changes(), [CREATE]);
@@ -225,10 +304,14 @@ mod tests {
             assert!(report.warnings.iter().any(|line| line.contains(expected)), "{report:?}");
             assert_eq!(bench.changes(), [CREATE]);
         };
-        check(|table| table.shards.push(Vec::new()), "has 2 shards and is left alone").await;
+        check(
+            |table| table.shards.as_mut().expect("known").push(Vec::new()),
+            "has 2 shards and is left alone",
+        )
+        .await;
         check(|table| table.durability = "soft".into(), "durability soft").await;
         check(|table| table.write_acks = "single".into(), "write_acks single").await;
-        check(|table| table.shards[0][2].0 = "l1".into(), "has its replicas elsewhere").await;
+        check(|table| replica(table, 2).server = "id-l1".into(), "has its replicas elsewhere").await;
     }
 
     #[tokio::test]
@@ -248,7 +331,7 @@ mod tests {
     #[tokio::test]
     async fn replicas_on_their_way_are_waited_for() {
         let bench = Bench::made().await;
-        bench.edit(|table| (table.shards[0][2].1, table.ready) = ("backfilling".into(), false));
+        bench.edit(|table| (replica(table, 2).state, table.ready) = (Some("backfilling".into()), false));
         let waits = bench.rig.waits(&bench.task(3)).await;
         assert_eq!(waits, "the replicas of `todo.tasks` to be ready: f1 is backfilling");
         bench.cluster.state().view.as_mut().expect("set").issues = vec!["Table is slow.".into()];

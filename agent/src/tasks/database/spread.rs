@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use fleet_proto::v1::DatabaseTask;
 use fleet_task::TaskError;
 
-use crate::tasks::rethinkdb::cluster::{Layout, View};
+use crate::tasks::rethinkdb::cluster::{Layout, Replica, View};
 
 /// State of a replica whose server cannot be reached.
 const GONE: &str = "disconnected";
@@ -119,43 +119,60 @@ pub(super) enum Verdict {
 }
 
 /// Judges what is there. Also what is worth a person's attention.
+///
+/// Which machine a replica is on is told by the server's id: its name may be another machine's by now. A replica is
+/// given up only if its server is not connected while every member of the plan is, each with a name of its own; a
+/// state that is not known, or contradicts who is connected, is waited out.
 pub(super) fn judge(wanted: &Wanted, view: &View, table: Option<&Layout>) -> (Verdict, Vec<String>) {
-    let mut warnings = Vec::new();
-    let missing: Vec<&str> =
-        wanted.members.iter().map(String::as_str).filter(|name| !view.has(name)).collect();
-    let twice: BTreeSet<&str> = view
-        .servers
-        .iter()
-        .map(|server| server.name.as_str())
-        .filter(|name| view.servers.iter().filter(|server| server.name == **name).count() > 1)
-        .collect();
-    // Never change where data is while somebody who may hold it is away or cannot be told apart.
-    let obstacle = if !missing.is_empty() {
-        Some(format!("{} to be in the cluster", missing.join(", ")))
-    } else if !twice.is_empty() {
-        let names = twice.iter().copied().collect::<Vec<_>>().join(", ");
-        Some(format!("every server to have a name of its own; two are called {names}"))
-    } else {
-        None
-    };
+    let missing = view.missing(wanted.members.iter().map(String::as_str));
+    let obstacle = obstacle(wanted, view, &missing);
     let Some(table) = table else {
-        return (obstacle.map_or(Verdict::Create, Verdict::Wait), warnings);
+        return (obstacle.map_or(Verdict::Create, Verdict::Wait), Vec::new());
     };
+    let mut warnings = Vec::new();
     let name = format!("`{}.{}`", wanted.database, wanted.table);
-    let [replicas] = table.shards.as_slice() else {
-        warnings.push(format!("{name} has {} shards and is left alone", table.shards.len()));
+    let Some(shards) = &table.shards else {
+        let verdict = Verdict::Wait(match obstacle {
+            Some(what) => format!("{what}; nobody who holds {name} can be asked"),
+            None => format!(
+                "a server that holds {name} to come back; if all of them are gone for good so is the data: then drop \
+                 the table on the console (port 8080), and it is made anew"
+            ),
+        });
+        return (verdict, warnings);
+    };
+    let [replicas] = shards.as_slice() else {
+        warnings.push(format!("{name} has {} shards and is left alone", shards.len()));
         return (Verdict::Leave, warnings);
     };
     if table.durability != "hard" || table.write_acks != "majority" {
         let (durability, acks) = (&table.durability, &table.write_acks);
         warnings.push(format!("{name} has durability {durability} and write_acks {acks}, and is left so"));
     }
-    let mut reasons = Vec::new();
-    for (server, state) in replicas {
-        // Its name is connected and it is not: another machine has the name now. Or nobody has it any more.
-        if state == GONE && (view.has(server) || !wanted.members.contains(server)) {
-            reasons.push(format!("a replica of {name} is on a server `{server}` that is no more"));
+    let unready = unready(view, replicas);
+    let lost: Vec<&Replica> = replicas.iter().filter(|replica| view.of(&replica.server).is_none()).collect();
+    if !unready.is_empty() || !(table.writable || lost.is_empty()) {
+        let mut what = format!("the replicas of {name} to be ready: {}", unready.join(", "));
+        if unready.is_empty() {
+            what = format!("{name} to take writes");
         }
+        if !table.writable && !lost.is_empty() && obstacle.is_none() {
+            let names: Vec<&str> = lost.iter().map(|replica| replica.name.as_str()).collect();
+            what.push_str(&format!(
+                "; what {} held is gone: if no majority is left, repair the table on the console (port 8080)",
+                names.join(", ")
+            ));
+        }
+        return (Verdict::Wait(what), warnings);
+    }
+    let mut reasons = Vec::new();
+    // As many as are missing may be theirs, and come back with them.
+    if lost.len() > missing.len() {
+        reasons.extend(
+            lost.iter().map(|replica| {
+                format!("a replica of {name} is on a server `{}` that is no more", replica.name)
+            }),
+        );
     }
     if replicas.len() < wanted.count() {
         reasons.push(format!("{name} has {} replicas, to have {}", replicas.len(), wanted.places()));
@@ -178,28 +195,48 @@ pub(super) fn judge(wanted: &Wanted, view: &View, table: Option<&Layout>) -> (Ve
     }
     if !missing.is_empty() {
         warnings.push(format!("not in the cluster: {}", missing.join(", ")));
-        return (Verdict::Leave, warnings);
-    }
-    let unready: Vec<String> = replicas
-        .iter()
-        .filter(|(_, state)| state != READY)
-        .map(|(server, state)| format!("{server} is {state}"))
-        .collect();
-    if !table.ready || !unready.is_empty() {
-        return (
-            Verdict::Wait(format!("the replicas of {name} to be ready: {}", unready.join(", "))),
-            warnings,
-        );
+    } else if !table.ready {
+        return (Verdict::Wait(format!("{name} to be ready")), warnings);
     }
     (Verdict::Leave, warnings)
 }
 
+/// What keeps data from being laid out now: somebody who may hold it is away, or cannot be told apart.
+fn obstacle(wanted: &Wanted, view: &View, missing: &[&str]) -> Option<String> {
+    let unclear: Vec<&str> =
+        view.unclear.iter().map(String::as_str).filter(|name| wanted.members.contains(*name)).collect();
+    let twice: Vec<&str> = view.twice().into_iter().collect();
+    if view.own().is_none() {
+        return Some("this node's server to list itself among those connected".into());
+    }
+    if !unclear.is_empty() {
+        return Some(format!("{} to say how they are", unclear.join(", ")));
+    }
+    if !missing.is_empty() {
+        return Some(format!("{} to be in the cluster", missing.join(", ")));
+    }
+    (!twice.is_empty())
+        .then(|| format!("every server to have a name of its own; two are called {}", twice.join(", ")))
+}
+
+/// Replicas of which it is not known, or known, that they are not as they should be; those of servers that are away
+/// aside.
+fn unready(view: &View, replicas: &[Replica]) -> Vec<String> {
+    let word = |replica: &Replica| match (view.of(&replica.server), replica.state.as_deref()) {
+        (Some(_), Some(READY)) | (None, Some(GONE)) => None,
+        (_, None) => Some(format!("nothing is known of the one on {}", replica.name)),
+        (Some(_), Some(GONE)) => Some(format!("{} is connected, and its replica out of reach", replica.name)),
+        (Some(_), Some(state)) => Some(format!("{} is {state}", replica.name)),
+        (None, Some(state)) => Some(format!("{} is away, and its replica {state}", replica.name)),
+    };
+    replicas.iter().filter_map(word).collect()
+}
+
 /// How many replicas are on servers of each tag; `None` if that cannot be told of all.
-fn places(view: &View, replicas: &[(String, String)]) -> Option<BTreeMap<String, u32>> {
+fn places(view: &View, replicas: &[Replica]) -> Option<BTreeMap<String, u32>> {
     let mut places = BTreeMap::new();
-    for (name, _) in replicas {
-        let server = view.servers.iter().find(|server| server.name == *name)?;
-        *places.entry(server.tags.first()?.clone()).or_default() += 1;
+    for replica in replicas {
+        *places.entry(view.of(&replica.server)?.tags.first()?.clone()).or_default() += 1;
     }
     Some(places)
 }

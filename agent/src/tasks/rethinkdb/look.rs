@@ -6,6 +6,7 @@ use std::{
     io::{Read, Seek, SeekFrom},
 };
 
+use fleet_reql::ReqlError;
 use fleet_task::{Finding, Node, TaskError, TaskId};
 
 use super::{
@@ -52,6 +53,9 @@ pub(super) struct Look {
     pub(super) unit: Unit,
     /// Of all a running server has read at its start.
     pub(super) digest: String,
+    /// Whether what it waits for is waited for by later phases, too. A restart that is put off is not: they may bring
+    /// about what it waits for.
+    pub(super) holds: bool,
 }
 
 /// Looks at everything behind the package: files, data, unit, membership.
@@ -67,21 +71,22 @@ pub(super) async fn look(
         work: Work::default(),
         unit: unit::show(node, &settings.unit()).await?,
         digest: String::new(),
+        holds: true,
     };
     let Some(material) = files::material(node)? else {
         look.finding.waiting = Some("the certificate of the node's services".into());
         return Ok(look);
     };
-    let wrong = files::wrong(node, &material)?;
-    look.work.tls = !wrong.is_empty();
-    look.finding.drift.extend(wrong);
+    // What a server reads at its start.
+    let mut changes = files::wrong(node, &material)?;
+    look.work.tls = !changes.is_empty();
 
     let running = look.unit.is_running();
     let fresh = !has_data(node, settings);
     let view = if running && !fresh { Some(cluster.view().await) } else { None };
     let (view, silence) = match view {
         Some(Ok(view)) => (Some(view), None),
-        Some(Err(error)) => (None, Some(error.to_string())),
+        Some(Err(error)) => (None, Some(error)),
         None => (None, None),
     };
     let file = node.read(&settings.file())?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
@@ -104,24 +109,31 @@ pub(super) async fn look(
     if file.as_deref() != Some(wanted.as_str()) {
         let name = settings.file();
         match &file {
-            None => look.finding.drift.push(format!("{name} is missing")),
+            None => changes.push(format!("{name} is missing")),
             Some(now) => {
                 let difference = settings::difference(now, &wanted);
-                look.finding.drift.extend(difference.into_iter().map(|line| format!("{name}: {line}")));
+                changes.extend(difference.into_iter().map(|line| format!("{name}: {line}")));
             }
         }
         look.work.file = Some(wanted.clone());
     }
 
+    let mut turn = None;
     if running && !fresh {
         let older = look.is_older(node, id, settings)?;
         look.work.restart = look.work.tls || essence.as_deref() != Some(&settings::essence(&wanted)) || older;
         if look.work.restart {
-            look.finding
-                .drift
-                .push(format!("{} runs with an older program, certificate or settings", settings.unit()));
-            look.finding.permit = Some(join(settings));
+            changes.push(format!("{} runs with an older program, certificate or settings", settings.unit()));
+            turn = not_now(settings, view.as_ref(), silence.as_ref());
+            if turn.is_none() {
+                look.finding.permit = Some(join(settings));
+            }
         }
+    }
+    match &turn {
+        None => look.finding.drift.extend(changes),
+        // Not half of it either: should the server end by itself, it starts again as the one it was.
+        Some(_) => (look.work.tls, look.work.file, look.work.restart) = (false, None, false),
     }
     if fresh {
         look.first(settings, &answering);
@@ -143,9 +155,32 @@ pub(super) async fn look(
         look.membership(settings, view);
     }
     if let Some(error) = silence {
-        look.finding.waiting = Some(not_ready(node, settings, &answering, &error));
+        look.finding.waiting = Some(not_ready(node, settings, &answering, &error.to_string()));
+    } else if let Some(what) = turn {
+        look.holds = false;
+        look.finding.waiting.get_or_insert(what);
     }
     Ok(look)
+}
+
+/// What the cluster lacks for one more of its servers to go away for a moment, if it lacks something. A server that
+/// takes no queries, or sees none of the others, serves nobody: starting it again takes nothing from anyone, and may
+/// be just what lets it in again.
+fn not_now(settings: &Settings, view: Option<&View>, silence: Option<&ReqlError>) -> Option<String> {
+    let before = format!("before {} is restarted with what is new", settings.unit());
+    let Some(view) = view else {
+        let error = silence.filter(|error| !matches!(error, ReqlError::Connect { .. }))?;
+        return Some(format!("its server to say how the cluster is, {before} ({error})"));
+    };
+    if view.servers.len() <= 1 && !settings.others.is_empty() {
+        return None;
+    }
+    let missing = view.missing(settings.others.iter().map(|member| member.name.as_str()));
+    if !missing.is_empty() {
+        return Some(format!("{} to be in the cluster, {before}", missing.join(", ")));
+    }
+    let first = issues(view).into_iter().next()?;
+    Some(format!("the cluster to have no issues, {before} ({first})"))
 }
 
 /// The permit to start among others, one at a time.
@@ -207,12 +242,7 @@ impl Look {
             }
             None => warnings.push("the server does not list itself among those connected".into()),
         }
-        let missing: Vec<&str> = settings
-            .others
-            .iter()
-            .map(|member| member.name.as_str())
-            .filter(|name| !view.has(name))
-            .collect();
+        let missing = view.missing(settings.others.iter().map(|member| member.name.as_str()));
         if view.servers.len() == 1 && !settings.others.is_empty() && !settings.seed {
             *waiting = Some(format!("its server to see another one of the cluster: {}", missing.join(", ")));
         } else if !missing.is_empty() {

@@ -12,7 +12,15 @@ mod package;
 mod settings;
 mod units;
 
-use std::{fs, io, os::unix::fs::chown, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    os::unix::fs::chown,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use fleet_proto::v1::RethinkdbTask;
@@ -43,12 +51,14 @@ pub struct Rethinkdb {
     id: TaskId,
     spec: RethinkdbTask,
     cluster: Arc<dyn Cluster>,
+    /// Whether later phases wait for what the last look waits for.
+    holds: Arc<AtomicBool>,
 }
 
 impl Rethinkdb {
     /// A server as `spec` says.
     pub fn new(id: TaskId, spec: RethinkdbTask) -> Self {
-        Self { id, spec, cluster: Arc::new(Loopback) }
+        Self { id, spec, cluster: Arc::new(Loopback), holds: Arc::new(AtomicBool::new(true)) }
     }
 
     /// What package and units lack.
@@ -172,12 +182,19 @@ impl Task for Rethinkdb {
     }
 
     async fn check(&self, node: &Node) -> Result<Finding, TaskError> {
+        self.holds.store(true, Relaxed);
         let settings = Settings::read(&self.spec)?;
         let base = self.base(node)?;
         if !base.is_empty() {
             return Ok(Finding::drift(base));
         }
-        Ok(self.look(node, &settings).await?.finding)
+        let look = self.look(node, &settings).await?;
+        self.holds.store(look.holds, Relaxed);
+        if !look.holds {
+            // Whoever is missing may need it to come in.
+            node.controller().release(&look::join(&settings));
+        }
+        Ok(look.finding)
     }
 
     async fn apply(&self, node: &Node) -> Result<(), TaskError> {
@@ -197,6 +214,10 @@ impl Task for Rethinkdb {
             return Ok(());
         }
         self.work(node, &settings, &found).await
+    }
+
+    fn holds(&self) -> bool {
+        self.holds.load(Relaxed)
     }
 
     fn deadline(&self) -> Duration {

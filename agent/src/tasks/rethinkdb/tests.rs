@@ -1,3 +1,5 @@
+mod restart;
+
 use std::{collections::BTreeSet, fs, net::IpAddr, sync::Mutex};
 
 use fleet_proto::v1::{AptRepository, rethinkdb_task::Source};
@@ -341,7 +343,7 @@ async fn a_server_that_dies_quotes_its_last_words() {
     bench.machine.debian.dies(UNIT, "Could not bind to port: it is in use.");
     let why = bench.rig.failed(&bench.task()).await;
     assert!(why.contains("was started and is failed") && why.contains("Could not bind to port"), "{why}");
-    assert_eq!(bench.rig.controller.released(), ["join/fleet"], "others get their turn");
+    assert!(bench.rig.controller.released().is_empty(), "it has its turn until it is in");
 }
 
 #[tokio::test(start_paused = true)]
