@@ -1,4 +1,5 @@
-//! Closing passwords and root: a drop-in that is tried by sshd, read, proved, and taken back if the proof fails.
+//! Closing passwords and root: a drop-in that is tried by sshd, read, proved, and taken back if the proof fails. Once it
+//! was proved it stays: a later proof that fails is told, and opens nothing again.
 
 use fleet_task::{Command, Node, TaskError, TaskId, atomic};
 
@@ -17,6 +18,8 @@ use crate::tasks::support::{
 const UNIT: &str = "ssh.service";
 /// What is remembered of a proof: which user, with which settings.
 const PROVED: &str = "proved";
+/// What is remembered of a drop-in that was proved, as long as nothing about it changes.
+const CLOSED: &str = "closed";
 
 /// What is to be done.
 #[derive(Debug, Default)]
@@ -25,7 +28,7 @@ pub(super) struct Plan {
     drop_in: Option<String>,
     open: Vec<Open>,
     open_for_some: Vec<Open>,
-    shared_keys: Vec<String>,
+    keys: host_keys::Wrong,
     unproved: bool,
 }
 
@@ -33,12 +36,7 @@ impl Plan {
     pub(super) fn lines(&self) -> Vec<String> {
         let mut lines: Vec<String> = self.open.iter().map(|open| format!("{open}, to become no")).collect();
         lines.extend(self.drop_in.clone());
-        if !self.shared_keys.is_empty() {
-            lines.push(format!(
-                "make host keys anew that came with the image: {}",
-                self.shared_keys.join(", ")
-            ));
-        }
+        lines.extend(self.keys.lines());
         if lines.is_empty() && self.unproved {
             lines.push("prove that the login user gets in with a key".into());
         }
@@ -52,7 +50,7 @@ impl Plan {
     }
 
     fn is_empty(&self) -> bool {
-        self.drop_in.is_none() && self.open.is_empty() && self.shared_keys.is_empty() && !self.unproved
+        self.drop_in.is_none() && self.open.is_empty() && self.keys.is_empty() && !self.unproved
     }
 }
 
@@ -67,8 +65,8 @@ pub(super) fn plan(node: &Node, task: &TaskId, login: &str) -> Result<Plan, Task
         drop_in: misplaced(node, name)?,
         open: sshd::open(&settings),
         open_for_some: sshd::open_for_some(&settings),
-        shared_keys: host_keys::shared(node, task),
-        unproved: node.journal().recall(task, PROVED) != Some(proof(login, name)),
+        keys: host_keys::wrong(node, task, &settings)?,
+        unproved: node.journal().recall(task, PROVED) != Some(digest(&[login, name])),
     })
 }
 
@@ -82,23 +80,64 @@ pub(super) async fn harden(node: &Node, task: &TaskId, login: &Login) -> Result<
         return Ok(());
     }
     let name = sshd::name(node)?;
+    // Before anything else: sshd does not even say where it listens without a key.
+    host_keys::mend(node, &plan.keys).await?;
+    start(node).await?;
     // Cut off anywhere from here, the next look finds it unproved.
     node.journal().forget(task, PROVED)?;
-    // Nothing is closed before the new way in is known to work, by sshd as it runs now.
-    prove::prove(node, login).await?;
-    host_keys::renew(node, task, &plan.shared_keys).await?;
+    let closed = digest(&[name]);
+    let stays = plan.drop_in.is_none() && node.journal().recall(task, CLOSED).as_ref() == Some(&closed);
+    if stays {
+        return prove::prove(node, login)
+            .await
+            .map_err(|error| stays_closed(&error))
+            .and_then(|()| Ok(node.journal().remember(task, PROVED, &digest(&[&login.name, name]))?));
+    }
+    node.journal().forget(task, CLOSED)?;
     let before = Before::read(node)?;
-    let closed = match place(node, name) {
-        Ok(()) => take_effect(node, login).await,
-        Err(error) => Err(error),
+    let done = async {
+        // Nothing is closed before the new way in is known to work, by sshd as it runs now. That may have read a
+        // drop-in that was never proved, when the agent was cut off; then it is what keeps the key out.
+        prove::prove(node, login).await?;
+        place(node, name)?;
+        take_effect(node, login).await
     };
-    if let Err(error) = closed {
-        before.restore(node)?;
-        // Whatever it says now, the error before is what matters.
-        let _ = reload(node).await;
+    if let Err(error) = done.await {
+        if before.restore(node)? {
+            // Whatever it says now, the error before is what matters.
+            let _ = reload(node).await;
+        }
         return Err(put_back(&error));
     }
-    Ok(node.journal().remember(task, PROVED, &proof(&login.name, name))?)
+    node.journal().remember(task, CLOSED, &closed)?;
+    Ok(node.journal().remember(task, PROVED, &digest(&[&login.name, name]))?)
+}
+
+/// Makes host keys anew that came with the image. After the doors are closed: whoever knows those keys may stand
+/// between a person and the node, and must not be told a password there.
+///
+/// # Errors
+/// [`TaskError`]; SSH stays closed.
+pub(super) async fn renew_keys(node: &Node, task: &TaskId, login: &Login) -> Result<(), TaskError> {
+    let shared = plan(node, task, &login.name)?.keys.shared;
+    if shared.is_empty() {
+        return Ok(());
+    }
+    let proved = node.journal().recall(task, PROVED);
+    node.journal().forget(task, PROVED)?;
+    host_keys::renew(node, task, &shared).await?;
+    reload(node).await?;
+    prove::prove(node, login).await.map_err(|error| stays_closed(&error))?;
+    Ok(proved.map_or(Ok(()), |proved| node.journal().remember(task, PROVED, &proved))?)
+}
+
+/// An sshd that ended for want of a key is started; one that somebody stopped is left so.
+async fn start(node: &Node) -> Result<(), TaskError> {
+    if unit::show(node, UNIT).await?.active == "failed" {
+        unit::act(node, "reset-failed", UNIT).await?;
+        unit::act(node, "start", UNIT).await?;
+    }
+    Ok(())
 }
 
 /// Tried by sshd, read by it, proved.
@@ -124,6 +163,13 @@ async fn reload(node: &Node) -> Result<(), TaskError> {
     unit::act(node, "try-reload-or-restart", UNIT).await
 }
 
+fn stays_closed(error: &TaskError) -> TaskError {
+    TaskError::Refused {
+        why: format!("SSH is closed, as it was proved before, and stays so: {error}"),
+        next: error.next_step(),
+    }
+}
+
 fn put_back(error: &TaskError) -> TaskError {
     TaskError::Refused {
         why: format!("SSH was not closed, and is as it was: {error}"),
@@ -131,8 +177,9 @@ fn put_back(error: &TaskError) -> TaskError {
     }
 }
 
-fn proof(login: &str, name: &str) -> String {
-    let text = format!("{login}\n{name}\n{}", sshd::text());
+/// Of these words and the text of our drop-in.
+fn digest(words: &[&str]) -> String {
+    let text = format!("{}\n{}", words.join("\n"), sshd::text());
     hex(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref())
 }
 
@@ -177,14 +224,20 @@ impl Before {
         Ok(Self(files))
     }
 
-    fn restore(&self, node: &Node) -> Result<(), TaskError> {
+    /// Whether there was anything to put back.
+    fn restore(&self, node: &Node) -> Result<bool, TaskError> {
+        let mut changed = false;
         for (name, bytes) in &self.0 {
             let path = format!("{FOLDER}/{name}");
+            if node.read(&path)? == *bytes {
+                continue;
+            }
+            changed = true;
             match bytes {
                 Some(bytes) => node.write(&path, bytes, 0o644)?,
                 None => atomic::remove(&node.path(&path))?,
             }
         }
-        Ok(())
+        Ok(changed)
     }
 }

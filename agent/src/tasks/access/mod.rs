@@ -3,7 +3,8 @@
 //!
 //! The order keeps a way in open at every moment: the user, its right to become root and its keys come first; that it
 //! gets in is proved by getting in ([`prove`]); only then are passwords and root closed by a drop-in of sshd, which is
-//! checked by sshd itself, read, and proved once more, and taken back if that fails. The root password is locked last.
+//! checked by sshd itself, read, and proved once more, and taken back if that fails. Then the root password is locked,
+//! and host keys that came with the machine's image are made anew.
 //!
 //! Looking reads files only. That a proof succeeded is remembered together with what was proved.
 
@@ -239,6 +240,7 @@ impl Task for Access {
         if plan.root_open {
             node.run(&Command::new("usermod", ["--lock", "--", "root"])).await?;
         }
+        harden::renew_keys(node, &self.id, &login).await?;
         *self.told() = lines;
         Ok(())
     }

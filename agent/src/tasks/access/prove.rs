@@ -16,9 +16,21 @@ const MARK: &str = "fleet-agent-proof-of-access";
 const COMMAND: &str = "sudo -n true";
 /// How long one attempt may take on an emulated processor.
 const ATTEMPT: Duration = Duration::from_secs(60);
-/// sshd is away for a moment while it reads its settings again.
-const ATTEMPTS: u32 = 5;
+/// sshd is away for a moment while it reads its settings again, and turns connections away while strangers keep it busy
+/// (`MaxStartups`).
+const ATTEMPTS: u32 = 8;
+/// After the first attempt; longer after each, up to the longest.
 const PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+/// ssh's words when it was not let near enough to show its key.
+const AGAIN: [&str; 6] = [
+    "Connection refused",
+    "Connection reset",
+    "Connection closed",
+    "Connection timed out",
+    "kex_exchange_identification",
+    "Not allowed at this time",
+];
 
 /// Whether an earlier proof left something behind.
 ///
@@ -85,23 +97,20 @@ async fn attempt(node: &Node, login: &Login) -> Result<(), TaskError> {
     let mut said = String::new();
     for nth in 0..ATTEMPTS {
         if nth > 0 {
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep((PAUSE * 2_u32.pow(nth - 1)).min(LONGEST_PAUSE)).await;
         }
         let output = node.output(&command).await?;
         if output.code == Some(0) {
             return Ok(());
         }
         said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
-        if !said.contains("Connection refused") && !said.contains("Connection reset") {
+        if !AGAIN.iter().any(|words| said.contains(words)) {
             break;
         }
     }
     Err(TaskError::Refused {
         why: format!("{} does not get in at {at} with a key and become root there: {said}", login.name),
-        next: format!(
-            "see `journalctl -u ssh` on the node; nothing was closed, and {} is tried again",
-            login.name
-        ),
+        next: "see `journalctl -u ssh` on the node; it is tried again by itself".into(),
     })
 }
 

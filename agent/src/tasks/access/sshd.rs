@@ -151,6 +151,12 @@ impl<'a> Files<'a> {
     }
 }
 
+/// The host keys that are named; none means sshd's own choice. Pure.
+pub(super) fn host_keys(settings: &[Setting]) -> Vec<String> {
+    let named = settings.iter().filter(|setting| setting.keyword == "hostkey" && !setting.conditional);
+    named.map(|setting| setting.value.clone()).collect()
+}
+
 /// Doors that are open for everybody. Pure.
 pub(super) fn open(settings: &[Setting]) -> Vec<Open> {
     let judge = |(keyword, wanted, default): &(&'static str, &str, &str)| {

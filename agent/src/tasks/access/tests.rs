@@ -1,3 +1,5 @@
+mod doors;
+
 use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},
@@ -8,7 +10,13 @@ use fleet_task::Outcome;
 
 use super::*;
 use crate::tasks::{
-    support::{block, fake::Debian},
+    support::{
+        block,
+        fake::{
+            Debian,
+            ssh::{PUBLIC, private_key},
+        },
+    },
     tests::Rig,
 };
 
@@ -16,6 +24,7 @@ pub(crate) const KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl ann";
 const MAIN: &str = "Include /etc/ssh/sshd_config.d/*.conf\nUsePAM yes\n";
 const DROP_IN: &str = "/etc/ssh/sshd_config.d/10-fleet.conf";
+const HOST_KEY: &str = "/etc/ssh/ssh_host_ed25519_key";
 const KEYS: &str = "/home/fleet/.ssh/authorized_keys";
 
 pub(crate) fn task() -> Access {
@@ -30,6 +39,7 @@ pub(crate) fn rig() -> (Arc<Debian>, Rig) {
         ("/etc/ssh/sshd_config.d/10-image.conf", "PermitRootLogin yes\nPasswordAuthentication yes\n"),
         ("/etc/passwd", "root:x:0:0:root:/root:/bin/bash\n"),
         ("/etc/shadow", "root:$6$salt$hash:1::::::\n"),
+        (HOST_KEY, &private_key("ed25519")),
         ("/etc/group", "root:x:0:\nsudo:x:27:\n"),
         ("/home/.keep", ""),
     ]);
@@ -206,26 +216,6 @@ async fn a_killed_proofs_key_is_taken_away() {
     assert_eq!(rig.changed(&task()).await, ["take away the throwaway key of a proof that was cut off"]);
     assert!(!rig.text(KEYS).contains("proof") && rig.text(KEYS).contains(KEY));
     rig.unchanged(&task()).await;
-}
-
-#[tokio::test]
-async fn host_keys_of_the_image_are_made_anew_once() {
-    let (debian, rig) = rig();
-    for name in ["ssh_host_ed25519_key", "ssh_host_ed25519_key.pub"] {
-        fs::write(rig.path(&format!("/etc/ssh/{name}")), "of the image").expect("key");
-        let file = fs::File::options().write(true).open(rig.path(&format!("/etc/ssh/{name}"))).expect("key");
-        file.set_modified(std::time::SystemTime::now() - Duration::from_secs(90_000)).expect("older");
-    }
-    fs::write(rig.path("/etc/machine-id"), "id").expect("machine id");
-    let changes = rig.changed(&task()).await;
-    assert!(
-        changes.contains(&"make host keys anew that came with the image: ed25519".to_owned()),
-        "{changes:?}"
-    );
-    assert!(rig.text("/etc/ssh/ssh_host_ed25519_key").starts_with("private ed25519"));
-    assert!(rig.text("/etc/ssh/ssh_host_ed25519_key.pub").starts_with("ssh-ed25519"));
-    rig.unchanged(&task()).await;
-    assert_eq!(debian.ran("ssh-keygen").iter().filter(|line| line.contains("host-key")).count(), 1);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 
 mod accounts;
 mod packages;
-mod ssh;
+pub(crate) mod ssh;
 mod units;
 
 use std::{
@@ -59,6 +59,7 @@ struct State {
     /// Users sshd turns away whatever key they show, once it has read our settings.
     turned_away: BTreeSet<String>,
     keys: u32,
+    busy: u32,
     answers: BTreeMap<String, Output>,
 }
 
@@ -115,6 +116,11 @@ impl Debian {
     pub(crate) fn answers(&self, program: &str, output: Output) -> &Self {
         self.lock().answers.insert(program.into(), output);
         self
+    }
+
+    /// It has its meaning again.
+    pub(crate) fn answers_no_more(&self, program: &str) {
+        self.lock().answers.remove(program);
     }
 
     /// Somebody holds dpkg's lock.

@@ -2,9 +2,34 @@
 
 use std::{collections::BTreeMap, fs};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use fleet_task::Output;
 
 use super::{Debian, failure};
+
+/// The public half of any key.
+pub(crate) const PUBLIC: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl";
+
+/// A private key, as far as anybody can see.
+pub(crate) fn private_key(what: &str) -> String {
+    format!("-----BEGIN OPENSSH PRIVATE KEY-----\nprivate {what}\n-----END OPENSSH PRIVATE KEY-----\n")
+}
+
+/// A public key of a kind, its own for every number.
+fn public_key(kind: &str, nth: u32) -> String {
+    let name = match kind {
+        "ecdsa" => "ecdsa-sha2-nistp256".to_owned(),
+        other => format!("ssh-{other}"),
+    };
+    let number = nth.to_be_bytes();
+    let mut fields = vec![name.as_bytes(), &number];
+    if kind != "ed25519" {
+        fields.push(b"more");
+    }
+    let field = |field: &&[u8]| [&u32::try_from(field.len()).expect("short").to_be_bytes(), *field].concat();
+    format!("{name} {}", STANDARD.encode(fields.iter().flat_map(field).collect::<Vec<u8>>()))
+}
 
 impl Debian {
     /// This user's key is turned away by an sshd that has read our settings.
@@ -54,8 +79,23 @@ impl Debian {
         found
     }
 
+    /// Whether sshd would find a host key.
+    pub(crate) fn has_host_key(&self) -> bool {
+        ["ecdsa", "ed25519", "rsa"]
+            .iter()
+            .any(|kind| self.text(&format!("/etc/ssh/ssh_host_{kind}_key")).ends_with("PRIVATE KEY-----\n"))
+    }
+
+    /// That many connections are turned away before anybody may show a key.
+    pub(crate) fn is_busy(&self, connections: u32) {
+        self.lock().busy = connections;
+    }
+
     pub(super) fn sshd(&self, args: &[&str]) -> Output {
         let found = self.effective();
+        if !self.has_host_key() {
+            return failure(1, "sshd: no hostkeys available -- exiting.");
+        }
         if found.contains_key("broken") {
             return failure(255, "/etc/ssh/sshd_config line 1: Bad configuration option: Broken");
         }
@@ -64,6 +104,13 @@ impl Debian {
     }
 
     pub(super) fn ssh(&self, args: &[&str]) -> Output {
+        {
+            let mut state = self.lock();
+            if state.busy > 0 {
+                state.busy -= 1;
+                return failure(255, "kex_exchange_identification: Connection closed by remote host");
+            }
+        }
         let denied = failure(255, "fleet@127.0.0.1: Permission denied (publickey).");
         let user = args.iter().find_map(|arg| arg.split_once('@')).map_or("", |(user, _)| user);
         let key = args.iter().position(|arg| *arg == "-i").and_then(|at| args.get(at + 1));
@@ -86,6 +133,9 @@ impl Debian {
             args.iter().position(|arg| *arg == option).and_then(|at| args.get(at + 1)).copied()
         };
         let Some(file) = value("-f") else { return failure(255, "no file") };
+        if args.contains(&"-y") {
+            return Output::ok(format!("{PUBLIC}\n"));
+        }
         if std::path::Path::new(file).exists() {
             return failure(255, &format!("{file} already exists."));
         }
@@ -95,8 +145,9 @@ impl Debian {
             state.keys
         };
         let (kind, comment) = (value("-t").unwrap_or("rsa"), value("-C").unwrap_or("x"));
-        let written = fs::write(file, format!("private {kind} {nth}\n"))
-            .and_then(|()| fs::write(format!("{file}.pub"), format!("ssh-{kind} AAAAfake{nth} {comment}\n")));
+        let written = fs::write(file, private_key(&format!("{kind} {nth}"))).and_then(|()| {
+            fs::write(format!("{file}.pub"), format!("{} {comment}\n", public_key(kind, nth)))
+        });
         match written {
             Ok(()) => Output::ok(""),
             Err(error) => failure(255, &error.to_string()),

@@ -33,6 +33,13 @@ impl Debian {
         self
     }
 
+    /// It ended, and not as it should have.
+    pub(crate) fn failed_unit(&self, name: &str) {
+        let mut state = self.lock();
+        let unit = state.units.entry(name.into()).or_default();
+        (unit.active, unit.sub) = ("failed", "failed");
+    }
+
     /// Somebody forbade it.
     pub(crate) fn masked(&self, name: &str) -> &Self {
         self.lock().units.entry(name.into()).or_default().masked = true;
