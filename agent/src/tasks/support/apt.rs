@@ -54,7 +54,20 @@ pub fn busy(node: &Node) -> Option<String> {
 /// # Errors
 /// [`TaskError::NotYet`] while somebody else is at work, [`TaskError::Refused`] with apt's own reason.
 pub async fn update_lists(node: &Node) -> Result<(), TaskError> {
-    run(node, &apt(["-o", "APT::Update::Error-Mode=any", "update"])).await
+    run(node, &update()).await
+}
+
+/// The same; what keeps the lists from being fetched, if it is the mirrors or the way to them, is for the caller to judge.
+///
+/// # Errors
+/// As [`update_lists`], but for that.
+pub async fn try_lists(node: &Node) -> Result<Option<TaskError>, TaskError> {
+    let command = update();
+    Ok(match attempt(node, &command).await? {
+        Some(trouble @ (Trouble::Fetch(_) | Trouble::Other(_))) => Some(trouble.explain(&command)),
+        Some(trouble) => return Err(trouble.explain(&command)),
+        None => None,
+    })
 }
 
 /// Installs packages, or upgrades them if they are not the newest.
@@ -107,6 +120,10 @@ pub async fn mend(node: &Node) -> Result<(), TaskError> {
         run(node, &apt(["--fix-broken", "install"])).await?;
     }
     Ok(())
+}
+
+fn update() -> Command {
+    apt(["-o", "APT::Update::Error-Mode=any", "update"])
 }
 
 fn apt<A: Into<String>>(args: impl IntoIterator<Item = A>) -> Command {

@@ -1,5 +1,6 @@
 //! The operating system: package lists refreshed and packages upgraded now and then, without questions; a reboot that
-//! needs is reported, and done if the plan says so and the controller permits it.
+//! needs is reported, and done if the plan says so and the controller permits it. Nobody waits for either: once packages
+//! were upgraded, a mirror out of reach is a warning, and a reboot that waits for its turn holds back no later phase.
 //!
 //! Whether an update is due is told by a stamp of ours, so that looking never starts apt. What was upgraded is known by
 //! comparing dpkg's records before and after.
@@ -8,13 +9,16 @@ mod reboot;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use async_trait::async_trait;
 use fleet_proto::v1::UpdateTask;
-use fleet_task::{Command, Finding, Node, Task, TaskError, TaskId};
+use fleet_task::{Command, Finding, Node, Task, TaskError, TaskId, age};
 use serde::{Deserialize, Serialize};
 
 use super::support::{
@@ -37,6 +41,10 @@ const NAMED: usize = 12;
 const PERMIT: &str = "reboot";
 /// What is remembered of a reboot: in which boot it was begun, and what for.
 const REBOOTED: &str = "rebooted";
+/// What is remembered of package lists that could not be fetched.
+const UNFETCHED: &str = "unfetched";
+/// How soon that is tried again.
+const RETRY: Duration = Duration::from_secs(3600);
 
 /// Keeps packages up to date.
 #[derive(Clone, Debug)]
@@ -44,6 +52,8 @@ pub struct Update {
     id: TaskId,
     spec: UpdateTask,
     done: Arc<Mutex<Vec<String>>>,
+    /// Whether the last look found a reboot to be the only thing left.
+    only_reboot: Arc<AtomicBool>,
 }
 
 /// When packages were last upgraded, and which.
@@ -66,42 +76,58 @@ enum Next {
 impl Update {
     /// Updates as `spec` says.
     pub fn new(id: TaskId, spec: UpdateTask) -> Self {
-        Self { id, spec, done: Arc::default() }
+        Self { id, spec, done: Arc::default(), only_reboot: Arc::default() }
     }
 
     /// The next thing to be done, and what a person should know.
-    fn next(&self, node: &Node) -> Result<(Next, Option<String>), TaskError> {
+    fn next(&self, node: &Node) -> Result<(Next, Vec<String>), TaskError> {
         let unfinished = dpkg::unfinished(node)?;
         if !unfinished.is_empty() {
-            return Ok((Next::Mend(unfinished), None));
+            return Ok((Next::Mend(unfinished), Vec::new()));
         }
-        let stamp = node.read(STAMP)?.and_then(|bytes| serde_json::from_slice::<Stamp>(&bytes).ok());
+        let stamp = Stamp::read(node)?;
         let hours = if self.spec.every_hours == 0 { USUAL_HOURS } else { self.spec.every_hours };
         let every = Duration::from_secs(u64::from(hours) * 3600);
+        let mut warnings = Vec::new();
         if let Some(why) = due(stamp.as_ref(), now(), every) {
-            return Ok((Next::Upgrade(why), None));
+            let Some(warning) = Unfetched::read(node, &self.id).and_then(|tried| tried.warning(stamp, now()))
+            else {
+                return Ok((Next::Upgrade(why), Vec::new()));
+            };
+            warnings.push(warning);
         }
-        let Some(why) = reboot::needed(node)? else { return Ok((Next::Nothing, None)) };
+        let Some(why) = reboot::needed(node)? else { return Ok((Next::Nothing, warnings)) };
         let mark = Mark::read(node, &self.id);
         if mark.is_some_and(|mark| mark.why == why && mark.boot != reboot::boot(node)) {
-            let warning =
-                format!("{why}, and a reboot did not change that; next: see what the node boots from");
-            return Ok((Next::Nothing, Some(warning)));
+            warnings
+                .push(format!("{why}, and a reboot did not change that; next: see what the node boots from"));
+            return Ok((Next::Nothing, warnings));
         }
         if self.spec.reboot {
-            return Ok((Next::Reboot(why), None));
+            return Ok((Next::Reboot(why), warnings));
         }
-        Ok((Next::Nothing, Some(format!("a reboot is needed: {why}"))))
+        warnings.push(format!("a reboot is needed: {why}"));
+        Ok((Next::Nothing, warnings))
     }
 
     async fn upgrade(&self, node: &Node) -> Result<(), TaskError> {
         let before = versions(&Packages::read(node)?);
-        apt::update_lists(node).await?;
+        if let Some(trouble) = apt::try_lists(node).await? {
+            if Stamp::read(node)?.is_none() {
+                return Err(trouble);
+            }
+            let tried = Unfetched { at_ms: milliseconds(now()), why: trouble.explain() };
+            let text = serde_json::to_string(&tried).expect("a number and a text");
+            node.journal().remember(&self.id, UNFETCHED, &text)?;
+            *self.told() = vec!["looked for newer packages, and their lists could not be fetched".into()];
+            return Ok(());
+        }
         apt::upgrade(node).await?;
         let upgraded = compare(&before, &versions(&Packages::read(node)?));
-        let stamp = Stamp { at_ms: u64::try_from(now().as_millis()).unwrap_or(u64::MAX), upgraded };
+        let stamp = Stamp { at_ms: milliseconds(now()), upgraded };
         let text = serde_json::to_vec_pretty(&stamp).expect("numbers and texts");
         node.write(STAMP, &text, 0o600)?;
+        node.journal().forget(&self.id, UNFETCHED)?;
         if !stamp.upgraded.is_empty() {
             // What is new may ask for a reboot in the words of the last one; that is another matter.
             node.journal().forget(&self.id, REBOOTED)?;
@@ -129,6 +155,38 @@ impl Update {
     }
 }
 
+impl Stamp {
+    fn read(node: &Node) -> Result<Option<Self>, TaskError> {
+        Ok(node.read(STAMP)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+}
+
+/// That package lists could not be fetched: when that was tried, and why not.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Unfetched {
+    at_ms: u64,
+    why: String,
+}
+
+impl Unfetched {
+    fn read(node: &Node, task: &TaskId) -> Option<Self> {
+        serde_json::from_str(&node.journal().recall(task, UNFETCHED)?).ok()
+    }
+
+    /// What to say of it, unless it is time to try again.
+    fn warning(&self, stamp: Option<Stamp>, now: Duration) -> Option<String> {
+        // By the clock of now; tried in its future means the clock was set back.
+        let since = now.checked_sub(Duration::from_millis(self.at_ms)).filter(|since| *since < RETRY)?;
+        let last = now.saturating_sub(Duration::from_millis(stamp?.at_ms));
+        Some(format!(
+            "newer packages are not known: {}; tried {} ago, and again soon; that last worked {} ago",
+            self.why,
+            age(since),
+            age(last)
+        ))
+    }
+}
+
 /// In which boot a reboot was begun, and what for: one that settles nothing is not repeated.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Mark {
@@ -151,6 +209,10 @@ fn due(stamp: Option<&Stamp>, now: Duration, every: Duration) -> Option<String> 
     }
     let age = now.saturating_sub(at);
     (age >= every).then(|| format!("upgrade packages: the last time was {} h ago", age.as_secs() / 3600))
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn now() -> Duration {
@@ -190,7 +252,8 @@ impl Task for Update {
     }
 
     async fn check(&self, node: &Node) -> Result<Finding, TaskError> {
-        let (next, warning) = self.next(node)?;
+        let (next, warnings) = self.next(node)?;
+        self.only_reboot.store(matches!(next, Next::Reboot(_)), Relaxed);
         let finding = match next {
             Next::Nothing => Finding::converged(),
             Next::Reboot(why) => Finding::drift([format!("reboot: {why}")]).with_permit(PERMIT),
@@ -200,7 +263,7 @@ impl Task for Update {
             }
             Next::Upgrade(why) => Finding::drift([why]),
         };
-        Ok(Finding { warnings: warning.into_iter().collect(), ..finding })
+        Ok(Finding { warnings, ..finding })
     }
 
     async fn apply(&self, node: &Node) -> Result<(), TaskError> {
@@ -225,6 +288,10 @@ impl Task for Update {
 
     fn done(&self) -> Vec<String> {
         self.told().clone()
+    }
+
+    fn holds(&self) -> bool {
+        !self.only_reboot.load(Relaxed)
     }
 
     fn deadline(&self) -> Duration {

@@ -169,6 +169,54 @@ async fn a_mirror_out_of_reach_is_a_clear_cause() {
     assert!(!rig.path(STAMP).exists());
 }
 
+#[tokio::test]
+async fn a_mirror_out_of_reach_is_a_warning_once_it_was_reached() {
+    let (debian, rig) = Debian::rig(&[]);
+    debian.has("openssl").offers_newer("openssl", "2.0");
+    aged(&rig, 51);
+    let stderr = "E: Failed to fetch http://deb.example/dists/x  Could not connect\n";
+    let output = fleet_task::Output { code: Some(100), stdout: Vec::new(), stderr: stderr.into() };
+    debian.answers("apt-get", output);
+    rig.changed(&task(false)).await;
+    let report = rig.run(Arc::new(task(false))).await;
+    assert_eq!(report.outcome, Outcome::Unchanged);
+    let [warning] = report.warnings.as_slice() else { panic!("{report:?}") };
+    assert!(
+        warning.contains("Failed to fetch http://deb.example") && warning.contains("next: "),
+        "{warning}"
+    );
+    assert!(warning.ends_with("that last worked 2 d 3 h ago"), "{warning}");
+    assert_eq!(debian.ran("apt-get").len(), 1, "tried again in an hour, not at every look");
+    // A reboot that is due is not forgotten over it.
+    needs_reboot(&rig);
+    assert_eq!(rig.run(Arc::new(task(false))).await.warnings.len(), 2);
+    fs::remove_file(rig.path("/run/reboot-required")).expect("mark");
+    // An hour later it works.
+    debian.answers_no_more("apt-get");
+    let node = rig.node();
+    let mut tried = Unfetched::read(&node, &TaskId::new("update")).expect("remembered");
+    tried.at_ms -= milliseconds(RETRY);
+    let text = serde_json::to_string(&tried).expect("json");
+    node.journal().remember(&TaskId::new("update"), UNFETCHED, &text).expect("journal");
+    assert_eq!(rig.changed(&task(false)).await, ["upgraded 1 packages: openssl 1.0 → 2.0"]);
+    assert!(rig.run(Arc::new(task(false))).await.warnings.is_empty());
+}
+
+#[tokio::test]
+async fn a_reboot_that_waits_for_its_turn_holds_nobody_back() {
+    let (_debian, rig) = Debian::rig(&[("/srv/.keep", "")]);
+    aged(&rig, 1);
+    needs_reboot(&rig);
+    let update = task(true);
+    assert!(rig.waits(&update).await.contains("reboot"));
+    assert!(!update.holds());
+    assert_eq!(rig.controller.asked(), [PERMIT], "it is asked for");
+    // What is more than a reboot does hold them.
+    aged(&rig, 25);
+    update.check(&rig.node()).await.expect("look");
+    assert!(update.holds());
+}
+
 #[test]
 fn stamps_grow_old_and_wrong() {
     let check = |at_s: u64, now_s: u64, expected: Option<&str>| {
