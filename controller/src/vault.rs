@@ -1,5 +1,7 @@
 //! Initial passwords of servers: drawn once, stored sealed, forgotten with the server.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use fleet_model::{NodeName, Secret};
@@ -59,6 +61,15 @@ impl Vault for SealedVault {
     async fn forget(&self, node: &NodeName) -> Result<(), VaultError> {
         self.records.delete(&keys::password(node)).await.map_err(failed)
     }
+
+    async fn keep(&self, nodes: &BTreeSet<NodeName>) -> Result<(), VaultError> {
+        for (key, _) in self.records.store().list(&keys::passwords()).await.map_err(failed)? {
+            if !nodes.iter().any(|node| keys::password(node) == key) {
+                self.records.delete(&key).await.map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 fn draw() -> Result<Secret, VaultError> {
@@ -103,6 +114,10 @@ mod tests {
         assert_eq!(vault.initial_password(&node).await.expect("kept").reveal(), password.reveal());
         let stored = records.store().get(&keys::password(&node)).await.expect("reads").expect("there");
         assert!(!String::from_utf8_lossy(&stored.value).contains(password.reveal()));
+        vault.keep(&BTreeSet::from([node.clone()])).await.expect("kept");
+        assert_eq!(vault.initial_password(&node).await.expect("kept").reveal(), password.reveal());
+        vault.keep(&BTreeSet::new()).await.expect("forgotten");
+        let password = vault.initial_password(&node).await.expect("anew");
         vault.forget(&node).await.expect("forgotten");
         assert_ne!(vault.initial_password(&node).await.expect("anew").reveal(), password.reveal());
     }

@@ -15,7 +15,11 @@ use fleet_model::{Clock, Timestamp};
 use fleet_store::{Expected, Key, Store, StoreError};
 use serde::{Deserialize, Serialize};
 
-use crate::{event::Step, view::View};
+use crate::{
+    event::Step,
+    mark::Mark,
+    view::{DomainView, View},
+};
 
 const JOURNAL: &str = "provider/journal";
 const INDEX: &str = "provider/index";
@@ -88,6 +92,35 @@ impl Index {
     fn add(&mut self, kind: &str, id: &str) {
         self.0.entry(kind.to_owned()).or_default().insert(id.to_owned());
     }
+
+    /// What `view` shows: what bears our mark, and everything of the kinds that bear none.
+    fn of(view: &View, mark: &Mark) -> Self {
+        let ours = |description: &Option<String>| mark.is_ours(description.as_deref());
+        let mut index = Self::default();
+        for held in view.domains.values() {
+            if ours(&held.domain.description) {
+                index.add("domain", held.domain.id.as_str());
+            }
+            let vlans = held.vlans.values().filter(|vlan| ours(&vlan.description));
+            vlans.for_each(|vlan| index.add("vlan", vlan.id.as_str()));
+            let servers = held.servers.values().filter(|server| ours(&server.description));
+            servers.for_each(|server| index.add("server", server.id.as_str()));
+            held.blocks.keys().for_each(|id| index.add("block", id.as_str()));
+            held.nats.keys().for_each(|id| index.add("nat", id.as_str()));
+        }
+        index
+    }
+
+    /// What is known to be ours by its mark.
+    fn marked(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.iter().filter(|(kind, _)| ["domain", "vlan", "server"].contains(kind))
+    }
+
+    fn remove(&mut self, kind: &str, id: &str) {
+        if let Some(ids) = self.0.get_mut(kind) {
+            ids.remove(id);
+        }
+    }
 }
 
 /// The journal of one fleet.
@@ -148,12 +181,12 @@ impl Journal {
         Ok(open)
     }
 
-    /// Writes what became of interrupted calls, as `view` shows it, and takes unnamed resources they made into the
-    /// index.
+    /// Writes what became of interrupted calls, as `view` shows it, and brings the index up to it: what they made
+    /// comes in, what is gone goes.
     ///
     /// # Errors
     /// The store fails.
-    pub async fn reconcile(&self, view: &View, index: &mut Index) -> Result<(), JournalError> {
+    pub async fn reconcile(&self, view: &View, mark: &Mark, index: &mut Index) -> Result<(), JournalError> {
         for (key, entry) in self.open().await? {
             let mut made = Vec::new();
             for domain in
@@ -176,6 +209,34 @@ impl Journal {
             let what = if made.is_empty() { "interrupted; looked again" } else { "interrupted; found" };
             tracing::info!(call = entry.call, kind = entry.kind, name = entry.name, what, "interrupted call");
             self.finish(Intent { key, entry }, what).await?;
+        }
+        self.catch_up(view, mark, index).await
+    }
+
+    /// A run that was killed between a call's end and its note in the index leaves the index behind the cloud.
+    async fn catch_up(&self, view: &View, mark: &Mark, index: &mut Index) -> Result<(), JournalError> {
+        let there = Index::of(view, mark);
+        let missing: Vec<_> = there.marked().filter(|(kind, id)| !index.holds(kind, id)).collect();
+        for (kind, id) in missing {
+            self.made(kind, id).await?;
+            index.add(kind, id);
+        }
+        // What is in a domain of ours whose mark somebody took away was not read, and may well be there.
+        let unread = |held: &DomainView| {
+            index.holds("domain", held.domain.id.as_str())
+                && !mark.is_ours(held.domain.description.as_deref())
+        };
+        if view.domains.values().any(unread) {
+            return Ok(());
+        }
+        let gone: Vec<(String, String)> = index
+            .iter()
+            .filter(|(kind, id)| !there.holds(kind, id))
+            .map(|(kind, id)| (kind.to_owned(), id.to_owned()))
+            .collect();
+        for (kind, id) in gone {
+            self.gone(&kind, &id).await?;
+            index.remove(&kind, &id);
         }
         Ok(())
     }

@@ -25,7 +25,7 @@ use crate::{
     mark::{Mark, is_our_rule},
     observe::{observe, observe_fleets},
     orphans::{Claims, Orphan, orphans},
-    vault::Vault,
+    vault::{Vault, VaultError},
     view::View,
 };
 
@@ -56,6 +56,9 @@ pub enum ProviderError {
     /// The journal could not be read or written.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The vault could not be read or written.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
 }
 
 impl ProviderError {
@@ -63,7 +66,9 @@ impl ProviderError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Observe(error) => error.hint(),
-            Self::Journal(_) => "see that the store's disk has room and can be written, then run again",
+            Self::Journal(_) | Self::Vault(_) => {
+                "see that the store's disk has room and can be written, then run again"
+            }
         }
     }
 }
@@ -127,7 +132,9 @@ impl Provider {
         stop: &CancellationToken,
     ) -> Result<Outcome, ProviderError> {
         let (view, mut index) = self.look().await?;
-        self.journal.reconcile(&view, &mut index).await?;
+        self.journal.reconcile(&view, &self.mark, &mut index).await?;
+        let planned = plan.nodes().map(|placed| placed.node.name.clone());
+        self.vault.keep(&planned.chain(our_servers(&view, &self.mark)).collect()).await?;
         let decision = decide(plan, &view, &self.mark, &index, &BTreeSet::new());
         let run = self.run(events, view);
         let finished = execute(&run, decision.then.works, stop).await;
@@ -147,7 +154,7 @@ impl Provider {
         stop: &CancellationToken,
     ) -> Result<Outcome, ProviderError> {
         let (view, mut index) = self.look().await?;
-        self.journal.reconcile(&view, &mut index).await?;
+        self.journal.reconcile(&view, &self.mark, &mut index).await?;
         let mut works = leavers(None, &view, &self.mark, &index);
         let keys: std::collections::BTreeSet<_> = works.iter().map(|work| work.key.clone()).collect();
         works.iter_mut().for_each(|work| work.needs.retain(|need| keys.contains(need)));
@@ -163,6 +170,7 @@ impl Provider {
             outcome.problems.extend(problems);
         }
         if clean {
+            self.vault.keep(&BTreeSet::new()).await?;
             self.journal.clear().await?;
         }
         Ok(outcome)
@@ -241,6 +249,13 @@ fn addresses(plan: &ResolvedPlan, view: &View, mark: &Mark) -> BTreeMap<NodeName
         sound.then(|| (placed.node.name.clone(), held.addresses(server)))
     });
     settled.collect()
+}
+
+/// Names of our servers.
+fn our_servers(view: &View, mark: &Mark) -> impl Iterator<Item = NodeName> {
+    let servers = view.domains.values().flat_map(|held| held.servers.values());
+    let ours = servers.filter(|server| mark.is_ours(server.description.as_deref()));
+    ours.filter_map(|server| server.name.parse().ok())
 }
 
 /// What is left of ours, counted and, where it is something, named.

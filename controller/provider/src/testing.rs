@@ -45,6 +45,10 @@ impl Vault for MemoryVault {
         self.0.lock().expect("no panic while held").remove(node);
         Ok(())
     }
+    async fn keep(&self, nodes: &BTreeSet<NodeName>) -> Result<(), VaultError> {
+        self.0.lock().expect("no panic while held").retain(|node, _| nodes.contains(node));
+        Ok(())
+    }
 }
 
 /// A fleet's surroundings, which outlive its runs.
@@ -124,14 +128,13 @@ impl World {
         let index = self.journal().index().await.expect("readable");
         {
             let state = self.cloud.state();
-            assert!(
-                state.blocks.keys().all(|id| index.holds("block", id.as_str())),
-                "every block is in the index"
-            );
-            assert!(
-                state.nats.keys().all(|id| index.holds("nat", id.as_str())),
-                "every translation is in the index"
-            );
+            let there: BTreeSet<(&str, &str)> = (state.domains.keys().map(|id| ("domain", id.as_str())))
+                .chain(state.vlans.keys().map(|id| ("vlan", id.as_str())))
+                .chain(state.servers.keys().map(|id| ("server", id.as_str())))
+                .chain(state.blocks.keys().map(|id| ("block", id.as_str())))
+                .chain(state.nats.keys().map(|id| ("nat", id.as_str())))
+                .collect();
+            assert_eq!(index.iter().collect::<BTreeSet<_>>(), there, "what is there is in the index");
         }
         self.cloud.count_anew();
         let outcome = self.apply(plan).await;

@@ -1,5 +1,7 @@
 //! Where the initial passwords of servers live.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use fleet_model::{NodeName, Secret};
 
@@ -16,6 +18,9 @@ pub trait Vault: Send + Sync {
 
     /// Forgets it: the server is gone.
     async fn forget(&self, node: &NodeName) -> Result<(), VaultError>;
+
+    /// Forgets all but these: a run that was killed may not have come to forget what it removed.
+    async fn keep(&self, nodes: &BTreeSet<NodeName>) -> Result<(), VaultError>;
 }
 
 /// The vault of a fleet whose state is lost: it has forgotten everything, and draws nothing.
@@ -28,6 +33,9 @@ impl Vault for LostVault {
         Err(VaultError("the fleet's state is lost".into()))
     }
     async fn forget(&self, _: &NodeName) -> Result<(), VaultError> {
+        Ok(())
+    }
+    async fn keep(&self, _: &BTreeSet<NodeName>) -> Result<(), VaultError> {
         Ok(())
     }
 }

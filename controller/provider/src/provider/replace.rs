@@ -33,7 +33,7 @@ impl Provider {
         stop: &CancellationToken,
     ) -> Result<Outcome, ProviderError> {
         let (view, mut index) = self.look().await?;
-        self.journal.reconcile(&view, &mut index).await?;
+        self.journal.reconcile(&view, &self.mark, &mut index).await?;
         let works = works(plan, node, &view, &self.mark, &index);
         let run = self.run(events, view);
         let finished = execute(&run, works, stop).await;

@@ -88,6 +88,11 @@ async fn a_killed_destruction_is_finished_by_the_next() {
             let outcome = world.destroy().await;
             assert_eq!(outcome.problems, [] as [String; 0]);
             check_nothing_left(&world);
+            assert_eq!(
+                world.vault.0.lock().expect("unlocked").len(),
+                0,
+                "passwords of servers that are gone"
+            );
             if finished {
                 assert!(call > 40, "only {call} points of death");
                 break;
