@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder},
+    net::Ipv4Addr,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     sync::Arc,
     time::Duration,
@@ -194,17 +195,37 @@ pub(super) fn refuse(error: &IdentityError) -> TaskError {
 /// As a peer of the fleet would check it.
 fn verify(answer: &v1::ServiceCredentials, names: &Names, now: Timestamp) -> Result<(), String> {
     let der = |list: &[Vec<u8>]| list.iter().cloned().map(CertificateDer::from).collect::<Vec<_>>();
+    let Some((_, name)) = names.0.first() else { return Err("it is for nobody".into()) };
     let (chain, trust) = (der(&answer.certificate_chain), der(&answer.trust_bundle));
-    let roots = tls::roots(&trust).map_err(|error| error.to_string())?;
+    check(&chain, &trust, name, now).map_err(|error| error.to_string())
+}
+
+fn check(
+    chain: &[CertificateDer<'static>],
+    trust: &[CertificateDer<'static>],
+    name: &ServerName<'_>,
+    now: Timestamp,
+) -> Result<(), rustls::Error> {
+    let general = |error: &dyn std::fmt::Display| rustls::Error::General(error.to_string());
+    let roots = tls::roots(trust).map_err(|error| general(&error))?;
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), tls::provider())
         .build()
-        .map_err(|error| error.to_string())?;
-    let ([leaf, between @ ..], Some((_, name))) = (chain.as_slice(), names.0.first()) else {
-        return Err("it is empty".into());
-    };
+        .map_err(|error| general(&error))?;
+    let [leaf, between @ ..] = chain else { return Err(general(&"it is empty")) };
     let now = UnixTime::since_unix_epoch(Duration::from_millis(u64::try_from(now.as_millis()).unwrap_or(0)));
-    verifier.verify_server_cert(leaf, between, name, &[], now).map_err(|error| error.to_string())?;
-    Ok(())
+    verifier.verify_server_cert(leaf, between, name, &[], now).map(drop)
+}
+
+/// Whether this certificate was good once and is not any more: whoever shows it is let in nowhere. Both are PEM.
+pub(crate) fn ran_out(certificate: &[u8], trust: &[u8], now: Timestamp) -> bool {
+    use rustls::{
+        CertificateError::{Expired, ExpiredContext},
+        Error::InvalidCertificate,
+    };
+    // Looked at only once everything else is well.
+    let name = ServerName::IpAddress(Ipv4Addr::LOCALHOST.into());
+    let result = check(&certificates(certificate), &certificates(trust), &name, now);
+    matches!(result, Err(InvalidCertificate(Expired | ExpiredContext { .. })))
 }
 
 /// Certificates of a PEM file, up to the first that is damaged.

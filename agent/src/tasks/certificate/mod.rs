@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::Key;
 
-pub(crate) use files::{CA, CERTIFICATE, KEY, certificates};
+pub(crate) use files::{CA, CERTIFICATE, KEY, certificates, ran_out};
 use files::{Names, Pair};
 
 /// What is remembered of the certificate in the journal.

@@ -15,11 +15,15 @@ use crate::tasks::tests::Rig;
 const START: Timestamp = Timestamp::from_millis(1_780_000_000_000);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// An authority that signs for `names`, for seven days by its own account.
-fn authority(rig: &Rig, clock: &Arc<ManualClock>, names: &[&str]) {
+fn issuer() -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("key")).expect("ca");
+    CertifiedIssuer::self_signed(params, KeyPair::generate().expect("key")).expect("ca")
+}
+
+/// An authority that signs for `names`, for seven days by its own account.
+fn authority(rig: &Rig, clock: &Arc<ManualClock>, names: &[&str]) {
+    let issuer = issuer();
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
     let clock = clock.clone();
     rig.controller.certifies(move |csr| {
@@ -221,4 +225,23 @@ async fn nonsense_is_refused() {
         assert!(why.contains(expected), "{why}");
     }
     assert!(!bench.rig.path(KEY).exists());
+}
+
+#[test]
+fn what_ran_out_is_told_from_what_never_was_good() {
+    let (issuer, other) = (issuer(), issuer());
+    let mut leaf = CertificateParams::new(vec!["EU7node1".to_owned()]).expect("names");
+    (leaf.not_before, leaf.not_after) = (rcgen::date_time_ymd(2026, 1, 1), rcgen::date_time_ymd(2026, 1, 8));
+    let leaf = leaf.signed_by(&KeyPair::generate().expect("key"), &issuer).expect("sign").pem();
+    let check = |certificate: &str, trust: &str, secs: i64, expected: bool| {
+        let now = Timestamp::from_millis(secs * 1000);
+        assert_eq!(ran_out(certificate.as_bytes(), trust.as_bytes(), now), expected, "{secs}");
+    };
+    let (fourth, ninth) = (1_767_484_800, 1_767_916_800);
+    check(&leaf, &issuer.pem(), fourth, false);
+    check(&leaf, &issuer.pem(), ninth, true);
+    check(&leaf, &other.pem(), fourth, false);
+    for (certificate, trust) in [("", ""), ("x", "y"), (leaf.as_str(), "")] {
+        check(certificate, trust, ninth, false);
+    }
 }

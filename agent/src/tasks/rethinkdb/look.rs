@@ -6,6 +6,7 @@ use std::{
     io::{Read, Seek, SeekFrom},
 };
 
+use fleet_model::{Clock as _, SystemClock};
 use fleet_reql::ReqlError;
 use fleet_task::{Finding, Node, TaskError, TaskId};
 
@@ -15,6 +16,7 @@ use super::{
     settings::{self, Member, Settings},
 };
 use crate::tasks::{
+    certificate::ran_out,
     start,
     support::{
         folder::Folder,
@@ -124,9 +126,14 @@ pub(super) async fn look(
         look.work.restart = look.work.tls || essence.as_deref() != Some(&settings::essence(&wanted)) || older;
         if look.work.restart {
             changes.push(format!("{} runs with an older program, certificate or settings", settings.unit()));
-            turn = not_now(settings, view.as_ref(), silence.as_ref());
-            if turn.is_none() {
-                look.finding.permit = Some(join(settings));
+            // With a certificate that ran out it is among the others only for as long as their connections last, and
+            // who has a new one finds only those who have one, too: taking turns, all would wait for each other.
+            let own = node.read(settings::TLS[1])?.unwrap_or_default();
+            if !(look.work.tls && ran_out(&own, &material[2], SystemClock.now())) {
+                turn = not_now(settings, view.as_ref(), silence.as_ref());
+                if turn.is_none() {
+                    look.finding.permit = Some(join(settings));
+                }
             }
         }
     }
