@@ -13,6 +13,17 @@ use tokio::sync::{Notify, futures::Notified};
 
 use super::{Ask, Permit};
 
+/// Permits one node may ask for or give back before the keeper has read it, and may wait for afterwards. A node has a
+/// task or two that ask.
+pub const MOST: usize = 16;
+
+/// A node wants more permits at once than [`MOST`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "this node waits for {MOST} permits already; it is given no more before it has or gives up one of those"
+)]
+pub struct TooMany;
+
 /// The latest a node said about a permit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Said {
@@ -53,15 +64,34 @@ struct State {
 
 impl Inbox {
     /// A node asks.
-    pub fn ask(&self, node: &NodeName, ask: Ask) {
-        self.state().news.said.insert((node.clone(), ask.permit), Said::Ask(ask.task));
-        self.bell.notify_one();
+    ///
+    /// # Errors
+    /// [`TooMany`]; the node is to be told.
+    pub fn ask(&self, node: &NodeName, ask: Ask) -> Result<(), TooMany> {
+        self.say(node, ask.permit, Said::Ask(ask.task))
     }
 
-    /// A node gives back.
+    /// A node gives back. One that gives back too much at once is not heard: what it has runs out by itself.
     pub fn release(&self, node: &NodeName, permit: Permit) {
-        self.state().news.said.insert((node.clone(), permit), Said::Release);
+        if let Err(error) = self.say(node, permit, Said::Release) {
+            tracing::warn!(%node, %error, "a permit given back was not taken");
+        }
+    }
+
+    fn say(&self, node: &NodeName, permit: Permit, said: Said) -> Result<(), TooMany> {
+        let mut state = self.state();
+        let all = &mut state.news.said;
+        let key = (node.clone(), permit);
+        // Permits sort from `reboot` on.
+        let from = (node.clone(), Permit::Reboot);
+        let others = all.range(from..).take_while(|((other, _), _)| other == node);
+        if !all.contains_key(&key) && others.count() >= MOST {
+            return Err(TooMany);
+        }
+        all.insert(key, said);
+        drop(state);
         self.bell.notify_one();
+        Ok(())
     }
 
     /// A node reported.
@@ -146,13 +176,32 @@ mod tests {
     #[test]
     fn the_latest_word_counts() {
         let inbox = Inbox::default();
-        inbox.ask(&node("a"), Ask { permit: Permit::Reboot, task: "t".to_owned() });
+        let ask = || Ask { permit: Permit::Reboot, task: "t".to_owned() };
+        inbox.ask(&node("a"), ask()).expect("room");
         inbox.release(&node("a"), Permit::Reboot);
-        inbox.ask(&node("b"), Ask { permit: Permit::Reboot, task: "t".to_owned() });
+        inbox.ask(&node("b"), ask()).expect("room");
         let said = inbox.take().said;
         assert_eq!(said[&(node("a"), Permit::Reboot)], Said::Release);
         assert_eq!(said[&(node("b"), Permit::Reboot)], Said::Ask("t".to_owned()));
         assert_eq!(inbox.take(), News::default());
+    }
+
+    #[test]
+    fn a_node_that_asks_for_everything_takes_nobodys_room() {
+        let inbox = Inbox::default();
+        let join = |number: usize| Ask { permit: Permit::Join(format!("c{number}")), task: "t".to_owned() };
+        for number in 0..MOST {
+            assert_eq!(inbox.ask(&node("b"), join(number)), Ok(()));
+        }
+        assert_eq!(inbox.ask(&node("b"), join(MOST)), Err(TooMany));
+        assert_eq!(inbox.ask(&node("b"), Ask { permit: Permit::Reboot, task: "t".to_owned() }), Err(TooMany));
+        inbox.release(&node("b"), Permit::Found("x".to_owned()));
+        assert_eq!(inbox.ask(&node("b"), join(0)), Ok(()), "the same again");
+        for other in ["a", "c"] {
+            assert_eq!(inbox.ask(&node(other), join(MOST)), Ok(()), "{other} is another one");
+        }
+        assert_eq!(inbox.take().said.len(), MOST + 2);
+        assert_eq!(inbox.ask(&node("b"), join(MOST)), Ok(()), "what was read takes no room");
     }
 
     #[test]

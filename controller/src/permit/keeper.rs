@@ -14,12 +14,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Ask, Permit,
-    inbox::{News, Said},
+    inbox::{MOST, News, Said, TooMany},
     policy::{Decision, Founded, Held, Sight, Table},
 };
 use crate::{
     records::{EnrolmentRecord, RecordError, Records, keys},
-    session::{registry::Registry, stream::Desk},
+    session::{
+        registry::{Registry, View},
+        stream::Desk,
+    },
 };
 
 /// How often leases that run out are noticed while somebody waits, and how often at most a change of sessions is
@@ -49,6 +52,18 @@ struct Waiting {
     task: String,
     /// Whose reports may bring its turn.
     needs: BTreeSet<NodeName>,
+}
+
+impl Core {
+    /// Questions that wait.
+    fn waits(&self) -> usize {
+        self.waiting.values().map(VecDeque::len).sum()
+    }
+
+    /// Those of one node.
+    fn waits_of(&self, node: &NodeName) -> usize {
+        self.waiting.values().flatten().filter(|waiting| waiting.node == *node).count()
+    }
 }
 
 impl Keeper {
@@ -114,21 +129,21 @@ impl Keeper {
         for permit in &waited {
             self.leave(&mut core, permit, node);
         }
-        for permit in &forgotten.permits {
-            self.serve(&mut core, permit).await;
-        }
+        // What it held and what it was may both have been in the way.
+        self.serve_all(&mut core).await;
         self.show(&core);
         Ok(())
     }
 
     async fn turn(&self, news: News, due: bool) {
         let mut core = self.core.lock().await;
-        let mut look: BTreeSet<Permit> = BTreeSet::new();
+        let mut freed = false;
         for permit in core.table.expire(self.now()) {
             tracing::info!(%permit, "permit ran out");
             self.erase(&permit).await;
-            look.insert(permit);
+            freed = true;
         }
+        let waiting = core.waits();
         for ((node, permit), said) in news.said {
             match said {
                 Said::Release => {
@@ -136,33 +151,40 @@ impl Keeper {
                     if core.table.release(&node, &permit) {
                         tracing::info!(%node, %permit, "permit given back");
                         self.erase(&permit).await;
-                        look.insert(permit);
+                        freed = true;
                     }
                 }
                 Said::Ask(task) => self.asked(&mut core, &node, Ask { permit, task }).await,
             }
         }
-        if news.changed {
-            look.extend(core.waiting.keys().cloned());
+        // A lease may have been in the way of other permits too, and whoever waits is not waited for.
+        if freed || news.changed || core.waits() > waiting {
+            self.serve_all(&mut core).await;
         } else if news.sessions || due {
             // Who is silent is known from the time alone, so this one is looked at without being told.
-            look.extend(core.waiting.contains_key(&Permit::Reboot).then_some(Permit::Reboot));
-        }
-        for permit in &look {
-            self.serve(&mut core, permit).await;
+            self.serve(&mut core, &Permit::Reboot).await;
         }
         self.show(&core);
     }
 
     /// Answers a question, at once.
     async fn asked(&self, core: &mut Core, node: &NodeName, ask: Ask) {
+        if self.desk.registry.live(node).is_none() {
+            // Nobody would hear the answer; it asks again in its next session.
+            tracing::debug!(%node, permit = %ask.permit, "question dropped, its session is over");
+            return;
+        }
         let waits = core.waiting.get(&ask.permit).is_some_and(|queue| queue.iter().any(|w| w.node == *node));
+        if !waits && core.waits_of(node) >= MOST {
+            self.answer(node, no(&ask.permit, TooMany.to_string()));
+            return;
+        }
         match self.decide(core, node, &ask).await {
-            Decision::Grant => {
+            Decision::Grant | Decision::Held(_) => {
                 self.leave(core, &ask.permit, node);
             }
             Decision::Wait(reason) => {
-                let needs = self.needs(node, &ask.task);
+                let needs = self.needs(core, node, &ask);
                 self.desk.permits.watch(&needs, ask.permit == Permit::Reboot);
                 let queue = core.waiting.entry(ask.permit.clone()).or_default();
                 let waiting = Waiting { node: node.clone(), task: ask.task, needs };
@@ -183,22 +205,34 @@ impl Keeper {
         }
     }
 
+    async fn serve_all(&self, core: &mut Core) {
+        let permits: Vec<Permit> = core.waiting.keys().cloned().collect();
+        for permit in &permits {
+            self.serve(core, permit).await;
+        }
+    }
+
     /// Gives a permit that may be free to the first in the queue who may have it.
     async fn serve(&self, core: &mut Core, permit: &Permit) {
         let Some(queue) = core.waiting.get(permit) else { return };
         if core.table.holder(permit, self.now()).is_some() {
             return;
         }
-        let asks: Vec<(NodeName, String)> =
-            queue.iter().map(|waiting| (waiting.node.clone(), waiting.task.clone())).collect();
-        for (node, task) in asks {
+        // Read before anything is decided: a report that comes between two decisions must not let the second overtake
+        // the first.
+        let mut asks = Vec::new();
+        for waiting in queue {
             // Whoever is away is not given what nobody could use meanwhile; it keeps its place.
-            if self.desk.registry.live(&node).is_none() {
-                continue;
+            if self.desk.registry.live(&waiting.node).is_some() {
+                let ask = Ask { permit: permit.clone(), task: waiting.task.clone() };
+                asks.push((waiting.node.clone(), ask, self.enrolment(&waiting.node).await));
             }
-            let ask = Ask { permit: permit.clone(), task };
-            match self.decide(core, &node, &ask).await {
-                Decision::Grant => {
+        }
+        let decided: Vec<Decision> =
+            asks.iter().map(|(node, ask, enrolment)| self.judge(core, node, ask, enrolment)).collect();
+        for ((node, ask, enrolment), decision) in asks.into_iter().zip(decided) {
+            match self.give(core, &node, &ask, enrolment.ok().flatten(), decision).await {
+                Decision::Grant | Decision::Held(_) => {
                     self.leave(core, permit, &node);
                     return;
                 }
@@ -211,52 +245,78 @@ impl Keeper {
         }
     }
 
-    /// Decides, and if it is yes, writes that down and tells the node.
     async fn decide(&self, core: &mut Core, node: &NodeName, ask: &Ask) -> Decision {
+        let enrolment = self.enrolment(node).await;
+        let decision = self.judge(core, node, ask, &enrolment);
+        self.give(core, node, ask, enrolment.ok().flatten(), decision).await
+    }
+
+    /// Decides by what is seen now.
+    fn judge(
+        &self,
+        core: &Core,
+        node: &NodeName,
+        ask: &Ask,
+        enrolment: &Result<Option<String>, RecordError>,
+    ) -> Decision {
+        let enrolment = match enrolment {
+            Ok(enrolment) => enrolment.clone(),
+            Err(error) => return unwritten(error),
+        };
         let now = self.now();
-        let enrolment = match self.enrolment(node, &ask.permit).await {
-            Ok(enrolment) => enrolment,
-            Err(error) => return unwritten(&error),
-        };
-        let sight = Looking { registry: &self.desk.registry, now, enrolment };
-        let decision = core.table.decide(node, ask, &sight, now);
-        if decision != Decision::Grant {
-            return decision;
-        }
-        let enrolment = sight.enrolment.unwrap_or_default();
-        let grant = core.table.grant(node, &ask.permit, &enrolment, now);
-        let written = async {
-            if let Some((instance, founded)) = &grant.founded {
-                self.records.put(&keys::founded(instance), founded, Expected::Any).await?;
+        let sight = Looking { registry: &self.desk.registry, now, enrolment, waiting: &core.waiting };
+        core.table.decide(node, ask, &sight, now)
+    }
+
+    /// If it is yes, writes that down and tells the node.
+    async fn give(
+        &self,
+        core: &mut Core,
+        node: &NodeName,
+        ask: &Ask,
+        enrolment: Option<String>,
+        decision: Decision,
+    ) -> Decision {
+        let now = self.now();
+        let until = match decision {
+            Decision::Grant => {
+                let grant = core.table.grant(node, &ask.permit, &enrolment.unwrap_or_default(), now);
+                let written = async {
+                    if let Some((instance, founded)) = &grant.founded {
+                        self.records.put(&keys::founded(instance), founded, Expected::Any).await?;
+                    }
+                    self.records.put(&keys::permit(&ask.permit), &grant.held, Expected::Any).await
+                };
+                if let Err(error) = written.await {
+                    return unwritten(&error);
+                }
+                let until = grant.held.until;
+                tracing::info!(%node, permit = %ask.permit, %until, "permit given");
+                core.table.take(grant);
+                until
             }
-            self.records.put(&keys::permit(&ask.permit), &grant.held, Expected::Any).await
+            Decision::Held(until) => until,
+            Decision::Wait(_) | Decision::Refuse(_) => return decision,
         };
-        if let Err(error) = written.await {
-            return unwritten(&error);
-        }
-        let until = grant.held.until;
-        tracing::info!(%node, permit = %ask.permit, %until, "permit given");
-        core.table.take(grant);
         let expires_in_ms = i64::try_from(until.since(now).as_millis()).unwrap_or(i64::MAX);
         let permit = ask.permit.to_string();
         self.answer(node, v1::PermitAnswer { permit, granted: true, expires_in_ms, reason: String::new() });
-        Decision::Grant
+        decision
     }
 
-    /// Only founding asks for it.
-    async fn enrolment(&self, node: &NodeName, permit: &Permit) -> Result<Option<String>, RecordError> {
-        if !matches!(permit, Permit::Found(_)) {
-            return Ok(None);
-        }
+    /// The node's present enrolment, if it is on record.
+    async fn enrolment(&self, node: &NodeName) -> Result<Option<String>, RecordError> {
         let held = self.records.get::<EnrolmentRecord>(&keys::enrolment(node)).await?;
-        Ok(held.map(|held| held.value.id))
+        Ok(held.map(|held| held.value.id).filter(|id| !id.is_empty()))
     }
 
-    fn needs(&self, node: &NodeName, task: &str) -> BTreeSet<NodeName> {
+    /// Whose reports may bring its turn.
+    fn needs(&self, core: &Core, node: &NodeName, ask: &Ask) -> BTreeSet<NodeName> {
         let desired = self.desk.registry.desired(node);
-        let task = desired.iter().flat_map(|desired| &desired.tasks).find(|spec| spec.name == task);
-        let needs = task.into_iter().flat_map(|task| &task.needs);
-        needs.filter_map(|need| need.node.parse().ok()).collect()
+        let task = desired.iter().flat_map(|desired| &desired.tasks).find(|spec| spec.name == ask.task);
+        let needs = task.into_iter().flat_map(|task| &task.needs).filter_map(|need| need.node.parse().ok());
+        let others = core.table.relied_on(node, &ask.permit).into_iter().map(|(_, member)| member.clone());
+        needs.chain(others).collect()
     }
 
     fn leave(&self, core: &mut Core, permit: &Permit, node: &NodeName) {
@@ -309,8 +369,8 @@ fn no(permit: &Permit, reason: String) -> v1::PermitAnswer {
 }
 
 fn unwritten(error: &RecordError) -> Decision {
-    tracing::error!(error = chain(error), "permit not written down");
-    Decision::Wait("the controller could not write it down; its log says why".to_owned())
+    tracing::error!(error = chain(error), "permit not read or written down");
+    Decision::Wait("the controller could not read or write its store; its log says why".to_owned())
 }
 
 /// What is seen now.
@@ -318,6 +378,7 @@ struct Looking<'a> {
     registry: &'a Registry,
     now: Timestamp,
     enrolment: Option<String>,
+    waiting: &'a BTreeMap<Permit, VecDeque<Waiting>>,
 }
 
 impl Sight for Looking<'_> {
@@ -327,7 +388,10 @@ impl Sight for Looking<'_> {
         let Some(spec) = spec else {
             return Some(format!("task `{task}`, which is not desired of this node any more"));
         };
-        spec.needs.iter().find_map(|need| self.lacks(need))
+        spec.needs.iter().find_map(|need| match need.node.parse() {
+            Ok(node) => lacks(&self.view(&node), &node, &need.task),
+            Err(_) => Some(format!("node `{}`, which cannot be", need.node)),
+        })
     }
 
     fn absent(&self, but: &NodeName) -> Option<NodeName> {
@@ -337,28 +401,42 @@ impl Sight for Looking<'_> {
     fn enrolment(&self, _: &NodeName) -> Option<String> {
         self.enrolment.clone()
     }
+
+    fn unsteady(&self, member: &NodeName, instance: &str) -> Option<String> {
+        let view = self.view(member);
+        let Some(desired) = &view.desired else {
+            return Some(format!("node `{member}`, of which nothing is desired yet"));
+        };
+        let server = Permit::Join(instance.to_owned());
+        // One whose work it is no longer has nothing to say on it.
+        let task = desired.tasks.iter().find(|task| server.is_for(task))?;
+        let waits = |permit: &Permit| {
+            self.waiting.get(permit).is_some_and(|queue| queue.iter().any(|waiting| waiting.node == *member))
+        };
+        if view.connected && (waits(&server) || waits(&Permit::Reboot)) {
+            return None;
+        }
+        lacks(&view, member, &task.name)
+    }
 }
 
 impl Looking<'_> {
-    /// What a need still lacks.
-    fn lacks(&self, need: &v1::Need) -> Option<String> {
-        let (name, task) = (&need.node, &need.task);
-        let Ok(node) = name.parse::<NodeName>() else {
-            return Some(format!("node `{name}`, which cannot be"));
-        };
-        let view = self.registry.view(&node, self.now);
-        if !view.connected {
-            return Some(format!("node `{name}`, which has no session"));
-        }
-        let generation = view.desired.map_or(0, |desired| desired.generation);
-        let observed = view.observed.filter(|observed| observed.generation == generation);
-        let report = observed.as_ref().and_then(|seen| seen.tasks.iter().find(|report| report.name == *task));
-        match report.map(|report| (report.result(), report.reason.as_str())) {
-            Some((TaskResult::Unchanged | TaskResult::Changed, _)) => None,
-            Some((_, reason)) if !reason.is_empty() => {
-                Some(format!("task `{task}` of node `{name}`: {reason}"))
-            }
-            _ => Some(format!("task `{task}` of node `{name}`")),
-        }
+    fn view(&self, node: &NodeName) -> View {
+        self.registry.view(node, self.now)
+    }
+}
+
+/// What a node lacks of having done this task of its present generation.
+fn lacks(view: &View, node: &NodeName, task: &str) -> Option<String> {
+    if !view.connected {
+        return Some(format!("node `{node}`, which has no session"));
+    }
+    let generation = view.desired.as_ref().map_or(0, |desired| desired.generation);
+    let observed = view.observed.as_ref().filter(|observed| observed.generation == generation);
+    let report = observed.and_then(|seen| seen.tasks.iter().find(|report| report.name == *task));
+    match report.map(|report| (report.result(), report.reason.as_str())) {
+        Some((TaskResult::Unchanged | TaskResult::Changed, _)) => None,
+        Some((_, reason)) if !reason.is_empty() => Some(format!("task `{task}` of node `{node}`: {reason}")),
+        _ => Some(format!("task `{task}` of node `{node}`")),
     }
 }

@@ -1,9 +1,15 @@
 //! Permits: what only so many nodes of a fleet may do at a time, decided here.
 //!
 //! [`policy`] decides, without I/O; [`inbox`] takes what sessions say, without waiting; [`keeper`] is the one task
-//! that reads it, writes leases down and answers. `reboot` has one holder in the fleet, and none while another node
-//! is silent. `join/INSTANCE` has one holder. `found/INSTANCE` is given once: afterwards only to the same enrolment
-//! of the same node, for as long as anybody may hold the cluster's data.
+//! that reads it, writes leases down and answers.
+//!
+//! - `reboot` has one holder in the fleet, and none while another node is silent.
+//! - `join/INSTANCE` has one holder; members ask for it too, to restart their server.
+//! - `found/INSTANCE` is given once: afterwards only to the same enrolment of the same node, and only while nobody
+//!   else may hold the cluster's data.
+//! - Members are away one at a time, machine or server, and only while the servers of all others have converged.
+//!   Whoever is no member yet takes nothing away, and neither waits for that nor is waited for.
+//! - A lease belongs to an enrolment: the same name with another identity is another machine.
 
 pub mod inbox;
 pub mod keeper;

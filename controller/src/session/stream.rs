@@ -79,12 +79,12 @@ impl SessionStream {
     /// Passes a question on that makes sense; answers one that makes none.
     fn ask(&self, ask: &v1::PermitAsk) {
         let desired = self.desk.registry.desired(&self.live.node);
-        match Ask::read(ask, desired.as_deref()) {
-            Ok(ask) => self.desk.permits.ask(&self.live.node, ask),
-            Err(reason) => {
-                let permit = ask.permit.chars().take(80).collect();
-                self.live.permit(v1::PermitAnswer { permit, granted: false, expires_in_ms: 0, reason });
-            }
+        let taken = Ask::read(ask, desired.as_deref()).and_then(|ask| {
+            self.desk.permits.ask(&self.live.node, ask).map_err(|too_many| too_many.to_string())
+        });
+        if let Err(reason) = taken {
+            let permit = ask.permit.chars().take(80).collect();
+            self.live.permit(v1::PermitAnswer { permit, granted: false, expires_in_ms: 0, reason });
         }
     }
 

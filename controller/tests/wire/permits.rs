@@ -2,12 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
+use fleet_controller::permit::Ask;
+use fleet_model::{Clock, NodeName};
 use fleet_proto::v1::{
     self, Desired, Need, PermitAnswer, RethinkdbTask, TaskReport, TaskResult, TaskSpec, UpdateTask,
     from_agent, task_spec::Kind, to_agent,
 };
 
-use crate::harness::{Agent, Fixture, Session, hello, node, start, start_in};
+use tokio::time::timeout;
+
+use crate::harness::{Agent, DEADLINE, Fixture, Session, hello, node, start, start_in};
 
 fn task(name: &str, kind: Kind, needs: Vec<Need>) -> TaskSpec {
     TaskSpec { name: name.to_owned(), kind: Some(kind), needs, ..TaskSpec::default() }
@@ -28,6 +32,10 @@ struct Member {
 }
 
 impl Member {
+    fn name(&self) -> NodeName {
+        node(&self.agent.machine)
+    }
+
     async fn ask(&mut self, permit: &str, task: &str) -> PermitAnswer {
         let ask = v1::PermitAsk { permit: permit.to_owned(), task: task.to_owned() };
         self.session.say(from_agent::Message::Ask(ask)).await;
@@ -50,7 +58,9 @@ impl Member {
     }
 
     async fn report(&self, task: &str, result: TaskResult) {
-        let report = TaskReport { name: task.to_owned(), result: result.into(), ..TaskReport::default() };
+        let reason = if result == TaskResult::Waiting { "its peers to answer" } else { "" }.to_owned();
+        let report =
+            TaskReport { name: task.to_owned(), result: result.into(), reason, ..TaskReport::default() };
         let observed = v1::Observed { generation: 1, tasks: vec![report], ..v1::Observed::default() };
         self.session.say(from_agent::Message::Observed(observed)).await;
     }
@@ -159,13 +169,141 @@ async fn leases_survive_a_restart_of_the_controller() {
     }
     let answer = b.ask("join/fleet", "db").await;
     assert!(answer.reason.starts_with("node `a` has the permit `join/fleet` until"), "{answer:?}");
-    assert!(a.ask("join/fleet", "db").await.granted, "a holder asks again and keeps it");
-    assert!(seed.ask("found/fleet", "db").await.granted, "the same enrolment");
+    fixture.clock.advance(Duration::from_secs(4 * 60));
+    let answer = a.ask("join/fleet", "db").await;
+    assert!(answer.granted, "a holder asks again and keeps it");
+    assert!(answer.expires_in_ms <= 360_000, "as it was: {answer:?}");
+    let answer = seed.ask("found/fleet", "db").await;
+    assert!(!answer.granted && answer.reason.contains("a may hold its data"), "{answer:?}");
     // It runs out by itself; the waiting one is told within a second or so.
     fixture.clock.advance(Duration::from_secs(10 * 60));
     for member in [&*seed, &*b] {
         member.session.say(from_agent::Message::Heartbeat(v1::Heartbeat::default())).await;
     }
     assert!(b.answer().await.granted);
+    fixture.stop().await;
+}
+
+/// A cluster of three whose servers have all converged.
+async fn whole() -> (Fixture, Vec<Member>) {
+    let (fixture, mut members) = cluster(&["seed", "a", "b"]).await;
+    for (index, permit) in ["found/fleet", "join/fleet", "join/fleet"].into_iter().enumerate() {
+        let member = &mut members[index];
+        assert!(member.ask(permit, "db").await.granted);
+        member.report("db", TaskResult::Changed).await;
+        member.release(permit).await;
+        let reported = || fixture.desk.registry.view(&member.name(), Clock::now(&*fixture.clock)).observed;
+        fixture.until("its report", || reported().is_some()).await;
+    }
+    (fixture, members)
+}
+
+#[tokio::test]
+async fn a_member_goes_away_only_while_all_others_stand_firm() {
+    let (fixture, mut members) = whole().await;
+    let [seed, a, b] = &mut members[..] else { panic!("three") };
+    b.report("db", TaskResult::Waiting).await;
+    let reason = "task `db` of node `b`: its peers to answer";
+    fixture.until("its trouble", || waits_for_peers(&fixture)).await;
+    let answer = a.ask("reboot", "update").await;
+    assert!(!answer.granted && answer.reason == reason, "{answer:?}");
+    let answer = seed.ask("join/fleet", "db").await;
+    assert!(!answer.granted && answer.reason == reason, "{answer:?}");
+    // It has converged: one of the two is told by itself, the other once that one is done and stands again.
+    b.report("db", TaskResult::Changed).await;
+    assert!(a.answer().await.granted);
+    let answer = seed.ask("join/fleet", "db").await;
+    assert!(answer.reason.starts_with("node `a` has the permit `reboot`"), "{answer:?}");
+    a.report("db", TaskResult::Waiting).await;
+    a.release("reboot").await;
+    let answer = seed.ask("join/fleet", "db").await;
+    assert_eq!(answer.reason, "task `db` of node `a`: its peers to answer");
+    a.report("db", TaskResult::Unchanged).await;
+    assert!(seed.answer().await.granted);
+    let answer = b.ask("reboot", "update").await;
+    assert!(answer.reason.starts_with("node `seed` has the permit `join/fleet`"), "{answer:?}");
+    fixture.stop().await;
+}
+
+fn waits_for_peers(fixture: &Fixture) -> bool {
+    let seen = fixture.desk.registry.view(&node("b"), Clock::now(&*fixture.clock)).observed;
+    seen.is_some_and(|seen| seen.tasks.iter().any(|task| task.result() == TaskResult::Waiting))
+}
+
+#[tokio::test]
+async fn those_who_wait_for_their_turn_do_not_wait_for_each_other() {
+    let (fixture, mut members) = whole().await;
+    // All are to restart: a certificate ran out, a kernel came. None of their servers counts as converged.
+    for member in &members {
+        member.report("db", TaskResult::Waiting).await;
+    }
+    let mut given = Vec::new();
+    for (index, (permit, task)) in
+        [("join/fleet", "db"), ("join/fleet", "db"), ("reboot", "update")].into_iter().enumerate()
+    {
+        if members[index].ask(permit, task).await.granted {
+            given.push(index);
+        }
+    }
+    // The first asked before the others had; whoever is given it, all get their turn.
+    for turn in 0..3 {
+        if given.len() == turn {
+            let answers = futures::future::select_all(members.iter_mut().map(|m| Box::pin(m.answer())));
+            let (answer, index, rest) = answers.await;
+            drop(rest);
+            assert!(answer.granted, "{answer:?}");
+            given.push(index);
+        }
+        let index = given[turn];
+        members[index].report("db", TaskResult::Changed).await;
+        members[index].release(if index == 2 { "reboot" } else { "join/fleet" }).await;
+    }
+    given.sort_unstable();
+    assert_eq!(given, [0, 1, 2]);
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn a_question_whose_session_is_over_is_dropped() {
+    let (fixture, mut members) = cluster(&["a", "b"]).await;
+    members[0].session.up = tokio::sync::mpsc::channel(1).0;
+    fixture.until("it to go", || fixture.desk.registry.sessions() == 1).await;
+    let ask = Ask { permit: "join/fleet".parse().expect("a permit"), task: "db".to_owned() };
+    fixture.desk.permits.ask(&node("a"), ask.clone()).expect("room");
+    // Read after it, so that its answer says that the other one was read.
+    assert!(!members[1].ask("join/fleet", "db").await.granted, "there is no seed");
+    assert_eq!(fixture.desk.permits.shown(&node("a")), Vec::<String>::new());
+    assert_eq!(fixture.desk.permits.shown(&node("b")), ["waits for join/fleet, 0 before it"]);
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_waits_for_so_many_permits_at_once() {
+    let (fixture, mut members) = cluster(&["a"]).await;
+    let instance = |number: usize| format!("c{number}");
+    let tasks = (0..20).map(|number| {
+        let rethinkdb = RethinkdbTask { instance: instance(number), ..RethinkdbTask::default() };
+        let needs = vec![Need { node: "seed".to_owned(), task: "db".to_owned() }];
+        task(&instance(number), Kind::Rethinkdb(rethinkdb), needs)
+    });
+    let desired = Desired { generation: 2, tasks: tasks.collect(), ..Desired::default() };
+    fixture.desk.registry.set_desired(&node("a"), Arc::new(desired));
+    for number in 0..20 {
+        let answer = members[0].ask(&format!("join/{}", instance(number)), &instance(number)).await;
+        let refused = answer.reason.contains("waits for 16 permits already");
+        assert!(!answer.granted && refused == (number >= 16), "{number}: {answer:?}");
+    }
+    assert_eq!(fixture.desk.permits.shown(&node("a")).len(), 16);
+    members[0].release("join/c3").await;
+    let given_up = || fixture.desk.permits.shown(&node("a")).len() == 15;
+    timeout(DEADLINE, async {
+        while !given_up() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("it is given up");
+    let answer = members[0].ask("join/c19", "c19").await;
+    assert!(answer.reason.contains("node `seed`"), "{answer:?}");
     fixture.stop().await;
 }
