@@ -57,7 +57,6 @@ impl Run {
                     }
                     _ => self.delete_server(step, &id).await?,
                 }
-                self.journal.gone("server", id.as_str()).await?;
                 if let Some(node) = forget {
                     self.vault.forget(&node).await.map_err(|error| Failure(fleet_model::chain(&error)))?;
                 }
@@ -93,8 +92,7 @@ impl Run {
             Ok(found.is_none_or(|vlan| is_leaving(&vlan.state)).then_some(()))
         };
         self.act(step, About::default(), &Change::DeleteVlan(id.clone()), look).await?;
-        gone(self.settle_vlan(step, id).await?)?;
-        Ok(self.journal.gone("vlan", id.as_str()).await?)
+        gone(self.settle_vlan(step, id).await?)
     }
 
     pub(super) async fn delete_domain(&self, step: &Step, id: &Id<NetworkDomain>) -> Result<(), Failure> {
@@ -103,8 +101,7 @@ impl Run {
             Ok(found.is_none_or(|domain| is_leaving(&domain.state)).then_some(()))
         };
         self.act(step, About::default(), &Change::DeleteNetworkDomain(id.clone()), look).await?;
-        gone(self.settle_domain(step, id).await?)?;
-        Ok(self.journal.gone("domain", id.as_str()).await?)
+        gone(self.settle_domain(step, id).await?)
     }
 }
 

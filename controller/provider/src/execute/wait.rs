@@ -1,4 +1,4 @@
-//! Polling until something is settled or gone.
+//! Polling until something is settled or gone; what is gone leaves the index.
 
 use std::future::Future;
 
@@ -31,6 +31,9 @@ impl Run {
     ) -> Result<Settled<NetworkDomain>, Failure> {
         let settled =
             self.settle(step, || self.cloud.network_domain(id), |domain| domain.state.is_normal()).await?;
+        if matches!(settled, Settled::Gone) {
+            self.journal.gone("domain", id.as_str()).await?;
+        }
         let mut view = self.view();
         match &settled {
             Settled::Normal(domain) | Settled::Failed(domain, _) => view.put_domain(domain.clone()),
@@ -44,6 +47,9 @@ impl Run {
     /// Waits for a VLAN.
     pub(super) async fn settle_vlan(&self, step: &Step, id: &Id<Vlan>) -> Result<Settled<Vlan>, Failure> {
         let settled = self.settle(step, || self.cloud.vlan(id), |vlan| vlan.state.is_normal()).await?;
+        if matches!(settled, Settled::Gone) {
+            self.journal.gone("vlan", id.as_str()).await?;
+        }
         let mut view = self.view();
         match &settled {
             Settled::Normal(vlan) | Settled::Failed(vlan, _) => view.put_vlan(vlan.clone()),
@@ -61,6 +67,9 @@ impl Run {
         id: &Id<Server>,
     ) -> Result<Settled<Server>, Failure> {
         let settled = self.settle(step, || self.cloud.server(id), is_idle).await?;
+        if matches!(settled, Settled::Gone) {
+            self.journal.gone("server", id.as_str()).await?;
+        }
         let mut view = self.view();
         match &settled {
             Settled::Normal(server) | Settled::Failed(server, _) => view.put_server(server.clone()),

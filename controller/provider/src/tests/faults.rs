@@ -51,6 +51,8 @@ async fn a_killed_run_is_finished_by_the_next() {
     for effect in [false, true] {
         for call in 0.. {
             let world = World::new();
+            // One server has to be cleaned and made again, before the kill or after it.
+            world.cloud.state().failing.insert("EU7rethinkSeed".into(), 1);
             world.cloud.fault(call, Fault::Hang { effect });
             // The run is dropped where it hangs, as a kill would leave it.
             let finished = tokio::select! {
