@@ -8,7 +8,7 @@ use fleet_mcp::{
         AddDisk, AddPublicIpBlock, ChangeServerMonitoringPlan, CreateFirewallRule, CreateNatRule,
         CustomerImage, DeployNetworkDomain, DeployServer, DeployVlan, Disk, EditFirewallRule,
         EnableServerMonitoring, FirewallRule, Image, NatRule, NetworkDomain, PublicIpBlock,
-        ReservedPublicIpv4Address, Server, Vlan,
+        ReconfigureServer, ReservedPublicIpv4Address, Server, Vlan,
     },
 };
 
@@ -64,6 +64,10 @@ pub enum Change {
     DeployServer(Box<DeployServer>),
     /// Powers it on.
     StartServer(Id<Server>),
+    /// Changes its CPUs and memory.
+    Reconfigure(ReconfigureServer),
+    /// Asks its guest to shut down.
+    ShutdownServer(Id<Server>),
     /// Pulls its plug.
     PowerOffServer(Id<Server>),
     /// Deletes it.
@@ -113,6 +117,8 @@ impl Change {
             Self::DeleteVlan(_) => "network/deleteVlan",
             Self::DeployServer(_) => DeployServer::PATH,
             Self::StartServer(_) => ServerCall::Start.path(),
+            Self::Reconfigure(_) => ReconfigureServer::PATH,
+            Self::ShutdownServer(_) => ServerCall::Shutdown.path(),
             Self::PowerOffServer(_) => ServerCall::PowerOff.path(),
             Self::DeleteServer(_) => "server/deleteServer",
             Self::CleanServer(_) => ServerCall::Clean.path(),
@@ -199,6 +205,7 @@ impl Cloud for Client {
             Change::DeployVlan(request) => Client::change(self, request).await?,
             Change::DeployServer(request) => Client::change(self, request.as_ref()).await?,
             Change::AddDisk(request) => Client::change(self, request).await?,
+            Change::Reconfigure(request) => Client::change(self, request).await?,
             Change::EnableMonitoring(request) => Client::change(self, request).await?,
             Change::ChangeMonitoring(request) => Client::change(self, request).await?,
             Change::AddPublicIpBlock(request) => Client::change(self, request).await?,
@@ -206,6 +213,7 @@ impl Cloud for Client {
             Change::CreateFirewallRule(request) => Client::change(self, request.as_ref()).await?,
             Change::EditFirewallRule(request) => Client::change(self, request.as_ref()).await?,
             Change::StartServer(id) => return none(self.server_call(ServerCall::Start, id).await),
+            Change::ShutdownServer(id) => return none(self.server_call(ServerCall::Shutdown, id).await),
             Change::PowerOffServer(id) => return none(self.server_call(ServerCall::PowerOff, id).await),
             Change::CleanServer(id) => return none(self.server_call(ServerCall::Clean, id).await),
             Change::DisableMonitoring(id) => {

@@ -30,6 +30,8 @@ pub struct Step {
     pub location: String,
     /// Why, or what about it changes.
     pub detail: String,
+    /// It was as planned once, and somebody changed it since.
+    pub outside: bool,
 }
 
 /// Progress of a run.

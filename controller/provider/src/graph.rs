@@ -3,7 +3,7 @@
 use fleet_model::NodeName;
 use fleet_plan::{
     ResolvedPlan,
-    resolved::{Disk, Location, NetworkRef, Node, Service, Source, Traffic},
+    resolved::{Cpu, Disk, Location, NetworkRef, Node, Service, Source, Traffic},
 };
 
 use crate::mark::{accept_rule, opening_rule};
@@ -20,6 +20,8 @@ pub enum Key {
     Vlan(NetworkRef),
     /// A node's server.
     Server(NodeName),
+    /// CPUs and memory of a node's server.
+    Size(NodeName),
     /// A node's added disk by SCSI id.
     Disk(NodeName, u8),
     /// A node's monitoring.
@@ -83,6 +85,15 @@ pub enum Want {
         node: Box<Node>,
         /// Its network.
         network: String,
+    },
+    /// A node's server has so many CPUs and so much memory.
+    Size {
+        /// The node.
+        node: NodeName,
+        /// Its CPUs.
+        cpu: Cpu,
+        /// Its memory in GB.
+        memory_gb: u32,
     },
     /// An added disk of a node's server.
     Disk(NodeName, Disk),
@@ -175,7 +186,10 @@ fn node_resources(location: &str, vlan: &NetworkRef, node: &Node, add: &mut impl
     let want = Want::Server { node: Box::new(node.clone()), network: vlan.network.clone() };
     add(server.clone(), vec![Key::Vlan(vlan.clone())], want);
     // Disks before power: a guest finds what is there when it boots.
-    let mut before_power = vec![server.clone()];
+    let size = Key::Size(name.clone());
+    let want = Want::Size { node: name.clone(), cpu: node.cpu.clone(), memory_gb: node.memory_gb };
+    add(size.clone(), vec![server.clone()], want);
+    let mut before_power = vec![server.clone(), size];
     for disk in &node.disks {
         let key = Key::Disk(name.clone(), disk.scsi_id);
         add(key.clone(), vec![server.clone()], Want::Disk(name.clone(), disk.clone()));

@@ -18,11 +18,13 @@ use serde::{Deserialize, Serialize};
 use crate::{
     event::Step,
     mark::Mark,
+    settled::Settled,
     view::{DomainView, View},
 };
 
 const JOURNAL: &str = "provider/journal";
 const INDEX: &str = "provider/index";
+const SETTLED: &str = "provider/settled";
 
 /// The journal could not be read or written; nothing is changed without it.
 #[derive(Debug, thiserror::Error)]
@@ -111,11 +113,6 @@ impl Index {
         index
     }
 
-    /// What is known to be ours by its mark.
-    fn marked(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.iter().filter(|(kind, _)| ["domain", "vlan", "server"].contains(kind))
-    }
-
     fn remove(&mut self, kind: &str, id: &str) {
         if let Some(ids) = self.0.get_mut(kind) {
             ids.remove(id);
@@ -181,8 +178,8 @@ impl Journal {
         Ok(open)
     }
 
-    /// Writes what became of interrupted calls, as `view` shows it, and brings the index up to it: what they made
-    /// comes in, what is gone goes.
+    /// Writes what became of interrupted calls, as `view` shows it, and brings the index up to it: unnamed
+    /// things they made come in, what is gone goes.
     ///
     /// # Errors
     /// The store fails.
@@ -213,14 +210,10 @@ impl Journal {
         self.catch_up(view, mark, index).await
     }
 
-    /// A run that was killed between a call's end and its note in the index leaves the index behind the cloud.
+    /// A run that was killed between a call's end and its note in the index leaves the index behind the cloud. What it
+    /// lacks and the plan wants is adopted by the run itself.
     async fn catch_up(&self, view: &View, mark: &Mark, index: &mut Index) -> Result<(), JournalError> {
         let there = Index::of(view, mark);
-        let missing: Vec<_> = there.marked().filter(|(kind, id)| !index.holds(kind, id)).collect();
-        for (kind, id) in missing {
-            self.made(kind, id).await?;
-            index.add(kind, id);
-        }
         // What is in a domain of ours whose mark somebody took away was not read, and may well be there.
         let unread = |held: &DomainView| {
             index.holds("domain", held.domain.id.as_str())
@@ -302,6 +295,26 @@ impl Journal {
         Ok(self.store.delete(&key(&format!("{INDEX}/{kind}/{id}"))?, Expected::Any).await?)
     }
 
+    /// What the last run brought about.
+    ///
+    /// # Errors
+    /// The store fails. What cannot be read counts as nothing: only the reasons of changes are told by it.
+    pub async fn settled(&self) -> Result<Settled, JournalError> {
+        let held = self.store.get(&key(SETTLED)?).await?;
+        Ok(held.and_then(|held| serde_json::from_slice(&held.value).ok()).unwrap_or_default())
+    }
+
+    /// Stores what a run brought about.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub async fn settle(&self, settled: &Settled) -> Result<(), JournalError> {
+        let value = serde_json::to_vec(settled)
+            .map_err(|source| JournalError::Entry { key: SETTLED.to_owned(), source })?;
+        self.store.put(&key(SETTLED)?, Bytes::from(value), Expected::Any).await?;
+        Ok(())
+    }
+
     /// Forgets everything: nothing of the fleet is left.
     ///
     /// # Errors
@@ -312,7 +325,7 @@ impl Journal {
                 self.store.delete(&key, Expected::Any).await?;
             }
         }
-        Ok(())
+        Ok(self.store.delete(&key(SETTLED)?, Expected::Any).await?)
     }
 
     async fn write(&self, key: &Key, entry: &Entry) -> Result<(), JournalError> {

@@ -20,6 +20,7 @@ pub mod observe;
 pub mod orphans;
 pub mod provider;
 mod rule;
+pub mod settled;
 pub mod vault;
 pub mod view;
 

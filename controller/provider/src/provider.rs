@@ -17,14 +17,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     cloud::Cloud,
-    diff::leavers,
-    event::{Addresses, Event},
+    diff::{Diff, leavers},
+    event::{Addresses, Event, Step},
     execute::{Finished, Pace, Run, execute},
-    graph::resources,
+    graph::{Key, resources},
     journal::{Index, Journal, JournalError},
     mark::{Mark, is_our_rule},
     observe::{observe, observe_fleets},
     orphans::{Claims, Orphan, orphans},
+    settled::Settled,
     vault::{Vault, VaultError},
     view::View,
 };
@@ -117,7 +118,8 @@ impl Provider {
         replace: &BTreeSet<NodeName>,
     ) -> Result<Preview, ProviderError> {
         let (view, index) = self.look().await?;
-        Ok(decide(plan, &view, &self.mark, &index, replace).preview(&self.mark))
+        let settled = self.journal.settled().await?;
+        Ok(decide(plan, &view, &self.mark, (&index, &settled), replace).preview(&self.mark))
     }
 
     /// Makes the cloud what `plan` says. Steps that fail are in the outcome's problems; they stop what needs them
@@ -135,10 +137,32 @@ impl Provider {
         self.journal.reconcile(&view, &self.mark, &mut index).await?;
         let planned = plan.nodes().map(|placed| placed.node.name.clone());
         self.vault.keep(&planned.chain(our_servers(&view, &self.mark)).collect()).await?;
-        let decision = decide(plan, &view, &self.mark, &index, &BTreeSet::new());
+        let before = self.journal.settled().await?;
+        let Diff { works, mut problems, replacements, open } =
+            decide(plan, &view, &self.mark, (&index, &before), &BTreeSet::new()).then;
+        problems.extend(replacements.iter().map(unconsented));
+        let resources = resources(plan);
+        // What is about to change is as nobody has left it, until the run has ended.
+        let mut settled = before.clone();
+        let changing: BTreeSet<&Key> = works.iter().map(|work| &work.key).collect();
+        let changed = resources.iter().filter(|resource| changing.contains(&resource.key));
+        changed.for_each(|resource| settled.forget(resource));
+        if settled != before {
+            self.journal.settle(&settled).await?;
+        }
         let run = self.run(events, view);
-        let finished = execute(&run, decision.then.works, stop).await;
-        let mut outcome = conclude(&run, decision.then.problems, finished, stop);
+        let finished = execute(&run, works, stop).await;
+        if finished.failed.is_empty() && finished.undone == 0 {
+            let mut now = Settled::default();
+            resources
+                .iter()
+                .filter(|resource| !open.contains(&resource.key))
+                .for_each(|resource| now.put(resource));
+            if now != settled {
+                self.journal.settle(&now).await?;
+            }
+        }
+        let mut outcome = conclude(&run, problems, finished, stop);
         outcome.addresses = addresses(plan, &run.view(), &self.mark);
         Ok(outcome)
     }
@@ -227,6 +251,14 @@ pub async fn strays(cloud: &Arc<dyn Cloud>) -> Result<Vec<Orphan>, McpError> {
     let view = observe_fleets(cloud).await?;
     let images = cloud.customer_images().await?;
     Ok(orphans(&view, &images, None))
+}
+
+/// A replacement nobody agreed to is a problem: cause and next step.
+fn unconsented(step: &Step) -> String {
+    format!(
+        "server `{}` in {} has to be made anew: {}; `fleetctl up --replace {}` does that, and what is on its disks is lost",
+        step.name, step.location, step.detail, step.name
+    )
 }
 
 fn conclude(run: &Run, mut problems: Vec<String>, finished: Finished, stop: &CancellationToken) -> Outcome {

@@ -81,6 +81,40 @@ pub fn is_as_wanted(found: &FirewallRule, wanted: &CreateFirewallRule) -> bool {
         && same_end(&found.destination, &wanted.destination)
 }
 
+/// What differs, for people: what it is, and what it becomes.
+pub fn difference(found: &FirewallRule, wanted: &CreateFirewallRule) -> String {
+    let mut parts = Vec::new();
+    if found.enabled != wanted.enabled {
+        parts.push(if wanted.enabled { "turned on" } else { "turned off" }.to_owned());
+    }
+    let mut part = |what: &str, found: String, wanted: String| {
+        if found != wanted {
+            parts.push(format!("{what} {found} becomes {wanted}"));
+        }
+    };
+    part("action", format!("{:?}", found.action), format!("{:?}", wanted.action));
+    part("protocol", format!("{:?}", found.protocol), format!("{:?}", wanted.protocol));
+    part("version", format!("{:?}", found.ip_version), format!("{:?}", wanted.ip_version));
+    part("source", end(&found.source), end(&wanted.source));
+    part("destination", end(&found.destination), end(&wanted.destination));
+    parts.join(", ")
+}
+
+/// One end for people: `192.0.2.0/24 port 22`.
+fn end(end: &Endpoint) -> String {
+    use fleet_mcp::types::Address;
+    let address = match ip(end) {
+        None => "a list".to_owned(),
+        Some((Address::Any, _)) => "any".to_owned(),
+        Some((Address::Ip(address), prefix)) => format!("{address}/{prefix}"),
+    };
+    match end.port.map(|PortRange { begin, end }| (begin, end.unwrap_or(begin))) {
+        None => address,
+        Some((first, last)) if first == last => format!("{address} port {first}"),
+        Some((first, last)) => format!("{address} ports {first} to {last}"),
+    }
+}
+
 /// Whether two ends match the same traffic, however they are written.
 fn same_end(a: &Endpoint, b: &Endpoint) -> bool {
     let ports = |end: &Endpoint| end.port.map(|PortRange { begin, end }| (begin, end.unwrap_or(begin)));

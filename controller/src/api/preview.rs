@@ -24,7 +24,12 @@ impl OperatorService {
         let preview =
             provision.preview(&given.plan, &replace).await.map_err(|error| Status::unavailable(error.0))?;
         Ok(v1::PreviewReply {
-            steps: preview.steps.into_iter().map(planned).collect(),
+            steps: preview
+                .replacements
+                .into_iter()
+                .map(|step| v1::PlannedStep { wants_consent: true, ..planned(step) })
+                .chain(preview.steps.into_iter().map(planned))
+                .collect(),
             problems: preview.problems,
         })
     }
@@ -66,7 +71,8 @@ fn planned(step: Step) -> v1::PlannedStep {
         name: step.name,
         location: step.location,
         detail: step.detail,
-        ..v1::PlannedStep::default()
+        outside: step.outside,
+        wants_consent: false,
     }
 }
 

@@ -158,7 +158,14 @@ fn addresses(plan: &ResolvedPlan, node: &NodeName) -> Addresses {
 }
 
 fn step(verb: Verb, node: &NodeName) -> Step {
-    Step { verb, kind: "server", name: node.to_string(), location: "EU7".to_owned(), detail: String::new() }
+    Step {
+        verb,
+        kind: "server",
+        name: node.to_string(),
+        location: "EU7".to_owned(),
+        detail: String::new(),
+        outside: false,
+    }
 }
 
 #[async_trait]
@@ -176,7 +183,7 @@ impl Provision for World {
                 (true, false) => None,
             }
         });
-        Ok(Preview { steps: steps.collect(), problems: Vec::new() })
+        Ok(Preview { steps: steps.collect(), ..Preview::default() })
     }
 
     /// Servers the plan does not have.

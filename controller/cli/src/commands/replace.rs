@@ -68,7 +68,7 @@ fn question(node: &NodeStatus) -> String {
 }
 
 /// The address may stay the same, the host key does not. Entries may be hashed, so ssh's own tool looks for them.
-fn forget_host(ssh_dir: &Path, address: &str) {
+pub fn forget_host(ssh_dir: &Path, address: &str) {
     let known_hosts = ssh_dir.join(ssh::KNOWN_HOSTS);
     if address.is_empty() || !known_hosts.is_file() {
         return;

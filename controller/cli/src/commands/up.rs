@@ -7,13 +7,14 @@ use std::{
 
 use fleet_model::{FleetName, chain};
 use fleet_plan::resolved::Cloud;
-use fleet_proto::v1::{ApplyRequest, Finished, PreviewRequest, StepVerb, Until};
+use fleet_proto::v1::{ApplyRequest, Finished, PlannedStep, PreviewRequest, StatusRequest, StepVerb, Until};
 use serde_json::json;
 
 use super::{
     cloud, follow,
     follow::{End, follow},
     information, preview,
+    replace::forget_host,
 };
 use crate::{
     args::{Global, Output, Up},
@@ -55,7 +56,7 @@ pub async fn run(global: &Global, args: Up) -> Result<Exit, Failure> {
     let mut operator = controller(&home, &read.plan.fleet, |line| screen.note(line)).await?;
     // Before anything is planned with them: a plan without its files is none.
     files::bring(&mut operator, &read.files, &read.document.artifacts, |line| screen.note(line)).await?;
-    let replace: Vec<String> = args.replace.iter().map(ToString::to_string).collect();
+    let mut replace: Vec<String> = args.replace.iter().map(ToString::to_string).collect();
     let asked = PreviewRequest { plan: Some(read.document.clone()), replace: replace.clone() };
     let planned = operator.preview(asked).await.map_err(|status| refused(&status))?.into_inner();
     if args.preview {
@@ -73,19 +74,45 @@ pub async fn run(global: &Global, args: Up) -> Result<Exit, Failure> {
             doomed.join(", ")
         ))?;
     }
+    let unconsented: Vec<&PlannedStep> = planned.steps.iter().filter(|step| step.wants_consent).collect();
+    if !unconsented.is_empty() {
+        let list: String =
+            unconsented.iter().map(|step| format!("\n  {}: {}", step.name, step.detail)).collect();
+        let flags: String = unconsented.iter().map(|step| format!(" --replace {}", step.name)).collect();
+        confirm_or(
+            &format!("These servers have to be destroyed with their disks and made anew:{list}"),
+            &format!("say{flags} if that is what you want"),
+        )?;
+        replace.extend(unconsented.iter().map(|step| step.name.clone()));
+    }
     let until = if args.provision_only || !machines { Until::Provisioned } else { Until::Ready };
     if !machines && !args.provision_only {
         screen
             .note("the local cloud's backing is `none`: servers are state only, nodes stop at `provisioned`");
     }
-    let request = ApplyRequest { plan: Some(read.document), until: until.into(), replace };
+    let request = ApplyRequest { plan: Some(read.document), until: until.into(), replace: replace.clone() };
     let mut opener = operator.clone();
     match follow(&mut operator, opener.apply(request), &mut screen).await? {
         End::Interrupted => {
             eprintln!("stopped; `fleetctl up` goes on from here, `fleetctl down` removes what is there");
             Ok(Exit::Interrupted)
         }
-        End::Finished(finished) => finish(&mut operator, &finished, global.output).await,
+        End::Finished(finished) => {
+            forget_hosts(&mut operator, &home, &read.plan.fleet, &replace).await;
+            finish(&mut operator, &finished, global.output).await
+        }
+    }
+}
+
+/// Nodes that were made anew have other host keys under addresses that were used before.
+async fn forget_hosts(operator: &mut Operator, home: &Home, fleet: &FleetName, replaced: &[String]) {
+    if replaced.is_empty() {
+        return;
+    }
+    // Only a convenience: without it, ssh says itself what is to be done.
+    let Ok(status) = operator.status(StatusRequest::default()).await else { return };
+    for node in status.into_inner().nodes.iter().filter(|node| replaced.contains(&node.name)) {
+        forget_host(&identity::ssh_dir(home, fleet), &node.public_ipv4);
     }
 }
 
@@ -137,9 +164,13 @@ pub async fn controller(home: &Home, fleet: &FleetName, note: impl Fn(&str)) -> 
 
 /// Asks before something is destroyed. Only a terminal can answer.
 pub fn confirm(what: &str) -> Result<(), Failure> {
+    confirm_or(what, "say --yes if that is what you want")
+}
+
+/// The same with another way to agree beforehand.
+fn confirm_or(what: &str, hint: &str) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() {
-        return Err(Failure::new(Exit::Input, format!("{what} Nobody is there to be asked"))
-            .hint("say --yes if that is what you want"));
+        return Err(Failure::new(Exit::Input, format!("{what} Nobody is there to be asked")).hint(hint));
     }
     eprint!("{what}\nGo on? Type yes: ");
     // A prompt that cannot be shown leads to a question nobody answers with yes.

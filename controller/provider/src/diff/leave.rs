@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
-use fleet_mcp::types::{NatRule, PublicIpBlock, Server, State};
+use fleet_mcp::types::{NatRule, PublicIpBlock, Server, State, Vlan};
 
 use super::{Removal, Task, Work};
 use crate::{
@@ -204,14 +204,17 @@ impl<'a> Leaving<'a> {
             let wanted = self.wanted.iter().any(
                 |resource| matches!(&resource.want, Want::Vlan { name, .. } if same_name(name, &vlan.name)),
             );
-            self.mark.is_ours(vlan.description.as_deref()) && !wanted
+            // A server of ours that stays where it is, although the plan has it elsewhere: it must be replaced first.
+            let kept = self.domain.servers.values().any(|server| {
+                self.is_ours(server)
+                    && !leaving.iter().any(|leaving| leaving.id == server.id)
+                    && is_in(server, vlan)
+            });
+            self.mark.is_ours(vlan.description.as_deref()) && !wanted && !kept
         });
         vlans
             .map(|vlan| {
-                let inside = leaving.iter().filter(|server| {
-                    let mut nics = server.network_info.iter().flat_map(|info| info.nics());
-                    nics.any(|nic| nic.vlan_id.as_ref() == Some(&vlan.id))
-                });
+                let inside = leaving.iter().filter(|server| is_in(server, vlan));
                 let needs = inside.map(|server| Key::ServerGone(server.id.to_string())).collect();
                 let removal = Removal::Vlan(vlan.id.clone());
                 self.work(
@@ -236,7 +239,14 @@ impl<'a> Leaving<'a> {
         removal: Removal,
     ) -> Work {
         let location = self.domain.domain.datacenter_id.to_string();
-        let step = Step { verb: Verb::Destroy, kind, name, location, detail: detail.to_owned() };
+        let step =
+            Step { verb: Verb::Destroy, kind, name, location, detail: detail.to_owned(), outside: false };
         Work { key, needs, step, quiet: false, task: Task::Remove(removal) }
     }
+}
+
+/// Whether a server has a card in a VLAN.
+fn is_in(server: &Server, vlan: &Vlan) -> bool {
+    let mut nics = server.network_info.iter().flat_map(|info| info.nics());
+    nics.any(|nic| nic.vlan_id.as_ref() == Some(&vlan.id))
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use fleet_mcp::types::{DomainType, Server, ServicePlan, State};
-use fleet_plan::resolved::Service;
+use fleet_plan::resolved::{Cpu, Node, Service};
 
 use super::{Removal, Task, Verdict, Work};
 use crate::{
@@ -11,11 +11,12 @@ use crate::{
     graph::{DENY_IPV6, Resource, Want},
     mark::{Mark, Owner},
     rule,
+    settled::Settled,
     view::{DomainView, View, private_ipv4, same_name},
 };
 
 /// What `resource` needs.
-pub(super) fn verdict(resource: &Resource, view: &View, mark: &Mark) -> Verdict {
+pub(super) fn verdict(resource: &Resource, view: &View, mark: &Mark, settled: &Settled) -> Verdict {
     let domain = view.our_domain(mark, &resource.location, &resource.domain);
     match (&resource.want, domain) {
         (Want::Domain(_), _) => match view.domain(&resource.location, &resource.domain) {
@@ -25,7 +26,7 @@ pub(super) fn verdict(resource: &Resource, view: &View, mark: &Mark) -> Verdict 
         (Want::Ready(_), _) => Verdict::Fine,
         (Want::DenyIpv6(_), None) => Verdict::Do(Verb::Change, deny_detail(resource)),
         (Want::Power(_), None) => Verdict::Do(Verb::Change, "power on".into()),
-        (Want::Monitoring(_, None), None) => Verdict::Fine,
+        (Want::Monitoring(_, None), None) | (Want::Size { .. }, None) => Verdict::Fine,
         (_, None) => absent(),
         (Want::Vlan { name, address, prefix }, Some(domain)) => match domain.vlan(name) {
             None => absent(),
@@ -48,19 +49,28 @@ pub(super) fn verdict(resource: &Resource, view: &View, mark: &Mark) -> Verdict 
             None => absent(),
             Some(server) => {
                 let verdict = known(resource, mark, server.description.as_deref(), &server.state);
-                let held = server.network_info.as_ref().and_then(|info| info.primary_nic.vlan_id.as_ref());
-                let held = held.and_then(|id| domain.vlans.get(id)).map(|vlan| vlan.name.as_str());
-                match held {
-                    Some(held) if !matches!(verdict, Verdict::Blocked(_)) && !same_name(held, network) => {
-                        Verdict::Blocked(format!(
-                            "server `{}` in {} is in network `{held}`, the plan says `{network}`: a server cannot \
-                             move; take the node out of the plan, run again, and put it back",
-                            node.name, resource.location
-                        ))
+                match verdict {
+                    Verdict::Fine => {
+                        let reasons = replacing(resource, node, network, domain, server, settled);
+                        if reasons.is_empty() { Verdict::Fine } else { Verdict::Replace(reasons.join("; ")) }
                     }
-                    _ => verdict,
+                    other => other,
                 }
             }
+        },
+        (Want::Size { node, cpu, memory_gb }, Some(domain)) => match domain.server(mark, node.as_str()) {
+            Some(server) if server.state.is_normal() && !has_size(server, cpu, *memory_gb) => {
+                let size = |count: u32, memory: u32| format!("{count} CPU and {memory} GB");
+                let restarts = if server.started { "; the server is restarted" } else { "" };
+                let (has, wanted) = (size(server.cpu.count, server.memory_gb), size(cpu.count, *memory_gb));
+                let what = if has == wanted {
+                    format!("{} CPU in {} a socket, {}", cpu.count, cpu.cores_per_socket, cpu.speed)
+                } else {
+                    format!("{has} becomes {wanted}")
+                };
+                Verdict::Do(Verb::Change, format!("{what}{restarts}"))
+            }
+            _ => Verdict::Fine,
         },
         (Want::Disk(node, disk), Some(domain)) => match domain.server(mark, node.as_str()) {
             None => absent(),
@@ -99,7 +109,7 @@ pub(super) fn verdict(resource: &Resource, view: &View, mark: &Mark) -> Verdict 
             None => absent(),
             Some(found) => match rule::wanted(view, mark, domain, name, content) {
                 Some(wanted) if rule::is_as_wanted(found, &wanted) => Verdict::Fine,
-                Some(_) => Verdict::Do(Verb::Change, "differs from the plan".into()),
+                Some(wanted) => Verdict::Do(Verb::Change, rule::difference(found, &wanted)),
                 None => Verdict::Do(Verb::Change, "its addresses change".into()),
             },
         },
@@ -125,27 +135,6 @@ pub(super) fn remark(resource: &Resource, view: &View, mark: &Mark) -> Option<St
                     "network domain `{}` in {} is {held}, the plan says {wanted}: change it at the cloud, or set the \
                      plan back",
                     resource.domain, resource.location
-                )
-            })
-        }
-        Want::Server { node, .. } => {
-            let server = domain.server(mark, node.name.as_str())?;
-            let (has, wanted) = ((server.cpu.count, server.memory_gb), (node.cpu.count, node.memory_gb));
-            (mark.is_ours(server.description.as_deref()) && has != wanted).then(|| {
-                format!(
-                    "server `{}` in {} has {} CPU and {} GB of memory, the plan says {} and {}: that change needs the \
-                     server made anew; take the node out of the plan, run again, and put it back",
-                    node.name, resource.location, has.0, has.1, wanted.0, wanted.1
-                )
-            })
-        }
-        Want::Disk(node, disk) => {
-            let server = domain.server(mark, node.as_str())?;
-            let found = server.disks().into_iter().find(|found| found.scsi_id == disk.scsi_id)?;
-            (found.size_gb > disk.size_gb).then(|| {
-                format!(
-                    "disk {} of `{node}` in {} has {} GB, the plan says {} GB: disks cannot shrink; say {} in the plan",
-                    disk.scsi_id, resource.location, found.size_gb, disk.size_gb, found.size_gb
                 )
             })
         }
@@ -180,10 +169,17 @@ pub(super) fn after_leavers(works: &mut [Work], leaving: &[Work], view: &View) {
 
 /// How work on a resource is shown.
 pub(super) fn step(resource: &Resource, verb: Verb, detail: String) -> Step {
-    let (kind, name) = match &resource.want {
+    let (kind, name) = shown(resource);
+    Step { verb, kind, name, location: resource.location.clone(), detail, outside: false }
+}
+
+/// Kind and name of a resource, as shown.
+pub(crate) fn shown(resource: &Resource) -> (&'static str, String) {
+    match &resource.want {
         Want::Domain(_) => ("network domain", resource.domain.clone()),
         Want::Vlan { name, .. } => ("vlan", name.clone()),
         Want::Server { node, .. } => ("server", node.name.to_string()),
+        Want::Size { node, .. } => ("server size", node.to_string()),
         Want::Disk(node, disk) => ("disk", format!("{node}/{}", disk.scsi_id)),
         Want::Monitoring(node, _) => ("monitoring", node.to_string()),
         Want::Power(node) => ("power", node.to_string()),
@@ -191,8 +187,60 @@ pub(super) fn step(resource: &Resource, verb: Verb, detail: String) -> Step {
         Want::Rule(name, _) => ("firewall rule", name.clone()),
         Want::DenyIpv6(_) => ("firewall rule", DENY_IPV6.to_owned()),
         Want::Ready(node) => ("node", node.to_string()),
-    };
-    Step { verb, kind, name, location: resource.location.clone(), detail }
+    }
+}
+
+/// What the journal should know of a resource that is there: kind and id.
+pub(super) fn known_as(resource: &Resource, view: &View, mark: &Mark) -> Option<(&'static str, String)> {
+    let domain = view.our_domain(mark, &resource.location, &resource.domain)?;
+    Some(match &resource.want {
+        Want::Domain(_) => ("domain", domain.domain.id.to_string()),
+        Want::Vlan { name, .. } => ("vlan", domain.vlan(name)?.id.to_string()),
+        Want::Server { node, .. } => ("server", domain.server(mark, node.name.as_str())?.id.to_string()),
+        Want::Nat(node) => {
+            let internal = domain.server(mark, node.as_str()).and_then(private_ipv4)?;
+            ("nat", domain.nat(internal)?.id.to_string())
+        }
+        _ => return None,
+    })
+}
+
+/// Why a server cannot be had as the plan says without making it anew.
+fn replacing(
+    resource: &Resource,
+    node: &Node,
+    network: &str,
+    domain: &DomainView,
+    server: &Server,
+    settled: &Settled,
+) -> Vec<String> {
+    let mut reasons = Vec::new();
+    let held = server.network_info.as_ref().and_then(|info| info.primary_nic.vlan_id.as_ref());
+    let held = held.and_then(|id| domain.vlans.get(id)).map(|vlan| vlan.name.as_str());
+    if let Some(held) = held.filter(|held| !same_name(held, network)) {
+        reasons.push(format!("it is in network `{held}`, the plan says `{network}`"));
+    }
+    for disk in &node.disks {
+        let found = server.disks().into_iter().find(|found| found.scsi_id == disk.scsi_id);
+        if let Some(found) = found.filter(|found| found.size_gb > disk.size_gb) {
+            reasons.push(format!(
+                "disk {} has {} GB, the plan says {}, and disks cannot shrink",
+                disk.scsi_id, found.size_gb, disk.size_gb
+            ));
+        }
+    }
+    if let Some((before, now)) = settled.differs(resource) {
+        reasons.push(format!("{before} becomes {now}"));
+    }
+    reasons
+}
+
+/// Whether a server has these CPUs and this memory, as far as the cloud says.
+pub(crate) fn has_size(server: &Server, cpu: &Cpu, memory_gb: u32) -> bool {
+    server.cpu.count == cpu.count
+        && server.memory_gb == memory_gb
+        && server.cpu.speed.as_ref().is_none_or(|speed| speed.eq_ignore_ascii_case(&cpu.speed))
+        && server.cpu.cores_per_socket.is_none_or(|cores| cores == cpu.cores_per_socket)
 }
 
 /// Blocks of two addresses that `missing` translations will take.
@@ -212,6 +260,7 @@ pub(super) fn blocks_needed(
         name: domain.to_owned(),
         location: location.to_owned(),
         detail: "two addresses".into(),
+        outside: false,
     };
     vec![step; blocks]
 }

@@ -19,11 +19,12 @@ use crate::{
     graph::{Key, Resource, Want},
     journal::Index,
     mark::Mark,
+    settled::Settled,
     view::View,
 };
 
 pub(crate) use leave::leavers;
-pub(crate) use make::{free_addresses, is_idle, service_plan};
+pub(crate) use make::{free_addresses, has_size, is_idle, service_plan, shown};
 
 /// One piece of work.
 #[derive(Clone, Debug)]
@@ -47,6 +48,8 @@ pub enum Task {
     Make(Box<Resource>),
     /// It must go.
     Remove(Removal),
+    /// It is there; the journal takes it in as this kind with this id.
+    Adopt(&'static str, String),
     /// Tell that the node is complete.
     Tell(NodeName),
 }
@@ -77,6 +80,10 @@ pub struct Diff {
     pub works: Vec<Work>,
     /// What cannot be done, one line each: cause and next step.
     pub problems: Vec<String>,
+    /// Servers that would have to be made anew, which is not done without consent.
+    pub replacements: Vec<Step>,
+    /// What is not as wanted even once the work is done.
+    pub(crate) open: BTreeSet<Key>,
 }
 
 /// What a resource needs.
@@ -87,19 +94,31 @@ enum Verdict {
     Settle(String),
     /// This.
     Do(Verb, String),
+    /// Making it anew, for this reason.
+    Replace(String),
     /// It cannot be had, and neither can what needs it.
     Blocked(String),
 }
 
-/// Compares `resources` with what was observed. With `index`, what left the plan is found and removed.
-pub fn diff(resources: &[Resource], view: &View, mark: &Mark, index: &Index) -> Diff {
+/// Compares `resources` with what was observed. With `index`, what left the plan is found and removed; by what was
+/// `settled`, what others changed is told apart from what the plan changed.
+pub fn diff(resources: &[Resource], view: &View, mark: &Mark, index: &Index, settled: &Settled) -> Diff {
     let mut problems = Vec::new();
     let mut todo = BTreeMap::new();
+    let (mut replacements, mut adoptions) = (Vec::new(), BTreeMap::new());
     let mut blocked = BTreeSet::new();
     for resource in resources {
         problems.extend(make::remark(resource, view, mark));
-        match make::verdict(resource, view, mark) {
-            Verdict::Fine => {}
+        match make::verdict(resource, view, mark, settled) {
+            Verdict::Fine => {
+                let known = make::known_as(resource, view, mark);
+                if let Some((kind, id)) = known.filter(|(kind, id)| !index.holds(kind, id)) {
+                    adoptions.insert(resource.key.clone(), (kind, id));
+                }
+            }
+            Verdict::Replace(reason) => {
+                replacements.push((resource.key.clone(), make::step(resource, Verb::Replace, reason)));
+            }
             Verdict::Settle(detail) => {
                 todo.insert(resource.key.clone(), (resource, Verb::Change, detail, true));
             }
@@ -126,19 +145,47 @@ pub fn diff(resources: &[Resource], view: &View, mark: &Mark, index: &Index) -> 
                     *quiet,
                     Task::Make(Box::new((*resource).clone())),
                 ),
-                (_, None) => return None,
+                (_, None) => {
+                    let (kind, id) = adoptions.remove(&resource.key)?;
+                    let detail = "there already with our mark, and taken into the journal".to_owned();
+                    (make::step(resource, Verb::Adopt, detail), false, Task::Adopt(kind, id))
+                }
             };
+            let outside = !quiet && step.verb != Verb::Adopt && settled.holds(resource);
+            let step = Step { outside, ..step };
             Some(Work { key: resource.key.clone(), needs: resource.needs.clone(), step, quiet, task })
         })
         .collect();
-    let leaving = leavers(Some(resources), view, mark, index);
+    one_at_a_time(&mut works);
+    let mut leaving = leavers(Some(resources), view, mark, index);
+    for Work { step, .. } in &mut leaving {
+        let named = matches!(step.kind, "server" | "vlan" | "network domain" | "firewall rule");
+        if named && settled.never_held(step.kind, &step.location, &step.name) {
+            step.outside = true;
+            "not in the plan, and never was".clone_into(&mut step.detail);
+        }
+    }
     make::after_leavers(&mut works, &leaving, view);
     works.extend(leaving);
     let keys: BTreeSet<Key> = works.iter().map(|work| work.key.clone()).collect();
     for work in &mut works {
         work.needs.retain(|need| keys.contains(need));
     }
-    Diff { works, problems }
+    let open = blocked.into_iter().chain(replacements.iter().map(|(key, _)| key.clone())).collect();
+    let replacements = replacements.into_iter().map(|(_, step)| step).collect();
+    Diff { works, problems, replacements, open }
+}
+
+/// Servers that are restarted for another size are so one after the other: together they may be a cluster.
+fn one_at_a_time(works: &mut [Work]) {
+    let mut last: Option<Key> = None;
+    for work in works {
+        if matches!(&work.task, Task::Make(resource) if matches!(resource.want, Want::Size { .. }))
+            && let Some(before) = last.replace(work.key.clone())
+        {
+            work.needs.push(before);
+        }
+    }
 }
 
 fn block_dependants(resources: &[Resource], blocked: &mut BTreeSet<Key>) {

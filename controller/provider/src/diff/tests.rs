@@ -32,7 +32,7 @@ fn order(works: &[Work]) -> Option<Vec<Key>> {
 #[test]
 fn the_reference_fleet_from_nothing() {
     let (plan, view) = (reference(), View::default());
-    let diff = diff(&resources(&plan), &view, &mark(), &Index::default());
+    let diff = diff(&resources(&plan), &view, &mark(), &Index::default(), &Settled::default());
     assert_eq!(diff.problems, [] as [String; 0]);
     let steps: Vec<String> = steps(&diff, &view, &mark())
         .into_iter()
@@ -46,7 +46,7 @@ fn the_reference_fleet_from_nothing() {
 proptest! {
     #[test]
     fn needs_have_an_order_and_are_within_the_run(plan in any_plan()) {
-        let diff = diff(&resources(&plan), &View::default(), &mark(), &Index::default());
+        let diff = diff(&resources(&plan), &View::default(), &mark(), &Index::default(), &Settled::default());
         let keys: BTreeSet<&Key> = diff.works.iter().map(|work| &work.key).collect();
         prop_assert_eq!(keys.len(), diff.works.len(), "keys are unique");
         for work in &diff.works {

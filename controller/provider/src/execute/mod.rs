@@ -241,6 +241,12 @@ async fn perform(run: &Run, work: Work) -> Result<(), Failure> {
             run.tell(Event::Provisioned(node, addresses)).await;
             return Ok(());
         }
+        Task::Adopt(kind, id) => {
+            run.tell(Event::Step(step.clone(), StepState::Started)).await;
+            run.journal.made(kind, &id).await?;
+            run.tell(Event::Step(step, StepState::Done)).await;
+            return Ok(());
+        }
         Task::Make(resource) => Ok(resource),
         Task::Remove(removal) => Err(removal),
     };

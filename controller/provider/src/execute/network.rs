@@ -112,6 +112,7 @@ impl Run {
             name: resource.domain.clone(),
             location: resource.location.clone(),
             detail: format!("two addresses, one for {}", step.name),
+            outside: false,
         };
         self.tell(Event::Step(block.clone(), StepState::Started)).await;
         let added = self.add_block(&block, domain).await;

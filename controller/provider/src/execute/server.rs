@@ -2,13 +2,18 @@
 
 use fleet_mcp::{
     Id, McpError,
-    types::{AddDisk, ChangeServerMonitoringPlan, EnableServerMonitoring, Server},
+    types::{AddDisk, ChangeServerMonitoringPlan, EnableServerMonitoring, ReconfigureServer, Server},
 };
 use fleet_model::NodeName;
-use fleet_plan::resolved::{Disk, Service};
+use fleet_plan::resolved::{Cpu, Disk, Service};
 
 use super::{Failure, Run, act::About};
-use crate::{cloud::Change, diff::service_plan, event::Step, graph::Resource};
+use crate::{
+    cloud::Change,
+    diff::{has_size, service_plan},
+    event::Step,
+    graph::Resource,
+};
 
 impl Run {
     /// The node's server by what is known of the cloud.
@@ -29,6 +34,60 @@ impl Run {
         wanted: impl Fn(&Server) -> bool,
     ) -> Result<Option<Server>, McpError> {
         Ok(self.cloud.server(id).await?.filter(wanted))
+    }
+
+    /// CPUs and memory change while a server is off; one that was on is on again afterwards, however that went.
+    pub(super) async fn make_size(
+        &self,
+        step: &Step,
+        resource: &Resource,
+        node: &NodeName,
+        cpu: &Cpu,
+        memory_gb: u32,
+    ) -> Result<(), Failure> {
+        let _turn = self.turn(node.as_str()).await;
+        let id = self.server_of(resource, node)?;
+        let server = self.idle_server(step, &id).await?;
+        if has_size(&server, cpu, memory_gb) {
+            return Ok(());
+        }
+        let was_on = server.started;
+        if was_on {
+            self.shut_down(step, &id).await?;
+        }
+        let resized = self.resize(step, &id, cpu, memory_gb).await;
+        if was_on {
+            self.start(step, &id).await?;
+        }
+        resized
+    }
+
+    async fn resize(&self, step: &Step, id: &Id<Server>, cpu: &Cpu, memory_gb: u32) -> Result<(), Failure> {
+        let change = Change::Reconfigure(ReconfigureServer {
+            id: id.clone(),
+            memory_gb: Some(memory_gb),
+            cpu_count: Some(cpu.count),
+            cpu_speed: Some(cpu.speed.clone()),
+            cores_per_socket: Some(cpu.cores_per_socket),
+        });
+        let as_wanted = |server: &Server| has_size(server, cpu, memory_gb);
+        self.act(step, About::default(), &change, || self.look_server(id, as_wanted)).await?;
+        if as_wanted(&self.idle_server(step, id).await?) {
+            return Ok(());
+        }
+        Err(Failure("the cloud accepted the change, yet the size is not as wanted; look at it there".into()))
+    }
+
+    /// Asks the guest to go down, so that what it has in memory reaches its disks; one that does not is cut off.
+    async fn shut_down(&self, step: &Step, id: &Id<Server>) -> Result<(), Failure> {
+        let change = Change::ShutdownServer(id.clone());
+        let off = |server: &Server| !server.started;
+        if let Err(Failure(why)) =
+            self.act(step, About::default(), &change, || self.look_server(id, off)).await
+        {
+            self.waiting(step, format!("the guest does not shut down ({why}); its power is cut")).await;
+        }
+        self.power_off(step, id).await
     }
 
     pub(super) async fn make_disk(
@@ -107,12 +166,16 @@ impl Run {
     ) -> Result<(), Failure> {
         let _turn = self.turn(node.as_str()).await;
         let id = self.server_of(resource, node)?;
-        if self.idle_server(step, &id).await?.started {
+        self.start(step, &id).await
+    }
+
+    async fn start(&self, step: &Step, id: &Id<Server>) -> Result<(), Failure> {
+        if self.idle_server(step, id).await?.started {
             return Ok(());
         }
         let change = Change::StartServer(id.clone());
-        self.act(step, About::default(), &change, || self.look_server(&id, |server| server.started)).await?;
-        if self.idle_server(step, &id).await?.started {
+        self.act(step, About::default(), &change, || self.look_server(id, |server| server.started)).await?;
+        if self.idle_server(step, id).await?.started {
             return Ok(());
         }
         Err(Failure("the cloud started the server, yet it is off; look at its console".into()))

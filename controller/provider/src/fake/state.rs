@@ -34,6 +34,8 @@ pub struct State {
     pub nats: BTreeMap<Id<NatRule>, NatRule>,
     /// Firewall rules.
     pub rules: BTreeMap<Id<FirewallRule>, FirewallRule>,
+    /// Guests do not shut down when asked.
+    pub without_tools: bool,
     /// Images the customer made.
     pub customer_images: Vec<Image>,
     /// How often servers of a name fail to be made before they succeed.
@@ -165,6 +167,21 @@ impl State {
                 self.begin(server.as_str())
             }
             Change::StartServer(id) => self.power(call, id, true),
+            Change::Reconfigure(request) => {
+                let server = self.idle(call, &request.id)?;
+                if server.started {
+                    return Err(McpError::ServerStarted(refusal(call, "SERVER_STARTED")));
+                }
+                server.cpu.count = request.cpu_count.unwrap_or(server.cpu.count);
+                server.memory_gb = request.memory_gb.unwrap_or(server.memory_gb);
+                server.state = Life::PendingChange;
+                self.begin(request.id.as_str())
+            }
+            Change::ShutdownServer(id) if self.without_tools => {
+                self.idle(call, id)?;
+                Err(McpError::Rejected(refusal(call, "VMWARE_TOOLS_INVALID_STATUS")))
+            }
+            Change::ShutdownServer(id) => self.power(call, id, false),
             Change::PowerOffServer(id) => self.power(call, id, false),
             Change::DeleteServer(id) => {
                 let server = self.idle(call, id)?;

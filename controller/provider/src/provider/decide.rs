@@ -12,6 +12,7 @@ use crate::{
     graph::resources,
     journal::Index,
     mark::Mark,
+    settled::Settled,
     view::View,
 };
 
@@ -22,6 +23,8 @@ pub struct Preview {
     pub steps: Vec<Step>,
     /// One line each, cause and next step.
     pub problems: Vec<String>,
+    /// Servers that have to be made anew, each with the reason; not done without consent.
+    pub replacements: Vec<Step>,
 }
 
 /// What is to be done: servers that make room for their successors, then everything else.
@@ -40,17 +43,23 @@ pub(super) fn decide(
     plan: &ResolvedPlan,
     view: &View,
     mark: &Mark,
-    index: &Index,
+    (index, settled): (&Index, &Settled),
     replace: &BTreeSet<NodeName>,
 ) -> Decision {
-    let mut after = view.clone();
+    let resources = resources(plan);
+    let (mut after, mut settled) = (view.clone(), settled.clone());
     let mut first = Vec::new();
     for node in replace {
         let works = replace::works(plan, node, view, mark, index);
         works.iter().for_each(|work| forget(&mut after, &work.task));
         first.extend(works);
     }
-    let then = diff::diff(&resources(plan), &after, mark, index);
+    // What comes back anew with them is no change of others.
+    resources
+        .iter()
+        .filter(|resource| replace.iter().any(|node| replace::belongs(resource, node)))
+        .for_each(|resource| settled.forget(resource));
+    let then = diff::diff(&resources, &after, mark, index, &settled);
     Decision { first, then, after }
 }
 
@@ -88,6 +97,6 @@ impl Decision {
             }
         }
         shown.extend(steps);
-        Preview { steps: shown, problems: then.problems }
+        Preview { steps: shown, problems: then.problems, replacements: then.replacements }
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     diff::{Removal, Task, Work, leavers},
     event::Event,
     execute::execute,
-    graph::{Key, Resource, resources},
+    graph::{Key, Resource, Rule, Want, resources},
     journal::Index,
     mark::Mark,
     view::{View, private_ipv4},
@@ -34,6 +34,15 @@ impl Provider {
     ) -> Result<Outcome, ProviderError> {
         let (view, mut index) = self.look().await?;
         self.journal.reconcile(&view, &self.mark, &mut index).await?;
+        let mut settled = self.journal.settled().await?;
+        let before = settled.clone();
+        resources(plan)
+            .iter()
+            .filter(|resource| belongs(resource, node))
+            .for_each(|resource| settled.forget(resource));
+        if settled != before {
+            self.journal.settle(&settled).await?;
+        }
         let works = works(plan, node, &view, &self.mark, &index);
         let run = self.run(events, view);
         let finished = execute(&run, works, stop).await;
@@ -64,7 +73,7 @@ pub(super) fn works(
         nats.any(|nat| work.key == Key::NatGone(nat.id.to_string()))
     };
     let others: Vec<Resource> =
-        resources(plan).into_iter().filter(|resource| !belongs(&resource.key, node)).collect();
+        resources(plan).into_iter().filter(|resource| !is_of(&resource.key, node)).collect();
     let mut works: Vec<Work> = leavers(Some(&others), view, mark, index)
         .into_iter()
         .filter(|work| match &work.task {
@@ -82,9 +91,10 @@ pub(super) fn works(
 }
 
 /// Whether a resource goes with the node's server.
-fn belongs(key: &Key, node: &NodeName) -> bool {
+fn is_of(key: &Key, node: &NodeName) -> bool {
     match key {
         Key::Server(of)
+        | Key::Size(of)
         | Key::Disk(of, _)
         | Key::Monitoring(of)
         | Key::Power(of)
@@ -92,4 +102,9 @@ fn belongs(key: &Key, node: &NodeName) -> bool {
         | Key::Ready(of) => of == node,
         _ => false,
     }
+}
+
+/// Whether a resource is made anew with the node's server: also what lets in by its public address.
+pub(super) fn belongs(resource: &Resource, node: &NodeName) -> bool {
+    is_of(&resource.key, node) || matches!(&resource.want, Want::Rule(_, Rule::Opening(of, ..)) if of == node)
 }

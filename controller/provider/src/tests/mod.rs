@@ -1,5 +1,6 @@
 //! Runs against the cloud in memory: the whole provider but the network.
 
+mod changing;
 mod faults;
 mod leaving;
 mod orphans;
@@ -183,7 +184,6 @@ async fn what_cannot_change_in_place_is_said_with_the_next_step() {
     let (world, mut plan) = (World::new(), small());
     world.apply(&plan).await;
     let node = &mut plan.locations[1].networks[0].nodes[0];
-    node.cpu.count = 2;
     node.disks[0].size_gb = 9;
     plan.locations[0].networks[1].prefix = 25;
     world.cloud.count_anew();

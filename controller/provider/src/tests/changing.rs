@@ -1,0 +1,186 @@
+//! What others changed is told apart from what the plan changes, put back or adopted; what cannot change in place is
+//! made anew with consent only; and a preview is what the run does.
+
+use std::collections::BTreeSet;
+
+use fleet_model::NodeName;
+use fleet_plan::{ResolvedPlan, resolved::Service};
+use proptest::prelude::*;
+
+use super::tamper;
+use crate::{
+    event::{Event, Step, StepState, Verb},
+    provider::Preview,
+    testing::{World, any_plan, small},
+};
+
+const NODE: &str = "EU6rethink01";
+
+async fn preview(world: &World, plan: &ResolvedPlan, replace: &[&str]) -> Preview {
+    let replace: BTreeSet<NodeName> = replace.iter().map(|name| name.parse().expect("a name")).collect();
+    world.provider().preview(plan, &replace).await.expect("a preview")
+}
+
+fn told(steps: &[Step]) -> Vec<String> {
+    let line = |step: &Step| {
+        let outside = if step.outside { "outside! " } else { "" };
+        format!("{outside}{:?} {} {}: {}", step.verb, step.kind, step.name, step.detail)
+    };
+    steps.iter().map(line).collect()
+}
+
+/// The node of this test in a plan.
+fn node(plan: &mut ResolvedPlan) -> &mut fleet_plan::resolved::Node {
+    &mut plan.locations[1].networks[0].nodes[0]
+}
+
+#[tokio::test(start_paused = true)]
+async fn cpus_and_memory_change_in_place_and_the_server_is_on_again() {
+    for without_tools in [false, true] {
+        let (world, mut plan) = (World::new(), small());
+        world.apply(&plan).await;
+        world.cloud.state().without_tools = without_tools;
+        node(&mut plan).cpu.count = 8;
+        node(&mut plan).memory_gb = 16;
+        let shown = preview(&world, &plan, &[]).await;
+        let detail = "1 CPU and 1 GB becomes 8 CPU and 16 GB; the server is restarted";
+        assert_eq!(told(&shown.steps), [format!("Change server size {NODE}: {detail}")]);
+        world.cloud.count_anew();
+        world.apply(&plan).await;
+        let changes = world.cloud.changes();
+        let cut = if without_tools { vec!["powerOffServer"] } else { vec![] };
+        assert_eq!(changes, [vec!["shutdownServer"], cut, vec!["reconfigureServer", "startServer"]].concat());
+        world.check_exact(&plan).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn servers_are_restarted_one_after_the_other() {
+    let (world, mut plan) = (World::new(), small());
+    world.apply(&plan).await;
+    let networks = plan.locations.iter_mut().flat_map(|location| &mut location.networks);
+    networks.flat_map(|network| &mut network.nodes).for_each(|node| node.memory_gb = 8);
+    world.cloud.count_anew();
+    world.apply(&plan).await;
+    let one = ["shutdownServer", "reconfigureServer", "startServer"];
+    assert_eq!(world.cloud.changes(), [one, one, one].concat());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_changed_is_shown_as_such_and_put_back() {
+    let (world, plan) = (World::new(), small());
+    world.apply(&plan).await;
+    {
+        let mut state = world.cloud.state();
+        let server = state.servers.values_mut().find(|server| server.name == NODE).expect("there");
+        (server.started, server.cpu.count, server.monitoring) = (false, 16, None);
+        let opening = state.rules.values_mut().find(|rule| rule.name == format!("{NODE}.TCPv4_22.fleet"));
+        opening.expect("the rule for ssh").enabled = false;
+        let mut extra = state.rules.values().find(|rule| !rule.is_default()).expect("a rule").clone();
+        (extra.id, extra.name) = (fleet_mcp::Id::new("extra"), "backdoor.fleet".to_owned());
+        state.rules.insert(extra.id.clone(), extra);
+    }
+    let shown = preview(&world, &plan, &[]).await;
+    assert!(shown.steps.iter().all(|step| step.outside), "{:?}", told(&shown.steps));
+    insta::assert_snapshot!(told(&shown.steps).join("\n"));
+    world.apply(&plan).await;
+    world.check_exact(&plan).await;
+    // The plan's own change is not laid on others.
+    let mut other = plan.clone();
+    node(&mut other).monitoring = Some(Service::Advanced);
+    let shown = preview(&world, &other, &[]).await;
+    assert_eq!(told(&shown.steps), [format!("Change monitoring {NODE}: ESSENTIALS becomes ADVANCED")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_bears_our_mark_and_the_journal_lacks_is_adopted() {
+    let (mut world, plan) = (World::new(), small());
+    world.apply(&plan).await;
+    world.store = World::new().store;
+    let shown = preview(&world, &plan, &[]).await;
+    assert!(shown.steps.iter().all(|step| step.verb == Verb::Adopt), "{:?}", told(&shown.steps));
+    let of = |kind: &str| shown.steps.iter().filter(|step| step.kind == kind).count();
+    assert_eq!((of("network domain"), of("vlan"), of("server"), of("nat rule")), (2, 3, 3, 3));
+    world.cloud.count_anew();
+    world.apply(&plan).await;
+    assert_eq!(world.cloud.changes(), [] as [&str; 0], "only the journal changes");
+    assert_eq!(told(&preview(&world, &plan, &[]).await.steps), [] as [&str; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn making_anew_needs_consent() {
+    let (world, before) = (World::new(), small());
+    world.apply(&before).await;
+    let mut plan = before.clone();
+    node(&mut plan).image = "Debian".to_owned();
+    node(&mut plan).disks[0].size_gb = 10;
+    plan.locations[1].networks[0].name = "Elsewhere".to_owned();
+    plan.locations[0].networks.iter_mut().for_each(|network| network.accept.clear());
+    let shown = preview(&world, &plan, &[]).await;
+    insta::assert_snapshot!(told(&shown.replacements).join("\n"));
+    world.cloud.count_anew();
+    let outcome = world.run(&plan).await.0.expect("a run");
+    assert!(
+        outcome.problems.iter().any(|line| line.contains("fleetctl up --replace EU6rethink01")),
+        "{outcome:?}"
+    );
+    assert!(!world.cloud.changes().contains(&"deleteServer"));
+
+    let shown = preview(&world, &plan, &[NODE]).await;
+    assert_eq!(shown.replacements, []);
+    let replaced = shown.steps.iter().filter(|step| step.verb == Verb::Replace);
+    assert_eq!(replaced.map(|step| step.name.as_str()).collect::<Vec<_>>(), [NODE]);
+    assert!(shown.steps.iter().all(|step| !step.outside), "{:?}", told(&shown.steps));
+    let (sender, mut events) = tokio::sync::mpsc::channel(4);
+    let listening = tokio::spawn(async move { while events.recv().await.is_some() {} });
+    let (provider, stop) = (world.provider(), tokio_util::sync::CancellationToken::new());
+    let name = NODE.parse().expect("a name");
+    let gone = provider.destroy_node(&plan, &name, &sender, &stop).await.expect("a run");
+    assert_eq!(gone.problems, [] as [String; 0]);
+    drop(sender);
+    listening.await.expect("ends");
+    // Cut here: what the replacement took is no change of others.
+    let shown = preview(&world, &plan, &[]).await;
+    assert!(shown.steps.iter().all(|step| !step.outside), "{:?}", told(&shown.steps));
+    world.apply(&plan).await;
+    world.check_exact(&plan).await;
+}
+
+/// Verb, kind, name and place of each step, sorted: blocks are told without saying for whom.
+fn sorted<'a>(steps: impl Iterator<Item = &'a Step>) -> Vec<String> {
+    let mut lines: Vec<String> =
+        steps.map(|step| format!("{:?} {} {} {}", step.verb, step.kind, step.name, step.location)).collect();
+    lines.sort();
+    lines
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_preview_is_what_the_run_does(
+        before in any_plan(),
+        after in any_plan(),
+        other in any::<bool>(),
+        bits in prop::collection::vec(any::<bool>(), 1..40),
+    ) {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("runs");
+        runtime.block_on(async {
+            let world = World::new();
+            world.apply(&before).await;
+            tamper(&world, &bits);
+            let plan = if other { after } else { before };
+            let shown = preview(&world, &plan, &[]).await;
+            let (outcome, events) = world.run(&plan).await;
+            let outcome = outcome.expect("a run");
+            let settling = events.iter().filter_map(|event| match event {
+                Event::Step(step, StepState::Started) => Some(step),
+                _ => None,
+            });
+            prop_assert_eq!(sorted(shown.steps.iter()), sorted(settling));
+            prop_assert_eq!(outcome.problems.len(), shown.problems.len() + shown.replacements.len());
+            Ok(())
+        })?;
+    }
+}
