@@ -1,0 +1,242 @@
+//! The machine: one event in, a changed state and what to do about it out.
+
+mod command;
+mod deadline;
+mod judge;
+mod node;
+mod phase;
+mod report;
+pub(crate) mod start;
+
+use std::fmt;
+
+use fleet_model::{NodeName, Timestamp};
+
+use crate::{
+    effect::{Effect, Notice},
+    event::{Entry, Event, Reason},
+    policy::When,
+    state::{Moment, Rollout, Standing, State},
+};
+
+/// Longest time between two events that still counts as listened to; drivers send a `Tick` more often than this.
+/// Whatever is beyond it (no controller, a sleeping host, a clock set forward) does not count against any node.
+pub const LONGEST_UNHEARD_MS: u64 = 30_000;
+
+/// An event that cannot be taken; nothing changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Not at this point of the rollout.
+    NotNow {
+        /// What was asked for.
+        asked: &'static str,
+        /// Where it stands.
+        standing: Standing,
+        /// What to do instead.
+        hint: &'static str,
+    },
+    /// No such node in this rollout.
+    UnknownNode(NodeName),
+    /// There is nothing to go back to.
+    NothingBefore,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotNow { asked, standing, hint } => {
+                let standing = format!("{standing:?}").to_lowercase();
+                write!(f, "cannot {asked} a rollout that is {standing}; {hint}")
+            }
+            Self::UnknownNode(node) => write!(f, "`{node}` is no node of this rollout"),
+            Self::NothingBefore => {
+                f.write_str("there is nothing to go back to; start a rollout of the release you want instead")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// Takes `event` at `now` into `rollout` and says what to do, in order; the first of it, if there is any, is to store
+/// what `rollout` has become.
+///
+/// # Errors
+/// [`Refused`]; `rollout` is then as it was.
+pub fn advance(rollout: &mut Rollout, event: Event, now: Timestamp) -> Result<Vec<Effect>, Refused> {
+    let passed = u64::try_from(now.as_millis().saturating_sub(rollout.clock.as_millis())).unwrap_or(0);
+    let moment = Moment(rollout.moment.0 + passed.min(LONGEST_UNHEARD_MS));
+    apply(rollout, Entry { seq: rollout.seq + 1, at: now, moment, event })
+}
+
+/// Takes an entry of the log in again: the same state comes out as when it happened.
+///
+/// # Errors
+/// [`Refused`], as when it happened; such entries are never logged.
+pub fn replay(rollout: &mut Rollout, entry: Entry) -> Result<(), Refused> {
+    apply(rollout, entry).map(drop)
+}
+
+fn apply(rollout: &mut Rollout, entry: Entry) -> Result<Vec<Effect>, Refused> {
+    command::admit(rollout, &entry.event)?;
+    rollout.clock = entry.at;
+    rollout.moment = entry.moment;
+    let mut turn = Turn { rollout, effects: Vec::new(), changed: false };
+    turn.take(&entry.event);
+    turn.settle();
+    if !turn.changed {
+        debug_assert!(
+            turn.effects
+                .iter()
+                .all(|effect| matches!(effect, Effect::Offer { .. } | Effect::Withdraw { .. }))
+        );
+        return Ok(turn.effects);
+    }
+    let mut effects = turn.effects;
+    rollout.seq = entry.seq;
+    effects.insert(0, Effect::Persist(entry));
+    Ok(effects)
+}
+
+/// What the stored state implies is to be done, whether or not it was done before: for a controller that takes over.
+/// All of it may be done twice.
+pub fn outstanding(rollout: &Rollout) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    for (name, node) in &rollout.nodes {
+        if let Some(effect) = standing_order(rollout, name) {
+            effects.push(effect);
+        }
+        let when = match node.state {
+            State::Held => When::Before,
+            State::Proving => When::After,
+            _ => continue,
+        };
+        let unanswered = rollout.spec.policy.gates.iter().filter(|gate| {
+            gate.when == when && node.gates.get(&gate.name).is_some_and(|asked| asked.answer.is_none())
+        });
+        effects.extend(unanswered.map(|gate| Effect::Ask { node: name.clone(), gate: gate.name.clone() }));
+    }
+    effects
+}
+
+/// The order a node is under, as an effect.
+fn standing_order(rollout: &Rollout, name: &NodeName) -> Option<Effect> {
+    let node = rollout.nodes.get(name)?;
+    if node.state == State::Offered && node.withdrawn {
+        return Some(Effect::Withdraw { node: name.clone(), order: node.order });
+    }
+    let back = rollout.goes_back() || node.returning;
+    let release = if back { rollout.spec.previous.clone()? } else { rollout.spec.release.clone() };
+    (node.state.at_work() || (node.returning && node.state == State::Failed)).then(|| Effect::Offer {
+        node: name.clone(),
+        release,
+        order: node.order,
+        back,
+        again: node.again,
+    })
+}
+
+/// One event being taken in.
+pub(crate) struct Turn<'a> {
+    rollout: &'a mut Rollout,
+    effects: Vec<Effect>,
+    changed: bool,
+}
+
+impl Turn<'_> {
+    fn take(&mut self, event: &Event) {
+        match event {
+            Event::Tick => {}
+            Event::Sessions { .. }
+            | Event::Connected { .. }
+            | Event::Lost { .. }
+            | Event::Joined { .. }
+            | Event::Retired { .. }
+            | Event::Hold { .. }
+            | Event::Release { .. }
+            | Event::Answer { .. } => self.node_event(event),
+            Event::Report { node, order, release, step } => self.report(node, *order, release, step),
+            command => self.command(command),
+        }
+    }
+
+    /// Draws every consequence until nothing changes.
+    fn settle(&mut self) {
+        self.deadlines();
+        self.gates();
+        loop {
+            self.judge();
+            let moved = self.move_phase();
+            self.start();
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    fn going(&self) -> bool {
+        self.rollout.halt.is_none() && self.rollout.line.is_none()
+    }
+
+    fn announce(&mut self, notice: Notice) {
+        self.changed = true;
+        self.effects.push(Effect::Announce(notice));
+    }
+
+    /// Puts a node in a state, with everything that belongs to entering it.
+    fn put(&mut self, name: &NodeName, state: State, reason: Option<Reason>) {
+        let moment = self.rollout.moment;
+        let node = self.rollout.nodes.get_mut(name).expect("the callers looked it up");
+        node.state = state;
+        node.since = moment;
+        node.busy = None;
+        node.reason = reason;
+        node.forgiven = false;
+        if matches!(state, State::Held | State::Proving) {
+            node.gates.clear();
+        }
+        if state != State::Offered {
+            node.withdrawn = false;
+        }
+        self.changed = true;
+    }
+
+    fn next_order(&mut self, name: &NodeName) -> u64 {
+        self.rollout.order += 1;
+        let order = self.rollout.order;
+        self.rollout.nodes.get_mut(name).expect("the callers looked it up").order = order;
+        self.changed = true;
+        order
+    }
+
+    /// Tells a node once more what it is under, if it is under anything.
+    fn remind(&mut self, name: &NodeName) {
+        self.effects.extend(standing_order(self.rollout, name));
+    }
+
+    /// Offers a node what it is to run now.
+    fn offer(&mut self, name: &NodeName) {
+        self.put(name, State::Offered, None);
+        self.next_order(name);
+        let node = self.rollout.nodes.get_mut(name).expect("the callers looked it up");
+        node.attempts += 1;
+        node.touched = true;
+        node.withdrawn = false;
+        node.returning = false;
+        self.remind(name);
+    }
+
+    /// Takes back every offer of which no word was heard.
+    fn withdraw_all(&mut self) {
+        let names = self.names(|node| node.state == State::Offered && !node.withdrawn);
+        for name in names {
+            self.next_order(&name);
+            self.rollout.nodes.get_mut(&name).expect("just listed").withdrawn = true;
+            self.remind(&name);
+        }
+    }
+
+    fn names(&self, of: impl Fn(&crate::state::Node) -> bool) -> Vec<NodeName> {
+        self.rollout.nodes.iter().filter(|(_, node)| of(node)).map(|(name, _)| name.clone()).collect()
+    }
+}

@@ -1,0 +1,166 @@
+//! What nodes say: the only source of where they stand.
+
+use fleet_model::NodeName;
+
+use super::Turn;
+use crate::{
+    effect::Effect,
+    event::{Kind, Reason, Step},
+    policy::When,
+    state::{Phase, State},
+};
+
+impl Turn<'_> {
+    pub(super) fn report(&mut self, name: &NodeName, order: u64, release: &str, step: &Step) {
+        if !self.rollout.nodes[name].connected {
+            self.session(name, true);
+        }
+        let node = &self.rollout.nodes[name];
+        let back = self.rollout.goes_back();
+        let ours = release == self.rollout.spec.release;
+        let previous = self.rollout.spec.previous.as_deref() == Some(release);
+        let current = order >= node.order;
+        let (state, returning) = (node.state, node.returning);
+        match step {
+            Step::Busy { .. } => {
+                let moment = self.rollout.moment;
+                let node = self.rollout.nodes.get_mut(name).expect("admitted");
+                if node.state.at_work() && node.busy.is_none() {
+                    node.busy = Some(moment);
+                    self.changed = true;
+                }
+            }
+            Step::Fetching => self.on_its_way(name, State::Fetching, ours, previous),
+            Step::Trial => self.on_its_way(name, State::Trial, ours, previous),
+            Step::Committed if back || returning => match () {
+                () if previous && state != State::RolledBack => {
+                    // What drove it back stays worth knowing.
+                    let reason = node.reason.clone();
+                    self.put(name, State::RolledBack, reason);
+                }
+                () if previous || returning => {}
+                // A node that returned takes up the release again, or was away when everybody was sent back.
+                () if ours && matches!(state, State::RolledBack | State::Pending | State::Silent) => {
+                    self.touch(name);
+                    self.put(name, State::CatchingUp, None);
+                }
+                () if ours && current && matches!(state, State::Fetching | State::Trial) => self.cut(name),
+                () => {}
+            },
+            Step::Committed if ours => {
+                self.touch(name);
+                if !matches!(state, State::Committed | State::Proving) {
+                    self.committed(name);
+                }
+            }
+            Step::Committed => match state {
+                State::Committed | State::Proving => {
+                    self.went_back(name, Reason::new(Kind::OtherRelease, release));
+                }
+                State::Offered if node.withdrawn && current => self.untouched(name),
+                State::Fetching | State::Trial if current => self.cut(name),
+                _ => {}
+            },
+            // Words about an order before say nothing about the present one.
+            Step::Failed { .. } | Step::RolledBack { .. } if !current => {}
+            Step::Failed { reason } => {
+                let about_target = if back { previous } else { ours };
+                let news = state != State::Failed && (back || state != State::RolledBack);
+                if about_target && news && !returning {
+                    self.fail(name, reason.clone());
+                }
+            }
+            Step::RolledBack { reason } if back && previous => {
+                if state != State::Failed {
+                    self.fail(name, reason.clone());
+                }
+            }
+            Step::RolledBack { reason } if ours => {
+                if state != State::RolledBack {
+                    self.went_back(name, reason.clone());
+                }
+            }
+            Step::RolledBack { .. } => {}
+        }
+    }
+
+    fn on_its_way(&mut self, name: &NodeName, to: State, ours: bool, previous: bool) {
+        if ours {
+            self.touch(name);
+        }
+        let back = self.rollout.goes_back();
+        let node = self.rollout.nodes.get_mut(name).expect("admitted");
+        if node.returning || !(if back { previous } else { ours }) {
+            return;
+        }
+        if node.busy.take().is_some() {
+            self.changed = true;
+        }
+        if node.state != to {
+            self.put(name, to, None);
+        }
+    }
+
+    fn touch(&mut self, name: &NodeName) {
+        let node = self.rollout.nodes.get_mut(name).expect("admitted");
+        if !node.touched {
+            node.touched = true;
+            self.changed = true;
+        }
+    }
+
+    fn committed(&mut self, name: &NodeName) {
+        if self.has_gates(When::After) {
+            self.put(name, State::Proving, None);
+            self.ask(name, When::After);
+            return;
+        }
+        self.put(name, State::Committed, None);
+        self.watch_anew(name);
+    }
+
+    /// A node that comes late into a wave that is watched is watched as long as the others.
+    pub(super) fn watch_anew(&mut self, name: &NodeName) {
+        let wave = self.rollout.nodes[name].wave;
+        if wave == self.rollout.wave && matches!(self.rollout.phase, Phase::Baking { .. }) {
+            self.rollout.phase = Phase::Baking { since: self.rollout.moment };
+        }
+    }
+
+    /// Its offer was taken back before it began.
+    fn untouched(&mut self, name: &NodeName) {
+        let node = self.rollout.nodes.get_mut(name).expect("admitted");
+        node.attempts = node.attempts.saturating_sub(1);
+        let first = node.attempts == 0 && !node.again;
+        node.touched = !first;
+        self.put(name, if first { State::Pending } else { State::CatchingUp }, None);
+    }
+
+    /// It had begun, and now runs what it ran and has nothing in hand: power was cut, or somebody killed it.
+    fn cut(&mut self, name: &NodeName) {
+        let attempts = self.rollout.nodes[name].attempts;
+        if attempts >= self.rollout.spec.policy.attempts {
+            self.fail(name, Reason::new(Kind::Interrupted, format!("{attempts} times")));
+        } else {
+            self.put(name, State::CatchingUp, Some(Reason::new(Kind::Interrupted, String::new())));
+        }
+    }
+
+    pub(super) fn fail(&mut self, name: &NodeName, reason: Reason) {
+        self.remember(name, &reason);
+        self.put(name, State::Failed, Some(reason));
+    }
+
+    fn went_back(&mut self, name: &NodeName, reason: Reason) {
+        self.remember(name, &reason);
+        self.put(name, State::RolledBack, Some(reason));
+        self.rollout.nodes.get_mut(name).expect("admitted").returning = false;
+    }
+
+    fn remember(&mut self, name: &NodeName, reason: &Reason) {
+        if reason.kind.blames_the_release() && !self.rollout.goes_back() {
+            let release = self.rollout.spec.release.clone();
+            self.effects.push(Effect::Remember { node: name.clone(), release, reason: reason.clone() });
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! Who may start now, and why others may not.
+
+use std::{collections::BTreeMap, fmt};
+
+use fleet_model::{NodeName, Timestamp};
+
+use super::Turn;
+use crate::{
+    policy::When,
+    state::{Finish, Node, Phase, Rollout, State},
+};
+
+/// Something that keeps a node from starting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// Nothing was started yet.
+    Draft,
+    /// The line is stopped.
+    LineStopped(String),
+    /// The rollout is halted.
+    Halted(String),
+    /// Its wave comes later; numbers count from one.
+    LaterWave {
+        /// Its wave.
+        its: usize,
+        /// The present one.
+        present: usize,
+    },
+    /// The rollout is over.
+    Over,
+    /// It has no session.
+    NoSession,
+    /// It is held.
+    OnHold(String),
+    /// Its location's window is closed.
+    WindowClosed {
+        /// Where.
+        location: String,
+        /// When it opens.
+        opens: Option<Timestamp>,
+    },
+    /// The offset of the window's time zone was not told.
+    ZoneUnknown(String),
+    /// As many are in flight as may be.
+    InFlight {
+        /// In the wave or in all.
+        scope: &'static str,
+        /// How many.
+        now: usize,
+        /// At most.
+        limit: usize,
+    },
+    /// As many are out of service as may be.
+    Unavailable {
+        /// In the wave or in all.
+        scope: &'static str,
+        /// How many.
+        now: usize,
+        /// At most.
+        limit: usize,
+    },
+    /// Replicas can spare no other member.
+    Cluster {
+        /// Which.
+        cluster: String,
+        /// Who is out.
+        out: Vec<NodeName>,
+        /// How many may be.
+        spare: usize,
+    },
+    /// The seed goes last.
+    SeedLast {
+        /// For how many it waits.
+        waiting_for: usize,
+    },
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Draft => f.write_str("the rollout is not started"),
+            Self::LineStopped(why) => write!(f, "the line is stopped: {why}"),
+            Self::Halted(why) => write!(f, "the rollout is halted: {why}"),
+            Self::LaterWave { its, present } => write!(f, "it is in wave {its}, and wave {present} is on"),
+            Self::Over => f.write_str("the rollout is over"),
+            Self::NoSession => f.write_str("it has no session; it catches up when it returns"),
+            Self::OnHold(why) => write!(f, "it is held: {why}"),
+            Self::WindowClosed { location, opens: Some(opens) } => {
+                write!(f, "the maintenance window of {location} opens at {opens}")
+            }
+            Self::WindowClosed { location, opens: None } => {
+                write!(f, "the maintenance window of {location} is closed")
+            }
+            Self::ZoneUnknown(zone) => {
+                write!(f, "the time of zone {zone} is not known, so its window stays closed")
+            }
+            Self::InFlight { scope, now, limit } => {
+                write!(f, "{now} {scope} are in flight, at most {limit} may be")
+            }
+            Self::Unavailable { scope, now, limit } => {
+                write!(f, "{now} {scope} are or may become unavailable, at most {limit} may be")
+            }
+            Self::Cluster { cluster, out, spare } => {
+                let names: Vec<_> = out.iter().map(NodeName::as_str).collect();
+                write!(f, "cluster {cluster} can spare {spare}, and {} is out", names.join(", "))
+            }
+            Self::SeedLast { waiting_for } => write!(f, "the seed goes last, after {waiting_for} more"),
+        }
+    }
+}
+
+/// Who is where, counted once for all candidates.
+#[derive(Default)]
+pub(crate) struct Tally {
+    waves: BTreeMap<usize, Used>,
+    whole: Used,
+    clusters: BTreeMap<String, Vec<NodeName>>,
+    before_seed: usize,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Used {
+    in_flight: usize,
+    out: usize,
+}
+
+/// Whether a node is out of service, or may be before it is heard of again, through this rollout.
+fn out(node: &Node) -> bool {
+    let broken =
+        node.state == State::Failed && !node.reason.as_ref().is_some_and(|r| r.kind.before_the_switch());
+    node.state.in_flight() || (!node.forgiven && (broken || (node.state == State::Silent && node.touched)))
+}
+
+impl Tally {
+    pub(crate) fn of(rollout: &Rollout) -> Self {
+        let mut tally = Self::default();
+        for node in rollout.nodes.values() {
+            if node.state.in_flight() || out(node) {
+                tally.add(node);
+            }
+            // Replicas do not care why a member is away, nor what an operator forgave.
+            let broken = node.state == State::Failed
+                && !node.reason.as_ref().is_some_and(|r| r.kind.before_the_switch());
+            if let Some(cluster) = &node.member.cluster
+                && (node.state.in_flight() || broken || !node.connected || node.state == State::Silent)
+            {
+                tally.clusters.entry(cluster.clone()).or_default().push(node.member.node.clone());
+            }
+            if !node.member.seed
+                && (node.state.in_flight()
+                    || (in_turn(rollout, node) && node.connected && node.hold.is_none()))
+            {
+                tally.before_seed += 1;
+            }
+        }
+        tally
+    }
+
+    fn add(&mut self, node: &Node) {
+        for used in [self.waves.entry(node.wave).or_default(), &mut self.whole] {
+            used.in_flight += usize::from(node.state.in_flight());
+            used.out += usize::from(out(node));
+        }
+    }
+
+    /// Counts a node that was just started; it was out of nothing before.
+    fn started(&mut self, node: &Node) {
+        self.add(node);
+        if let Some(cluster) = &node.member.cluster {
+            self.clusters.entry(cluster.clone()).or_default().push(node.member.node.clone());
+        }
+    }
+}
+
+/// Whether it is a node's turn, wherever the rollout stands, were nothing in its way.
+fn in_turn(rollout: &Rollout, node: &Node) -> bool {
+    let waits = matches!(node.state, State::Pending | State::CatchingUp);
+    match rollout.phase {
+        Phase::Running | Phase::Baking { .. } => waits && node.wave <= rollout.wave,
+        Phase::Undoing => node.state == State::CatchingUp && node.touched,
+        Phase::Finished { finish: Finish::Done } => waits,
+        Phase::Finished { finish: Finish::Undone } => node.state == State::CatchingUp && node.touched,
+        Phase::Draft | Phase::Finished { finish: Finish::Superseded } => false,
+    }
+}
+
+/// Everything in the way of `node`, which waits.
+pub(crate) fn obstacles(rollout: &Rollout, node: &Node, tally: &Tally) -> Vec<Obstacle> {
+    let mut found = Vec::new();
+    if rollout.phase == Phase::Draft {
+        found.push(Obstacle::Draft);
+    } else if matches!(rollout.phase, Phase::Running | Phase::Baking { .. }) && node.wave > rollout.wave {
+        found.push(Obstacle::LaterWave { its: node.wave + 1, present: rollout.wave + 1 });
+    } else if !in_turn(rollout, node) {
+        found.push(Obstacle::Over);
+    }
+    if let Some(line) = &rollout.line {
+        found.push(Obstacle::LineStopped(format!("{}, by {}", line.reason, line.by)));
+    }
+    if let Some(halt) = &rollout.halt {
+        found.push(Obstacle::Halted(halt.reason.clone()));
+    }
+    if !node.connected {
+        found.push(Obstacle::NoSession);
+    }
+    if let Some(why) = &node.hold {
+        found.push(Obstacle::OnHold(why.clone()));
+    }
+    // Whoever goes back because a release is bad does not wait for the night.
+    if !rollout.goes_back() {
+        found.extend(window(rollout, node));
+    }
+    let wave = tally.waves.get(&node.wave).copied().unwrap_or_default();
+    let mut scopes = vec![("in all", tally.whole, rollout.limits())];
+    if !rollout.goes_back() {
+        scopes.push(("of its wave", wave, rollout.wave_limits(node.wave)));
+    }
+    for (scope, used, limits) in scopes {
+        if used.in_flight >= limits.in_flight {
+            found.push(Obstacle::InFlight { scope, now: used.in_flight, limit: limits.in_flight });
+        }
+        if used.out >= limits.unavailable {
+            found.push(Obstacle::Unavailable { scope, now: used.out, limit: limits.unavailable });
+        }
+    }
+    if let Some(cluster) = &node.member.cluster {
+        let spare = rollout.spec.spare.get(cluster).copied().unwrap_or(1);
+        let others: Vec<NodeName> = tally.clusters.get(cluster).into_iter().flatten().cloned().collect();
+        if others.iter().filter(|name| **name != node.member.node).count() >= spare {
+            found.push(Obstacle::Cluster { cluster: cluster.clone(), out: others, spare });
+        }
+    }
+    if node.member.seed && tally.before_seed > 0 {
+        found.push(Obstacle::SeedLast { waiting_for: tally.before_seed });
+    }
+    found
+}
+
+fn window(rollout: &Rollout, node: &Node) -> Option<Obstacle> {
+    let location = &node.member.location;
+    let window = rollout.spec.policy.windows.get(location)?;
+    let Some(&ahead) = rollout.offsets.get(&window.zone) else {
+        return Some(Obstacle::ZoneUnknown(window.zone.clone()));
+    };
+    (!window.is_open(rollout.clock, ahead)).then(|| Obstacle::WindowClosed {
+        location: location.clone(),
+        opens: window.next_opening(rollout.clock, ahead),
+    })
+}
+
+impl Turn<'_> {
+    pub(super) fn start(&mut self) {
+        if !self.going() {
+            return;
+        }
+        // Offers that were taken back while it was halted, and of which nothing was heard: their place is kept.
+        for name in self.names(|node| node.state == State::Offered && node.withdrawn && node.hold.is_none()) {
+            if !matches!(self.rollout.phase, Phase::Finished { finish: Finish::Superseded }) {
+                self.next_order(&name);
+                self.rollout.nodes.get_mut(&name).expect("just listed").withdrawn = false;
+                self.remind(&name);
+            }
+        }
+        let mut waiting = self.names(|node| node.connected && in_turn(self.rollout, node));
+        if waiting.is_empty() {
+            return;
+        }
+        // Who caught up first, then in the order drawn; the seed last of all.
+        waiting.sort_by_key(|name| {
+            let node = &self.rollout.nodes[name];
+            (node.member.seed, node.wave, node.place)
+        });
+        let mut tally = Tally::of(self.rollout);
+        let gated = self.has_gates(When::Before) && !self.rollout.goes_back();
+        for name in waiting {
+            if !obstacles(self.rollout, &self.rollout.nodes[&name], &tally).is_empty() {
+                continue;
+            }
+            if gated {
+                self.put(&name, State::Held, None);
+                self.ask(&name, When::Before);
+            } else {
+                self.offer(&name);
+            }
+            tally.started(&self.rollout.nodes[&name]);
+        }
+    }
+}

@@ -1,0 +1,452 @@
+//! What is known about a rollout: stored as it is, read by everybody, changed by the engine alone.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use fleet_model::{NodeName, Timestamp};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+
+use crate::{
+    event::Reason,
+    member::Member,
+    policy::{Limits, Policy, Problem, draw},
+};
+
+/// Version of the stored form. It rises when an older program could not read, or would misread, what is stored.
+pub const SCHEMA: u32 = 1;
+
+/// Time during which a controller was there to listen, since the rollout was made.
+///
+/// Deadlines count this, not the time of day: hours without a controller, and clocks that jump, are nobody's failure.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Moment(pub u64);
+
+impl Moment {
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// What a rollout is to bring, to whom and how. Fixed once drawn.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spec {
+    /// Name of the rollout.
+    pub id: String,
+    /// What it brings, by digest.
+    pub release: String,
+    /// What nodes run before it, by digest; without it there is nothing to undo to.
+    pub previous: Option<String>,
+    /// How.
+    pub policy: Policy,
+    /// How many members of a database cluster its replicas can spare; one where it is not said.
+    pub spare: BTreeMap<String, usize>,
+}
+
+/// A rollout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// [`SCHEMA`] of the program that wrote it; another one is refused when it is read.
+    #[serde(deserialize_with = "known_schema")]
+    pub schema: u32,
+    /// What is wanted.
+    pub spec: Spec,
+    /// Number of the newest entry of the log that is in here.
+    pub seq: u64,
+    /// Time of day of the newest event.
+    pub clock: Timestamp,
+    /// Time listened so far.
+    pub moment: Moment,
+    /// Where it stands, halted or not.
+    pub phase: Phase,
+    /// Why nothing new starts, if it is halted.
+    pub halt: Option<Halt>,
+    /// Who stopped the line, if it is stopped.
+    pub line: Option<Line>,
+    /// Index of the present wave.
+    pub wave: usize,
+    /// How many nodes were drawn for each wave.
+    pub sizes: Vec<usize>,
+    /// Number of the newest order given to a node.
+    pub order: u64,
+    /// Seconds ahead of UTC of every zone that was told.
+    pub offsets: BTreeMap<String, i32>,
+    /// Everybody.
+    pub nodes: BTreeMap<NodeName, Node>,
+}
+
+fn known_schema<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    match u32::deserialize(from)? {
+        SCHEMA => Ok(SCHEMA),
+        other => Err(D::Error::custom(format!(
+            "this rollout is stored in form {other}, this program reads form {SCHEMA}; let the newer controller go on with it"
+        ))),
+    }
+}
+
+/// Where a rollout stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Drawn, not started.
+    Draft,
+    /// Nodes of the present wave change.
+    Running,
+    /// All of the present wave are done and watched.
+    Baking {
+        /// Since when.
+        since: Moment,
+    },
+    /// Whoever was touched goes back.
+    Undoing,
+    /// Over; who was away still catches up, unless another rollout took over.
+    Finished {
+        /// How.
+        finish: Finish,
+    },
+}
+
+/// How a rollout ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Finish {
+    /// Everybody was asked; nodes' outcomes say how it went.
+    Done,
+    /// Whoever was touched was sent back.
+    Undone,
+    /// Another rollout took over.
+    Superseded,
+}
+
+/// One word for where it stands, for people and exit codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the words of the table in the crate's text")]
+pub enum Standing {
+    Draft,
+    Running,
+    Baking,
+    Halted,
+    Undoing,
+    Finished,
+}
+
+/// Why nothing new starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Halt {
+    /// In one line.
+    pub reason: String,
+    /// Which nodes it is about.
+    pub nodes: Vec<NodeName>,
+    /// When, by the clock.
+    pub at: Timestamp,
+}
+
+/// The line is stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    /// Who stopped it.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// A node in a rollout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Who it is.
+    pub member: Member,
+    /// Index of its wave.
+    pub wave: usize,
+    /// Its place in the drawn order.
+    pub place: usize,
+    /// Where it stands.
+    pub state: State,
+    /// Since when.
+    pub since: Moment,
+    /// Whether a session is open.
+    pub connected: bool,
+    /// Since when that is so.
+    pub connected_since: Moment,
+    /// Since when it says that somebody is busy.
+    pub busy: Option<Moment>,
+    /// Whether the release was ever offered to it or begun by it.
+    pub touched: bool,
+    /// Order it was given last.
+    pub order: u64,
+    /// Whether that order was taken back.
+    pub withdrawn: bool,
+    /// Whether an operator asked to try once more what failed here.
+    pub again: bool,
+    /// Whether it was told to go back although the rollout goes forward.
+    pub returning: bool,
+    /// How often it was offered what it is to run.
+    pub attempts: u32,
+    /// Why an operator holds it.
+    pub hold: Option<String>,
+    /// Why it failed, went back or is silent.
+    pub reason: Option<Reason>,
+    /// Whether an operator resumed knowing of this.
+    pub forgiven: bool,
+    /// Last answers of its gates.
+    pub gates: BTreeMap<String, Asked>,
+}
+
+/// Where a node stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Not touched.
+    Pending,
+    /// Its turn, not touched: its gates are asked first.
+    Held,
+    /// It was offered its target and has not said a word about it.
+    Offered,
+    /// It says that it fetches.
+    Fetching,
+    /// It says that it tries.
+    Trial,
+    /// It says that it committed; its gates are asked.
+    Proving,
+    /// It runs the release.
+    Committed,
+    /// It failed; what it runs is not certain.
+    Failed,
+    /// It runs what it ran before.
+    RolledBack,
+    /// Nothing was heard of it for longer than the deadline.
+    Silent,
+    /// It was away, or its work was cut, and it waits to be offered the current target.
+    CatchingUp,
+}
+
+impl State {
+    /// Every state.
+    pub const ALL: [Self; 11] = [
+        Self::Pending,
+        Self::Held,
+        Self::Offered,
+        Self::Fetching,
+        Self::Trial,
+        Self::Proving,
+        Self::Committed,
+        Self::Failed,
+        Self::RolledBack,
+        Self::Silent,
+        Self::CatchingUp,
+    ];
+
+    /// Whether it takes a place among those at work.
+    pub fn in_flight(self) -> bool {
+        matches!(self, Self::Held | Self::Offered | Self::Fetching | Self::Trial | Self::Proving)
+    }
+
+    /// Whether it is on its way on the node itself.
+    pub(crate) fn at_work(self) -> bool {
+        matches!(self, Self::Offered | Self::Fetching | Self::Trial)
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pending => "pending",
+            Self::Held => "held",
+            Self::Offered => "offered",
+            Self::Fetching => "fetching",
+            Self::Trial => "on trial",
+            Self::Proving => "proving",
+            Self::Committed => "committed",
+            Self::Failed => "failed",
+            Self::RolledBack => "rolled back",
+            Self::Silent => "silent",
+            Self::CatchingUp => "catching up",
+        })
+    }
+}
+
+/// A gate that was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// When it was asked last.
+    pub at: Moment,
+    /// What it answered last.
+    pub answer: Option<Answer>,
+}
+
+/// Last answer of a gate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Whether it passes.
+    pub passed: bool,
+    /// What was seen.
+    pub detail: String,
+    /// When, by the controller's clock.
+    pub at: Timestamp,
+}
+
+/// How a node ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It runs the release.
+    Updated,
+    /// It failed; a person should look.
+    Failed,
+    /// It runs what it ran before.
+    RolledBack,
+    /// Nothing was heard; it catches up when it returns.
+    Silent,
+    /// It was never offered anything.
+    Untouched,
+}
+
+impl Node {
+    /// How it ended, if the rollout ends now.
+    pub(crate) fn outcome(&self) -> Outcome {
+        match self.state {
+            State::Committed => Outcome::Updated,
+            State::Failed => Outcome::Failed,
+            State::RolledBack => Outcome::RolledBack,
+            State::Silent => Outcome::Silent,
+            _ if !self.touched => Outcome::Untouched,
+            // A rollout finishes with these only when another takes over; what they run is then its business.
+            _ => Outcome::Silent,
+        }
+    }
+}
+
+impl Rollout {
+    /// Draws a rollout; nothing happens before it is started.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the policy.
+    pub fn draft(spec: Spec, members: Vec<Member>, now: Timestamp) -> Result<Self, Vec<Problem>> {
+        let mut problems = spec.policy.problems(&members);
+        let mut tell = |field: &str, message: &str| {
+            problems.push(Problem { field: field.into(), message: message.into() });
+        };
+        if members.is_empty() {
+            tell("nodes", "there is no node to bring anything to");
+        }
+        if spec.previous.as_ref() == Some(&spec.release) {
+            tell("release", "it is what the nodes run already");
+        }
+        let mut names: Vec<_> = members.iter().map(|m| &m.node).collect();
+        names.sort();
+        if names.windows(2).any(|pair| pair[0] == pair[1]) {
+            tell("nodes", "two members bear one name");
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let drawn = draw(&spec.policy, &members, &spec.release);
+        let sizes = drawn.waves.iter().map(Vec::len).collect();
+        let mut places: BTreeMap<NodeName, (usize, usize)> = BTreeMap::new();
+        for (wave, node) in
+            drawn.waves.into_iter().enumerate().flat_map(|(w, n)| n.into_iter().map(move |n| (w, n)))
+        {
+            places.insert(node, (wave, places.len()));
+        }
+        let nodes = members
+            .into_iter()
+            .map(|member| {
+                let (wave, place) = places[&member.node];
+                (member.node.clone(), Node::new(member, wave, place, Moment::default()))
+            })
+            .collect();
+        Ok(Self {
+            schema: SCHEMA,
+            spec,
+            seq: 0,
+            clock: now,
+            moment: Moment::default(),
+            phase: Phase::Draft,
+            halt: None,
+            line: None,
+            wave: 0,
+            sizes,
+            order: 0,
+            offsets: BTreeMap::new(),
+            nodes,
+        })
+    }
+
+    /// In one word.
+    pub fn standing(&self) -> Standing {
+        match &self.phase {
+            Phase::Draft => Standing::Draft,
+            Phase::Finished { finish: Finish::Superseded } => Standing::Finished,
+            _ if self.halt.is_some() => Standing::Halted,
+            Phase::Finished { .. } => Standing::Finished,
+            _ if self.line.is_some() => Standing::Halted,
+            Phase::Running => Standing::Running,
+            Phase::Baking { .. } => Standing::Baking,
+            Phase::Undoing => Standing::Undoing,
+        }
+    }
+
+    /// How `node` ended; none while the rollout is on its way.
+    pub fn outcome(&self, node: &NodeName) -> Option<Outcome> {
+        match self.phase {
+            Phase::Finished { .. } => self.nodes.get(node).map(Node::outcome),
+            _ => None,
+        }
+    }
+
+    /// Whether nodes are sent back rather than forward.
+    pub fn goes_back(&self) -> bool {
+        matches!(self.phase, Phase::Undoing | Phase::Finished { finish: Finish::Undone })
+    }
+
+    /// What nodes are to run now.
+    pub fn target(&self) -> &str {
+        match &self.spec.previous {
+            Some(previous) if self.goes_back() => previous,
+            _ => &self.spec.release,
+        }
+    }
+
+    /// Bounds of wave `index`.
+    pub fn wave_limits(&self, index: usize) -> Limits {
+        self.spec.policy.budgets_of(index).limits(self.sizes.get(index).copied().unwrap_or(0))
+    }
+
+    /// Bounds of all of it.
+    pub fn limits(&self) -> Limits {
+        self.spec.policy.budgets.limits(self.nodes.len())
+    }
+
+    /// How many are where.
+    pub fn counts(&self) -> BTreeMap<State, usize> {
+        self.nodes.values().fold(BTreeMap::new(), |mut counts, node| {
+            *counts.entry(node.state).or_default() += 1;
+            counts
+        })
+    }
+}
+
+impl Node {
+    pub(crate) fn new(member: Member, wave: usize, place: usize, now: Moment) -> Self {
+        Self {
+            member,
+            wave,
+            place,
+            state: State::Pending,
+            since: now,
+            connected: false,
+            connected_since: now,
+            busy: None,
+            touched: false,
+            order: 0,
+            withdrawn: false,
+            again: false,
+            returning: false,
+            attempts: 0,
+            hold: None,
+            reason: None,
+            forgiven: false,
+            gates: BTreeMap::new(),
+        }
+    }
+}
