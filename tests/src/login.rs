@@ -46,10 +46,18 @@ impl Login {
     /// # Panics
     /// If it does not open within a minute.
     pub fn tunnel(&self, port: u16) -> Tunnel {
+        self.tunnel_to(&format!("127.0.0.1:{port}"))
+    }
+
+    /// A way to an address and port, as they are reached from the node.
+    ///
+    /// # Panics
+    /// If it does not open within a minute.
+    pub fn tunnel_to(&self, there: &str) -> Tunnel {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let here = free.local_addr().expect("its address");
         drop(free);
-        let forward = format!("{here}:127.0.0.1:{port}");
+        let forward = format!("{here}:{there}");
         let ssh = self
             .command()
             .args(["-N", "-o", "ExitOnForwardFailure=yes", "-L", &forward])
@@ -61,7 +69,7 @@ impl Login {
     }
 }
 
-/// A local port that leads to a port of a node. Dropping it closes it.
+/// A local port that leads to one of a node, or to one it reaches. Dropping it closes it.
 #[derive(Debug)]
 pub struct Tunnel {
     ssh: Child,

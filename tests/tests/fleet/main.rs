@@ -7,6 +7,7 @@ mod access;
 mod again;
 mod database;
 mod drift;
+mod foreign;
 mod kills;
 mod network;
 mod nodes;
@@ -41,6 +42,8 @@ fn the_reference_fleet_from_nothing_to_nothing() {
     let ways = Ways::of(&sandbox, &status);
     access::by_the_operators_key_only(&ways);
     queries.block_on(database::is_whole_everywhere(&ways));
+    foreign::is_kept_out_of_the_cluster(&ways, &status);
+    foreign::while_the_operator_gets_in_by_name(&sandbox);
     queries.block_on(todo::lives_in_every_browser(&ways));
     drift::is_found_and_repaired(&sandbox);
     // It holds a replica: the table has to be brought there again.
