@@ -7,10 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use fleet_plan::{
-    ResolvedPlan,
-    resolved::{Cloud, OperatorUnknown},
-};
+use fleet_plan::{ResolvedPlan, resolved::Cloud};
 
 use super::home::{Home, make_private};
 use crate::{
@@ -137,7 +134,7 @@ pub fn addresses(args: &OperatorArgs, plan: &ResolvedPlan, home: &Home) -> Resul
     // Tried on a copy: the controller does it again, and keeps it.
     plan.clone()
         .place_operator(&addresses)
-        .map_err(|error| Failure::new(Exit::Input, error.to_string()).hint(OperatorUnknown::HINT))?;
+        .map_err(|error| Failure::new(Exit::Input, error.to_string()).hint(error.hint()))?;
     Ok(addresses)
 }
 

@@ -34,7 +34,7 @@ impl Misgiven {
     pub const fn hint(&self) -> &'static str {
         match self {
             Self::Problems(_) => "correct the plan; `fleetctl plan check` says the same",
-            Self::Operator(_) => OperatorUnknown::HINT,
+            Self::Operator(unknown) => unknown.hint(),
             Self::NoKeys => "make a key with `ssh-keygen`, or write the keys into the plan's `access` task",
         }
     }

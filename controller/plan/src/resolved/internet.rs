@@ -1,6 +1,10 @@
 //! What reaches a node's public address, and where it may come from.
 
-use std::{fmt, net::Ipv4Addr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    str::FromStr,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -96,12 +100,24 @@ pub enum OperatorUnknown {
     /// What was given is no address.
     #[error("`{0}` is no address of the operator: {1}")]
     NoAddress(String, NoSuchSource),
+    /// Everybody was given.
+    #[error("`{0}` is the whole Internet, not where the operator is")]
+    Everyone(String),
 }
 
 impl OperatorUnknown {
     /// What to do about it.
-    pub const HINT: &str =
-        "say where you are with --operator ADDRESS (IPv4, or a network such as 192.0.2.0/24)";
+    pub const fn hint(&self) -> &'static str {
+        match self {
+            Self::Nowhere(_) | Self::NoAddress(..) => {
+                "say where you are with --operator ADDRESS (IPv4, or a network such as 192.0.2.0/24)"
+            }
+            Self::Everyone(_) => {
+                "say where you are with --operator ADDRESS; a port that everyone may reach says so in the plan, \
+                 with `from: [any]`"
+            }
+        }
+    }
 }
 
 impl Internet {
@@ -124,10 +140,15 @@ impl ResolvedPlan {
     /// Puts the operator's addresses in the place of `operator` in all openings.
     ///
     /// # Errors
-    /// [`OperatorUnknown`] if there is none and one is needed, or one is no address; the plan is as it was then.
+    /// [`OperatorUnknown`] if there is none and one is needed, or one is no address or everybody's; the plan is as it
+    /// was then.
     pub fn place_operator<A: AsRef<str>>(&mut self, addresses: &[A]) -> Result<(), OperatorUnknown> {
         let parse = |text: &A| {
             let text = text.as_ref().trim();
+            // What the plan keeps for one must not be opened to all by a slip elsewhere. IPv6's word for all as well.
+            if is_everyone(text) {
+                return Err(OperatorUnknown::Everyone(text.to_owned()));
+            }
             text.parse::<Source>().map_err(|why| OperatorUnknown::NoAddress(text.to_owned(), why))
         };
         let sources: Vec<Source> = addresses.iter().map(parse).collect::<Result<_, _>>()?;
@@ -148,6 +169,14 @@ impl ResolvedPlan {
         }
         Ok(())
     }
+}
+
+/// Whether a text is a network that holds every address, of either kind.
+fn is_everyone(text: &str) -> bool {
+    text == "any"
+        || text
+            .split_once('/')
+            .is_some_and(|(address, prefix)| address.parse::<IpAddr>().is_ok() && prefix.parse() == Ok(0_u8))
 }
 
 /// Each source once, in order; anywhere covers all others.

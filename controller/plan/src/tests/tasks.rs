@@ -199,6 +199,13 @@ fn the_operator_is_put_in_place() {
         "the plan opens TCP port 22 of node `a` to the operator alone, and the operator's address is not known",
     );
     check(&["home"], "`home` is no address of the operator: not an IPv4 address or network");
+    for everyone in ["0.0.0.0/0", "::/0", "any", "192.0.2.7/0", "0.0.0.0/00"] {
+        let expected = format!("`{everyone}` is the whole Internet, not where the operator is");
+        check(&[everyone], &expected);
+        check(&["192.0.2.7", everyone], &expected);
+        let error = fresh().place_operator(&[everyone]).expect_err("refused");
+        assert!(error.hint().contains("`from: [any]`"), "{}", error.hint());
+    }
 }
 
 #[test]
