@@ -253,6 +253,13 @@ impl Journal {
             .map(|b| if is_plain(b) { char::from(b).to_string() } else { format!("={b:02x}") })
             .collect();
         let key = key(&format!("{JOURNAL}/{}/{call}/{name}", step.location))?;
+        // What came of an earlier call is not known yet: what it made must still count as new.
+        let earlier = self.store.get(&key).await?;
+        let earlier = earlier.and_then(|held| serde_json::from_slice::<Entry>(&held.value).ok());
+        let before = match earlier.filter(|earlier| earlier.outcome.is_none()) {
+            Some(open) => before.into_iter().filter(|id| open.before.contains(id)).collect(),
+            None => before,
+        };
         let entry = Entry {
             call: call.to_owned(),
             kind: step.kind.to_owned(),

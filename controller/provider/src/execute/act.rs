@@ -84,8 +84,9 @@ impl Run {
     }
 
     /// The same for what has no name and no mark: blocks of addresses and translations. What was made is in the index
-    /// before the intent is closed, so that a kill in between leaves the intent open, and the next run finds it.
-    /// `None` if the cloud accepted the change, yet shows nothing.
+    /// before the intent is closed, and an intent is closed only once a look has told what came of it: after a kill,
+    /// or a cloud that fell silent in between, the next run finds it open. `None` if the cloud accepted the change, yet
+    /// shows nothing.
     pub(super) async fn act_unnamed<T, L, R>(
         &self,
         step: &Step,
@@ -102,15 +103,20 @@ impl Run {
         let found = match self.send(step, change, &look).await {
             Ok(Done::Found(found)) => Some(found),
             Ok(Done::Accepted(_)) => self.read(&look).await?,
-            Err(Failure(why)) => {
-                self.journal.finish(intent, format!("failed: {why}")).await?;
-                return Err(Failure(why));
-            }
+            Err(Failure(why)) => match self.read(&look).await {
+                // It came about all the same, as an answer that was lost did not tell.
+                Ok(Some(found)) => Some(found),
+                Ok(None) => {
+                    self.journal.finish(intent, format!("failed: {why}")).await?;
+                    return Err(Failure(why));
+                }
+                Err(_) => return Err(Failure(why)),
+            },
         };
         if let Some(found) = &found {
             self.journal.made(kind, id(found)).await?;
+            self.journal.finish(intent, "made").await?;
         }
-        self.journal.finish(intent, if found.is_some() { "made" } else { "accepted, not listed" }).await?;
         Ok(found)
     }
 

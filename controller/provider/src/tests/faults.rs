@@ -46,6 +46,22 @@ async fn a_cloud_in_trouble_is_asked_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_cloud_that_falls_silent_after_an_effect_leaves_nothing_unknown() {
+    let (plan, mut cut) = (small(), 0);
+    for call in 0..120 {
+        let world = World::new();
+        world.cloud.fault(call, Fault::LostAnswer);
+        (call + 1..call + 400).for_each(|call| world.cloud.fault(call, Fault::LostRequest));
+        let outcome = world.run(&plan).await.0;
+        cut += usize::from(outcome.is_err() || outcome.is_ok_and(|outcome| !outcome.problems.is_empty()));
+        world.cloud.count_anew();
+        world.apply(&plan).await;
+        world.check_exact(&plan).await;
+    }
+    assert!(cut > 100, "only {cut} runs were cut short");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_killed_run_is_finished_by_the_next() {
     let plan = small();
     for effect in [false, true] {
