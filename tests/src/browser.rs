@@ -10,7 +10,7 @@ use std::{
 
 use fantoccini::{Client, ClientBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Chromium under its WebDriver. Dropping it ends both.
 #[derive(Debug)]
@@ -26,6 +26,19 @@ impl Browser {
     /// # Panics
     /// If Chromium or its driver cannot be started; both come with `cargo xtask setup`.
     pub async fn start(width: u32, height: u32) -> Self {
+        Self::with(&[&format!("--window-size={width},{height}")], None).await
+    }
+
+    /// The same as a phone shows pages: no window is ever as narrow.
+    ///
+    /// # Panics
+    /// As [`Browser::start`].
+    pub async fn phone(width: u32, height: u32) -> Self {
+        let screen = json!({ "width": width, "height": height, "pixelRatio": 2.0, "touch": true });
+        Self::with(&[], Some(json!({ "deviceMetrics": screen }))).await
+    }
+
+    async fn with(more: &[&str], phone: Option<Value>) -> Self {
         let mut driver = Command::new("chromedriver")
             .arg("--port=0")
             .stdout(Stdio::piped())
@@ -40,10 +53,20 @@ impl Browser {
             .find_map(|line| line.strip_suffix('.')?.rsplit_once("on port ")?.1.parse::<u16>().ok())
             .expect("chromedriver says which port it listens on");
         // The sandbox of Chromium refuses to start for root, which tests with machines must be.
-        let arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"];
-        let window = format!("--window-size={width},{height}");
-        let arguments: Vec<&str> = arguments.into_iter().chain([window.as_str()]).collect();
-        let wanted = json!({ "acceptInsecureCerts": true, "goog:chromeOptions": { "args": arguments } });
+        // What things are to a screen reader is told to scripts only on request.
+        let arguments = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--enable-blink-features=ComputedAccessibilityInfo",
+        ];
+        let arguments: Vec<&str> = arguments.iter().chain(more).copied().collect();
+        let mut options = json!({ "args": arguments });
+        if let Some(phone) = phone {
+            options["mobileEmulation"] = phone;
+        }
+        let wanted = json!({ "acceptInsecureCerts": true, "goog:chromeOptions": options });
         let client = ClientBuilder::new(HttpConnector::new())
             .capabilities(wanted.as_object().expect("an object").clone())
             .connect(&format!("http://127.0.0.1:{port}"))

@@ -14,4 +14,4 @@ pub use browser::Browser;
 pub use cloud::{Holdings, LocalCloud};
 pub use console::Console;
 pub use login::{Login, Tunnel};
-pub use sandbox::{Ended, Sandbox, eventually, runs, stand_in};
+pub use sandbox::{Ended, Sandbox, eventually, program, runs, stand_in};

@@ -234,7 +234,7 @@ pub fn stand_in() -> PathBuf {
 }
 
 /// A finished program: `cargo xtask test` says where they lie.
-fn program(name: &str) -> PathBuf {
+pub fn program(name: &str) -> PathBuf {
     let dist = std::env::var_os("FLEET_DIST")
         .expect("FLEET_DIST names the folder with the finished programs; run `cargo xtask test`");
     let program = PathBuf::from(dist).join(name);

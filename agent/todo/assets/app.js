@@ -36,7 +36,7 @@ async function ask(method, path, body) {
       signal: AbortSignal.timeout(15000),
     });
   } catch {
-    throw new Refusal("This node did not answer. Please try again.");
+    throw new Refusal("This node did not answer. Please try again; nothing is done twice.");
   }
   const text = await answer.text().catch(() => "");
   let content = null;
