@@ -125,7 +125,13 @@ impl Session {
                     if news { self.tell(&told, shared).await } else { self.report(&told, shared).await }
                 }
                 message = permits.next() => say(&self.up, message).await,
-                Some(answer) = self.answers.1.recv() => say(&self.up, from_agent::Message::Answer(answer)).await,
+                Some(answer) = self.answers.1.recv() => {
+                    // What an answer is about is reported before it: whoever asked reads it then.
+                    match self.report(&shared.facts(), shared).await {
+                        Ok(()) => say(&self.up, from_agent::Message::Answer(answer)).await,
+                        lost => lost,
+                    }
+                }
                 () = sleep_until(shared.renew_at()) => {
                     if shared.renew(&mut self.client).await { Err(End::Renewed) } else { Ok(()) }
                 }

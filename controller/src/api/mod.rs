@@ -25,6 +25,7 @@ use crate::{
         board::Board,
         driver::{Driver, Order, StartError},
         given::Given,
+        settle,
     },
     session::stream::Desk,
 };
@@ -126,6 +127,7 @@ impl Operator for OperatorService {
         let until = request.until();
         let given = self.given(request.plan)?;
         let replace = preview::consent(&given.plan, &request.replace)?;
+        replace.iter().try_for_each(|node| self.may_lose_its_disks(&given, node))?;
         tracing::info!(operator = who, plan = given.record.file, ?replace, "apply");
         self.start(Order::Apply { given, until, replace }).await
     }
@@ -231,6 +233,7 @@ impl Operator for OperatorService {
         let Some(given) = self.board().given() else { return Err(no_plan()) };
         // It may have been kept by an earlier controller; said before anything is destroyed.
         self.shelf.complete(&given.plan, &given.record)?;
+        self.may_lose_its_disks(&given, &node)?;
         tracing::info!(operator = who, %node, "replace");
         match self.driver.start_alone(Order::Replace { given, node }).await {
             Ok(listener) => Ok(Response::new(ProgressStream::new(listener))),
@@ -270,6 +273,18 @@ impl Operator for OperatorService {
 }
 
 impl OperatorService {
+    /// Refuses to take a machine away while a database is not settled: what it holds may be the last copy.
+    fn may_lose_its_disks(&self, given: &Given, node: &NodeName) -> Result<(), Status> {
+        let Some(why) = settle::in_the_way(&given.plan, self.desk(), node) else { return Ok(()) };
+        Err(bad_request(
+            format!(
+                "node `{node}` is not replaced now, since the last copy of something may be on it: {why}"
+            ),
+            "wait until `fleetctl status` shows nothing of that any more; a node that is silent, or whose own \
+             database server is in trouble, may be replaced at any time",
+        ))
+    }
+
     /// Has a node repair a task, or all; it has taken that up when this returns.
     async fn repair_node(&self, node: &NodeName, task: String) -> Result<(), Status> {
         let desk = self.desk();

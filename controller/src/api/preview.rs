@@ -9,12 +9,27 @@ use fleet_provider::{event::Step, orphans::Orphan};
 use tonic::Status;
 
 use super::{OperatorService, bad_request, internal};
-use crate::reconcile::{orphans, progress::verb};
+use crate::reconcile::{given::Given, orphans, progress::verb, replace};
 
 impl OperatorService {
     pub(super) async fn preview_of(&self, request: v1::PreviewRequest) -> Result<v1::PreviewReply, Status> {
         let given = self.given(request.plan)?;
-        let replace = consent(&given.plan, &request.replace)?;
+        let consented = consent(&given.plan, &request.replace)?;
+        let tools = self.driver.tools();
+        let begun = replace::pending(tools, &given.plan).await.map_err(|error| internal(&error))?;
+        let mut reply = self.look_at(given, &consented | &begun).await?;
+        // Consent to what is begun may be old, and of somebody else.
+        for step in reply.steps.iter_mut().filter(|step| step.verb() == v1::StepVerb::StepReplace) {
+            let begun = begun.iter().any(|node| node.as_str() == step.name);
+            if begun && !consented.iter().any(|node| node.as_str() == step.name) {
+                step.wants_consent = true;
+                step.detail = format!("its replacement was begun and not finished; {}", step.detail);
+            }
+        }
+        Ok(reply)
+    }
+
+    async fn look_at(&self, given: Given, replace: BTreeSet<NodeName>) -> Result<v1::PreviewReply, Status> {
         let tools = self.driver.tools();
         let fleet = tools.fleet().await.map_err(|error| internal(&error))?;
         let provision = tools

@@ -460,14 +460,18 @@ impl enrolment_server::Enrolment for EnrolmentService {
             enrolment.enrol(&request).await
         });
         let outcome = entering.await.map_err(|error| internal(&error))?;
-        if let Err(EnrolError::Refused { refusal, .. }) = &outcome {
+        if let Err(EnrolError::Refused { refusal, node }) = &outcome {
             tracing::info!(
                 kind = refusal.kind().as_str_name(),
                 message = refusal.message,
                 "enrolment refused"
             );
+            let why = format!("{}; {}", refusal.message, refusal.hint);
+            if let Some(node) = node {
+                self.enrolment.desk.registry.refused(node, why.clone());
+            }
             if let Some(hash) = &hash {
-                self.first_boots.refused(hash, format!("{}; {}", refusal.message, refusal.hint));
+                self.first_boots.refused(hash, why);
             }
         }
         Ok(Response::new(outcome?))

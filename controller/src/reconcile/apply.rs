@@ -23,12 +23,13 @@ use super::{
     home::Stuck,
     progress::Teller,
     provision::{Provision, ProvisionError},
-    replace,
+    replace::{Replaced, Replacing},
+    settle,
 };
 use crate::{
     enrol::token,
     house,
-    records::{EnrolmentRecord, FleetRecord, RecordError, keys},
+    records::{EnrolmentRecord, FleetRecord, ObservedRecord, RecordError, keys},
 };
 
 /// Events of the provider that may wait for us.
@@ -42,6 +43,8 @@ struct Apply<'a> {
     tools: &'a Tools,
     plan: Arc<ResolvedPlan>,
     until: v1::Until,
+    /// Nodes whose servers may be destroyed and made anew.
+    consented: BTreeSet<NodeName>,
     teller: &'a Arc<Teller>,
     stop: &'a CancellationToken,
     /// Nodes on their way home; each says at last how that went.
@@ -53,11 +56,12 @@ struct Apply<'a> {
     refreshed: Option<Instant>,
 }
 
-/// Works towards `given` and says how it went.
+/// Works towards `given` and says how it went; the servers of nodes in `consented` go first.
 pub(super) async fn run(
     tools: &Tools,
     given: Given,
     until: v1::Until,
+    consented: BTreeSet<NodeName>,
     teller: &Arc<Teller>,
     stop: &CancellationToken,
 ) -> Result<v1::Finished, RecordError> {
@@ -66,6 +70,7 @@ pub(super) async fn run(
         tools,
         plan: given.plan.clone(),
         until,
+        consented,
         teller,
         stop,
         homeward: JoinSet::new(),
@@ -101,30 +106,43 @@ async fn remember(tools: &Tools, given: &Given, until: v1::Until) -> Result<Stri
 impl Apply<'_> {
     async fn perform(mut self, fleet_id: &str) -> Result<v1::Finished, RecordError> {
         let mut changing_calls = 0;
+        let mut replaced = BTreeSet::new();
         let outcome = match self.tools.provisioners.open(&self.plan.cloud, fleet_id) {
             Ok(provision) => match self.replace(&*provision).await? {
                 // What a replacement began comes first: the rest would start the old server again.
-                Ok(before) if before.problems.is_empty() && !before.stopped => {
-                    changing_calls += before.changing_calls;
+                Ok(before) if before.outcome.problems.is_empty() && !before.outcome.stopped => {
+                    changing_calls += before.outcome.changing_calls;
+                    replaced = before.nodes;
                     self.provision(&*provision).await?
                 }
-                unfinished => unfinished,
+                unfinished => unfinished.map(|before| before.outcome),
             },
             Err(error) => Err(error),
         };
         let mut problems = Vec::new();
+        let mut provisioned = false;
         match outcome {
             Ok(outcome) => {
                 changing_calls += outcome.changing_calls;
                 problems.extend(outcome.problems);
                 self.tools.homecoming.board.refresh_desired().await?;
-                if !outcome.stopped && problems.is_empty() {
+                provisioned = !outcome.stopped && problems.is_empty();
+                if provisioned {
                     self.remove_leavers().await?;
                 }
             }
             Err(error) => problems.push(error.0),
         }
         self.wait_home().await;
+        if provisioned {
+            // What arrived late, under way to a node that was just leaving.
+            self.remove_leavers().await?;
+        }
+        let home = self.outcomes.values().all(Result::is_ok);
+        if !replaced.is_empty() && problems.is_empty() && home && self.until == v1::Until::Ready {
+            let unsettled = settle::databases(self.tools, &self.plan, self.teller, self.stop).await;
+            problems.extend(unsettled.into_iter().map(|(node, why)| format!("node `{node}`: {why}")));
+        }
         let nodes = self.outcomes();
         let stopped = self.stop.is_cancelled();
         if stopped {
@@ -143,12 +161,15 @@ impl Apply<'_> {
         Ok(v1::Finished { ok, changing_calls, nodes, problems, ..v1::Finished::default() })
     }
 
-    /// Finishes replacements that were begun.
+    /// Finishes replacements that were begun, and those that were asked for.
     async fn replace(
         &self,
         provision: &dyn Provision,
-    ) -> Result<Result<Outcome, ProvisionError>, RecordError> {
-        replace::finish(self.tools, &self.plan, provision, self.teller, self.stop).await
+    ) -> Result<Result<Replaced, ProvisionError>, RecordError> {
+        let Self { tools, teller, stop, .. } = *self;
+        Replacing { tools, plan: &self.plan, consented: &self.consented, provision, teller, stop }
+            .perform()
+            .await
     }
 
     /// Runs the provider, starting each node's way home as soon as its server is there.
@@ -284,15 +305,20 @@ impl Apply<'_> {
         }
     }
 
-    /// Nodes that had an identity and are in the plan no more: their servers are gone, so is their way in.
+    /// Nodes that anything is known of and that are in the plan no more: their servers are gone, so is their way in.
     async fn remove_leavers(&self) -> Result<(), RecordError> {
-        let enrolled = self.tools.records().list::<EnrolmentRecord>(&keys::enrolments()).await?;
-        let known = self.tools.homecoming.board.all_addresses();
-        let names: BTreeSet<NodeName> =
-            enrolled.iter().filter_map(|(name, _)| name.parse().ok()).chain(known.into_keys()).collect();
+        let records = self.tools.records();
+        // First the tokens, so that nobody comes in after its identity was retired.
+        let now = self.tools.clock().now();
+        token::prune(records, now, |whose| self.plan.node(whose).is_none()).await?;
+        let enrolled = records.list::<EnrolmentRecord>(&keys::enrolments()).await?;
+        let enrolled = enrolled.iter().filter_map(|(name, _)| name.parse().ok());
+        let observed = records.list_messages::<ObservedRecord>(&keys::observeds()).await?;
+        let observed = observed.into_iter().map(|(node, _)| node);
+        let known = self.tools.homecoming.board.all_addresses().into_keys();
+        let names: BTreeSet<NodeName> = enrolled.chain(observed).chain(known).collect();
         for node in names.iter().filter(|node| self.plan.node(node).is_none()) {
-            self.tools.enrolment.remove(node, "the node is not in the plan any more").await?;
-            token::prune(self.tools.records(), self.tools.clock().now(), |whose| whose == node).await?;
+            self.tools.enrolment.retire(node).await?;
             self.tools.permits.forget(node).await?;
             self.tools.homecoming.board.forget(node).await?;
             self.stage(node, NodeState::NodeGone, "not in the plan any more");

@@ -268,7 +268,7 @@ pub fn activity(run: &RunRecord) -> String {
     let (what, command) = match run.kind {
         RunKind::Apply => ("up", "`fleetctl up` continues it"),
         RunKind::Down => ("down", "`fleetctl down` continues it"),
-        RunKind::Replace => ("replace", "`fleetctl up` finishes it"),
+        RunKind::Replace => ("replace", "`fleetctl up` finishes what was begun"),
     };
     match &run.end {
         None => format!("run {} ({what}) was cut; {command}", run.number),
@@ -297,11 +297,20 @@ pub fn node_state(
         // What the run last said holds until the node speaks for itself.
         Some(stage) if !speaks_of_session(stage.state) => (stage.state, stage.detail.clone()),
         _ if view.last_seen.as_millis() > 0 => {
-            (NodeState::NodeSilent, format!("last heard of at {}", view.last_seen))
+            (NodeState::NodeSilent, refused(format!("last heard of at {}", view.last_seen), view))
         }
-        _ if view.enrolled => (NodeState::NodeEnrolled, "no session yet".to_owned()),
-        _ if addressed => (NodeState::NodeProvisioned, String::new()),
+        _ if view.enrolled => (NodeState::NodeEnrolled, refused("no session yet".to_owned(), view)),
+        _ if addressed => (NodeState::NodeProvisioned, refused(String::new(), view)),
         _ => (NodeState::NodePlanned, String::new()),
+    }
+}
+
+/// A node that is away may have wanted to come in.
+fn refused(detail: String, view: &crate::session::registry::View) -> String {
+    match &view.refused {
+        None => detail,
+        Some(why) if detail.is_empty() => format!("its agent was not let in: {why}"),
+        Some(why) => format!("{detail}; since then its agent was not let in: {why}"),
     }
 }
 

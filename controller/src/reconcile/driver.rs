@@ -292,13 +292,12 @@ impl Run {
         let started = tokio::time::Instant::now();
         let teller = Arc::new(self.teller);
         let finished = match order {
-            Order::Apply { given, until, replace } => match replace::mark(&self.tools, &replace).await {
-                Ok(()) => apply::run(&self.tools, given, until, &teller, &self.stop).await,
-                Err(error) => Err(error),
-            },
+            Order::Apply { given, until, replace } => {
+                apply::run(&self.tools, given, until, replace, &teller, &self.stop).await
+            }
             Order::Down => down::run(&self.tools, &teller, &self.stop).await,
             Order::Replace { given, node } => {
-                replace::run(&self.tools, given, &node, &teller, &self.stop).await
+                replace::run(&self.tools, given, node, &teller, &self.stop).await
             }
         };
         let finished = match finished {

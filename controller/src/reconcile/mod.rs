@@ -15,4 +15,5 @@ pub mod home;
 pub mod orphans;
 pub mod progress;
 pub mod provision;
-mod replace;
+pub mod replace;
+pub mod settle;

@@ -1,18 +1,22 @@
 //! `replace`: another server for a node, under the same name and with another identity.
 //!
 //! ```text
-//! mark ─► destroy the server ─► retire the identity, forget what was seen and held ─► unmark ─► apply
+//! mark ─► destroy the server ─► retire the identity, forget what was seen and held ─► unmark ─► apply ─► settle
 //! ```
 //!
-//! Each step may be done again, and the mark stays until all but the last are done: killed anywhere, the next run
-//! finishes it. Once unmarked nothing is destroyed any more, so the new server is safe.
+//! Each step may be done again, and the mark stays until all but the last two are done: killed anywhere, the next run
+//! finishes it, if it has the operator's consent to destroy what is still there. Once unmarked nothing is destroyed any
+//! more, so the new server is safe.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use fleet_model::NodeName;
 use fleet_plan::ResolvedPlan;
 use fleet_proto::v1::{self, NodeState};
-use fleet_provider::{event::Event, provider::Outcome};
+use fleet_provider::{
+    event::{Event, Verb},
+    provider::Outcome,
+};
 use fleet_store::Expected;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -36,96 +40,177 @@ const EVENTS: usize = 256;
 pub(super) async fn run(
     tools: &Tools,
     given: Given,
-    node: &NodeName,
+    node: NodeName,
     teller: &Arc<Teller>,
     stop: &CancellationToken,
 ) -> Result<v1::Finished, RecordError> {
-    mark(tools, [node]).await?;
     // As far as the others are.
     let provision_only = tools.fleet().await?.value.provision_only;
     let until = if provision_only { v1::Until::Provisioned } else { v1::Until::Ready };
-    apply::run(tools, given, until, teller, stop).await
+    apply::run(tools, given, until, [node].into(), teller, stop).await
 }
 
-/// Marks nodes whose servers are to be destroyed and made anew.
-pub(super) async fn mark(
-    tools: &Tools,
-    nodes: impl IntoIterator<Item = &NodeName>,
-) -> Result<(), RecordError> {
-    let record = ReplacingRecord { since: tools.clock().now() };
-    for node in nodes {
-        tools.records().put(&keys::replacing(node), &record, Expected::Any).await?;
-    }
-    Ok(())
+/// Nodes of the plan whose replacement was begun and is not finished.
+///
+/// # Errors
+/// [`RecordError`] if the store fails.
+pub async fn pending(tools: &Tools, plan: &ResolvedPlan) -> Result<BTreeSet<NodeName>, RecordError> {
+    let marks = tools.records().list::<ReplacingRecord>(&keys::replacings()).await?;
+    let nodes = marks.into_iter().filter_map(|(name, _)| name.parse().ok());
+    Ok(nodes.filter(|node| plan.node(node).is_some()).collect())
 }
 
-/// Does what is left of every replacement that was begun; the nodes' servers are then to be made.
-pub(super) async fn finish(
-    tools: &Tools,
-    plan: &ResolvedPlan,
-    provision: &dyn Provision,
-    teller: &Arc<Teller>,
-    stop: &CancellationToken,
-) -> Result<Result<Outcome, ProvisionError>, RecordError> {
-    let mut whole = Outcome::default();
-    for (name, _) in tools.records().list::<ReplacingRecord>(&keys::replacings()).await? {
-        let Ok(node) = name.parse::<NodeName>() else { continue };
-        // A node that left the plan meanwhile is destroyed as such.
-        if plan.node(&node).is_some() {
-            match destroy(tools, plan, &node, provision, teller, stop).await {
-                Ok(outcome) => {
-                    whole.changing_calls += outcome.changing_calls;
-                    whole.stopped |= outcome.stopped;
-                    whole.problems.extend(outcome.problems);
+/// What came of replacements.
+#[derive(Debug, Default)]
+pub(super) struct Replaced {
+    pub(super) outcome: Outcome,
+    /// Nodes that are to be made anew.
+    pub(super) nodes: BTreeSet<NodeName>,
+}
+
+/// One run's replacements.
+pub(super) struct Replacing<'a> {
+    pub(super) tools: &'a Tools,
+    pub(super) plan: &'a ResolvedPlan,
+    /// Nodes whose servers the operator let go.
+    pub(super) consented: &'a BTreeSet<NodeName>,
+    pub(super) provision: &'a dyn Provision,
+    pub(super) teller: &'a Arc<Teller>,
+    pub(super) stop: &'a CancellationToken,
+}
+
+impl Replacing<'_> {
+    /// Finishes every replacement that was begun, then begins those consented to; the nodes' servers are then to be
+    /// made. Ends with the first that does not succeed.
+    pub(super) async fn perform(&self) -> Result<Result<Replaced, ProvisionError>, RecordError> {
+        let mut whole = Replaced::default();
+        let mut nodes = Vec::new();
+        for (name, _) in self.tools.records().list::<ReplacingRecord>(&keys::replacings()).await? {
+            let Ok(node) = name.parse::<NodeName>() else { continue };
+            if self.plan.node(&node).is_none() {
+                // A node that left the plan meanwhile is destroyed as such.
+                self.tools.records().delete(&keys::replacing(&node)).await?;
+                continue;
+            }
+            if !self.consented.contains(&node) {
+                match self.is_there(&node).await {
+                    Ok(false) => {}
+                    Ok(true) => whole.outcome.problems.push(without_consent(&node)),
+                    Err(error) => return Ok(Err(error)),
                 }
-                Err(error) => return Ok(Err(error)),
             }
-            if whole.stopped || !whole.problems.is_empty() {
-                return Ok(Ok(whole));
+            nodes.push((node, false));
+        }
+        let fresh = self.consented.iter().filter(|node| self.plan.node(node).is_some());
+        let fresh: Vec<_> = fresh.filter(|node| !nodes.iter().any(|(begun, _)| begun == *node)).collect();
+        nodes.extend(fresh.into_iter().map(|node| (node.clone(), true)));
+        for (node, fresh) in nodes {
+            if !whole.outcome.problems.is_empty() {
+                break;
             }
-            forget(tools, &node).await?;
-            if tools.homecoming.board.set_stage(&node, NodeState::NodeGone, "its successor follows") {
-                teller.node(&node, NodeState::NodeGone, "its successor follows");
+            if self.stop.is_cancelled() {
+                whole.outcome.stopped = true;
+                break;
+            }
+            if let Err(error) = self.one(&node, fresh, &mut whole).await? {
+                return Ok(Err(error));
+            }
+            if whole.outcome.stopped {
+                break;
             }
         }
-        tools.records().delete(&keys::replacing(&node)).await?;
+        Ok(Ok(whole))
     }
-    Ok(Ok(whole))
-}
 
-/// Destroys the node's server and leaves the rest.
-async fn destroy(
-    tools: &Tools,
-    plan: &ResolvedPlan,
-    node: &NodeName,
-    provision: &dyn Provision,
-    teller: &Arc<Teller>,
-    stop: &CancellationToken,
-) -> Result<Outcome, ProvisionError> {
-    tracing::info!(%node, "the node's server is destroyed for another");
-    if tools.homecoming.board.set_stage(node, NodeState::NodeCreating, "its server is destroyed first") {
-        teller.node(node, NodeState::NodeCreating, "its server is destroyed first");
-    }
-    let (sender, mut events) = mpsc::channel(EVENTS);
-    let destroying = async {
-        // Takes the sender along, so that the events end with it.
-        let sender = sender;
-        provision.destroy_node(plan, node, &sender, stop).await
-    };
-    let telling = async {
-        while let Some(event) = events.recv().await {
-            if let Event::Step(step, state) = event {
-                teller.step(&step, &state);
-            }
+    async fn one(
+        &self,
+        node: &NodeName,
+        fresh: bool,
+        whole: &mut Replaced,
+    ) -> Result<Result<(), ProvisionError>, RecordError> {
+        let mark = keys::replacing(node);
+        if fresh {
+            let record = ReplacingRecord { since: self.tools.clock().now() };
+            self.tools.records().put(&mark, &record, Expected::Any).await?;
         }
-    };
-    tokio::join!(destroying, telling).0
+        let outcome = match self.destroy(node).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                // The cloud could not even be looked at. A mark of an earlier run stays: that one may have done more.
+                if fresh {
+                    self.tools.records().delete(&mark).await?;
+                }
+                return Ok(Err(error));
+            }
+        };
+        let undone = outcome.stopped || !outcome.problems.is_empty();
+        let calls = outcome.changing_calls;
+        whole.outcome.changing_calls += calls;
+        whole.outcome.stopped |= outcome.stopped;
+        whole.outcome.problems.extend(outcome.problems);
+        if undone {
+            // Nothing was done to it: the next `up` must not take it for half destroyed.
+            if fresh && calls == 0 {
+                self.tools.records().delete(&mark).await?;
+            }
+            return Ok(Ok(()));
+        }
+        forget(self.tools, node).await?;
+        self.stage(node, NodeState::NodeGone, "its successor follows");
+        self.tools.records().delete(&mark).await?;
+        whole.nodes.insert(node.clone());
+        Ok(Ok(()))
+    }
+
+    /// Whether there still is a server to destroy.
+    async fn is_there(&self, node: &NodeName) -> Result<bool, ProvisionError> {
+        let preview = self.provision.preview(self.plan, &[node.clone()].into()).await?;
+        let mut steps = preview.steps.iter();
+        Ok(steps
+            .any(|step| step.verb == Verb::Replace && step.kind == "server" && step.name == node.as_str()))
+    }
+
+    /// Destroys the node's server and leaves the rest.
+    async fn destroy(&self, node: &NodeName) -> Result<Outcome, ProvisionError> {
+        tracing::info!(%node, "the node's server is destroyed for another");
+        self.stage(node, NodeState::NodeCreating, "its server is destroyed first");
+        let (sender, mut events) = mpsc::channel(EVENTS);
+        let destroying = async {
+            // Takes the sender along, so that the events end with it.
+            let sender = sender;
+            self.provision.destroy_node(self.plan, node, &sender, self.stop).await
+        };
+        let telling = async {
+            while let Some(event) = events.recv().await {
+                if let Event::Step(step, state) = event {
+                    self.teller.step(&step, &state);
+                }
+            }
+        };
+        tokio::join!(destroying, telling).0
+    }
+
+    fn stage(&self, node: &NodeName, state: NodeState, detail: &str) {
+        if self.tools.homecoming.board.set_stage(node, state, detail) {
+            self.teller.node(node, state, detail);
+        }
+    }
 }
 
-/// The server is gone: so is who it was, what it said, what it held, and every token on its way to it.
+fn without_consent(node: &NodeName) -> String {
+    format!(
+        "a replacement of node `{node}` was begun and not finished, and finishing it destroys its server with its \
+         disks; `fleetctl up --replace {node}` says that you want that"
+    )
+}
+
+/// The server is gone: so is who it was, what it said, what it held, and every token on its way to it. First the
+/// tokens, so that nobody comes in after the identity was retired; once more for whoever was coming in just then.
 async fn forget(tools: &Tools, node: &NodeName) -> Result<(), RecordError> {
-    tools.enrolment.retire(node).await?;
-    token::prune(tools.records(), tools.clock().now(), |whose| whose == node).await?;
+    for _ in 0..2 {
+        token::prune(tools.records(), tools.clock().now(), |whose| whose == node).await?;
+        tools.enrolment.retire(node).await?;
+    }
     tools.homecoming.board.start_over(node).await?;
     tools.permits.forget(node).await
 }

@@ -57,6 +57,8 @@ struct Entry {
     facts: Option<Arc<v1::Facts>>,
     agent_version: String,
     enrolled: bool,
+    /// Why it was not let in when it last wanted to enrol or return, unless it has come in since.
+    refused: Option<String>,
     last_seen: Timestamp,
     written_seen: Timestamp,
     dirty: bool,
@@ -193,6 +195,8 @@ pub struct View {
     pub agent_version: String,
     /// Whether it has an identity.
     pub enrolled: bool,
+    /// Why it was not let in when it last wanted to enrol or return, unless it has come in since.
+    pub refused: Option<String>,
 }
 
 impl Default for Registry {
@@ -246,6 +250,15 @@ impl Registry {
         self.touch();
     }
 
+    /// Notes why a node was not let in; of one nobody knows, nothing is kept.
+    pub fn refused(&self, node: &NodeName, why: String) {
+        let mut nodes = self.nodes();
+        let Some(entry) = nodes.get_mut(node) else { return };
+        entry.refused = Some(why);
+        drop(nodes);
+        self.touch();
+    }
+
     /// Opens a session, ending an older one of the same machine.
     ///
     /// # Errors
@@ -289,6 +302,7 @@ impl Registry {
         });
         hello.agent_version.clone_into(&mut entry.agent_version);
         entry.dirty = true;
+        entry.refused = None;
         let older = entry.live.replace(live.clone());
         drop(nodes);
         match older {
@@ -461,6 +475,7 @@ impl Entry {
             facts: self.facts.clone(),
             agent_version: self.agent_version.clone(),
             enrolled: self.enrolled,
+            refused: self.refused.clone(),
         }
     }
 

@@ -5,14 +5,15 @@ use std::time::Duration;
 use fleet_proto::{
     refusal::RefusalKind,
     v1::{
-        self, ApplyRequest, NoopRequest, PingRequest, StatusRequest, Until, UserDataRequest,
+        self, ApplyRequest, NodeState, NoopRequest, PingRequest, StatusRequest, Until, UserDataRequest,
         agents_client::AgentsClient, operator_client::OperatorClient, progress::What,
     },
 };
+use rcgen::KeyPair;
 use tokio::time::timeout;
 
 use crate::{
-    harness::{Agent, DEADLINE, Fixture, channel, csr, kind, start, start_with},
+    harness::{Agent, DEADLINE, Fixture, channel, csr, enrol, hello, kind, start, start_with},
     runs::{PLAN, document},
     world::World,
 };
@@ -139,5 +140,39 @@ async fn watch_tells_at_once_and_after_changes() {
         fixture.desk.registry.lives().into_iter().find(|live| live.node.as_str() == "two").expect("there");
     live.end(tonic::Status::aborted("a test"));
     while next().await.nodes[0].connected {}
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn a_silent_node_that_was_not_let_in_says_so() {
+    let world = World::new();
+    let fixture = up(&world).await;
+    let request = v1::UserDataRequest { node: "two".to_owned() };
+    let document = fixture.operator_client().user_data(request).await.expect("a seed").into_inner().document;
+    let document = String::from_utf8(document).expect("text");
+    let token = document.lines().next().expect("first the token");
+    // Another machine takes its name, and is gone; what comes with the same token is refused.
+    let agent = Agent::home(&fixture, token, "m2").await;
+    fixture.until("the earlier one to be cut", || fixture.desk.registry.sessions() == 2).await;
+    let key = KeyPair::generate().expect("a key");
+    enrol(&fixture, token, &key, hello(&fixture, "m3")).await.expect_err("used");
+    let two = async || {
+        let request = StatusRequest { node: "two".to_owned() };
+        let status = fixture.operator_client().status(request).await.expect("answers").into_inner();
+        status.nodes.into_iter().next().expect("it is planned")
+    };
+    let seen = two().await;
+    assert_eq!(seen.state(), NodeState::NodeSilent);
+    assert!(seen.state_detail.contains("since then its agent was not let in"), "{seen:?}");
+    assert!(seen.state_detail.contains("token"), "{seen:?}");
+    // Once it is in, that is history.
+    let session = agent.session(&fixture).await.expect("opens");
+    drop(session);
+    fixture.until("it to go", || fixture.desk.registry.sessions() == 2).await;
+    let seen = two().await;
+    assert!(
+        seen.state_detail.starts_with("last heard of") && !seen.state_detail.contains("not let in"),
+        "{seen:?}"
+    );
     fixture.stop().await;
 }

@@ -1,19 +1,24 @@
 //! Replacing a node: another server, another identity, the same name.
 
+use std::{sync::Arc, time::Duration};
+
+use fleet_controller::records::{ObservedRecord, Records, ReplacingRecord, TokenRecord, keys};
+use fleet_model::{Clock, SystemClock};
 use fleet_proto::{
     refusal::{Refusal, RefusalKind},
     v1::{
-        self, Finished, NodeState, RepairRequest, ReplaceRequest, Until, enrolment_client::EnrolmentClient,
-        progress::What,
+        self, ApplyRequest, Finished, HaltRequest, NodeState, RepairRequest, ReplaceRequest, Until,
+        enrolment_client::EnrolmentClient, progress::What,
     },
 };
+use fleet_store::{EmbeddedStore, Expected};
 use rcgen::KeyPair;
 use tokio::time::timeout;
 use tonic::{Status, Streaming};
 
 use crate::{
     harness::{DEADLINE, Fixture, csr, hello, kind, node, start_with},
-    runs::{PLAN, apply, finish, fresh, status, up},
+    runs::{PLAN, apply, document, finish, fresh, status, up},
     world::World,
 };
 
@@ -83,28 +88,49 @@ async fn a_fleet_that_is_only_provisioned_stays_so() {
     fixture.stop().await;
 }
 
+/// As a power cut leaves it: marked, its server still there.
+async fn mark(dir: &tempfile::TempDir, name: &str) {
+    let store = EmbeddedStore::open(&dir.path().join("store.db"), Arc::new(SystemClock)).expect("opens");
+    let record = ReplacingRecord { since: SystemClock.now() };
+    let key = keys::replacing(&node(name));
+    Records::new(Arc::new(store)).put(&key, &record, Expected::Absent).await.expect("written");
+}
+
+async fn preview(fixture: &Fixture, consent: &[&str]) -> Vec<v1::PlannedStep> {
+    let replace = consent.iter().map(ToString::to_string).collect();
+    let request = v1::PreviewRequest { plan: Some(document(PLAN)), replace };
+    fixture.operator_client().preview(request).await.expect("looks").into_inner().steps
+}
+
+async fn up_replacing(fixture: &Fixture, consent: &[&str]) -> Streaming<v1::Progress> {
+    let replace = consent.iter().map(ToString::to_string).collect();
+    let request = ApplyRequest { plan: Some(document(PLAN)), until: Until::Ready.into(), replace };
+    fixture.operator_client().apply(request).await.expect("starts").into_inner()
+}
+
 #[tokio::test]
-async fn a_replacement_cut_half_way_is_finished_by_up() {
+async fn a_replacement_that_was_cut_is_finished_with_consent_only() {
     let world = World::new();
     let fixture = start_with(fresh(), &world).await;
     assert!(up(&fixture).await.ok);
-    world.close_gate();
-    // Cut before the server was destroyed.
-    let mut stream = replace(&fixture, "two").await.expect("starts");
-    loop {
-        let progress = timeout(DEADLINE, stream.message()).await.expect("tells").expect("goes on");
-        if matches!(progress.expect("not the end").what, Some(What::Step(_))) {
-            break;
-        }
-    }
     let dir = fixture.stop().await;
+    mark(&dir, "two").await;
     let fixture = start_with(dir, &world).await;
-    let seen = status(&fixture).await;
-    assert_eq!(seen.activity, "run 2 (replace) was cut; `fleetctl up` finishes it");
+    let steps = preview(&fixture, &[]).await;
+    assert_eq!(steps.len(), 1, "{steps:?}");
+    assert!(steps[0].verb() == v1::StepVerb::StepReplace && steps[0].name == "two" && steps[0].wants_consent);
+    assert!(steps[0].detail.contains("begun and not finished"), "{steps:?}");
+    assert!(!preview(&fixture, &["two"]).await[0].wants_consent);
 
-    // Again, cut between the destruction and the new server.
+    let finished = up(&fixture).await;
+    assert!(!finished.ok && finished.changing_calls == 0, "{finished:?}");
+    assert!(finished.problems[0].contains("`fleetctl up --replace two`"), "{finished:?}");
+    assert_eq!((world.servers(), world.keys("two").len()), (3, 1), "nothing is destroyed");
+
+    // Cut again, between the destruction and the new server: there is nothing left to consent to.
+    world.close_gate();
     world.open_gate(1);
-    let mut stream = apply(&fixture, PLAN, Until::Ready).await;
+    let mut stream = up_replacing(&fixture, &["two"]).await;
     loop {
         let progress = timeout(DEADLINE, stream.message()).await.expect("tells").expect("goes on");
         match progress.expect("not the end").what {
@@ -114,7 +140,10 @@ async fn a_replacement_cut_half_way_is_finished_by_up() {
     }
     assert_eq!(world.servers(), 2);
     let dir = fixture.stop().await;
+    mark(&dir, "two").await;
     let fixture = start_with(dir, &world).await;
+    let steps = preview(&fixture, &[]).await;
+    assert!(steps.len() == 1 && steps[0].verb() == v1::StepVerb::StepCreate, "{steps:?}");
 
     world.open_gate(1);
     let finished = up(&fixture).await;
@@ -123,6 +152,24 @@ async fn a_replacement_cut_half_way_is_finished_by_up() {
     // The others too: agents of this world do not outlive their controller.
     assert!(world.pushes()[3..].contains(&node("two")));
     assert!(is_retired(&fixture, &world.keys("two")[0]).await);
+    assert_eq!(preview(&fixture, &[]).await.len(), 0);
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn a_replacement_stopped_before_anything_was_destroyed_never_was() {
+    let world = World::new();
+    let fixture = start_with(fresh(), &world).await;
+    assert!(up(&fixture).await.ok);
+    world.close_gate();
+    let stream = replace(&fixture, "two").await.expect("starts");
+    fixture.operator_client().halt(HaltRequest {}).await.expect("halts");
+    let finished = finish(stream).await.1;
+    assert!(!finished.ok && finished.changing_calls == 0, "{finished:?}");
+    assert_eq!(preview(&fixture, &[]).await.len(), 0, "nothing is left to be finished");
+    world.open_gate(3);
+    assert!(up(&fixture).await.ok);
+    assert_eq!((world.servers(), world.keys("two").len()), (3, 1), "left alone");
     fixture.stop().await;
 }
 
@@ -135,14 +182,98 @@ async fn a_cloud_that_says_no_leaves_the_node_as_it_is() {
     let finished = replaced(&fixture, "one").await;
     assert!(!finished.ok);
     assert_eq!(finished.problems, ["credentials were refused; correct them"]);
-    assert!(!is_retired(&fixture, &world.keys("one")[0]).await, "it is still at work");
     assert_eq!(fixture.desk.registry.sessions(), 3);
 
     world.script(|script| script.cloud_fails = None);
+    assert_eq!(preview(&fixture, &[]).await.len(), 0);
     let finished = up(&fixture).await;
-    assert!(finished.ok, "{finished:?}");
-    assert!(is_retired(&fixture, &world.keys("one")[0]).await, "what was begun is finished");
+    assert!(finished.ok && finished.changing_calls == 0, "{finished:?}");
+    assert!(!is_retired(&fixture, &world.keys("one")[0]).await, "nothing was begun");
     fixture.stop().await;
+}
+
+/// The plan with a database on node `three`; no node has a server of it that could be in trouble.
+fn with_database() -> String {
+    PLAN.replace(
+        "three, image: Debian 12, internet: [22]}",
+        "three, image: Debian 12, internet: [22], tasks: [{rethinkdb: {seed: three}}, {database: {name: d, table: t, replicas: 1}}]}",
+    )
+}
+
+#[tokio::test]
+async fn a_replacement_ends_when_the_database_has_nothing_left_to_say() {
+    let mut world = World::new();
+    world.timing.converge = Duration::from_secs(6);
+    let fixture = start_with(fresh(), &world).await;
+    let plan = with_database();
+    let finished = finish(apply(&fixture, &plan, Until::Ready).await).await.1;
+    assert!(finished.ok, "{finished:?}");
+    assert_eq!(world.looks(), []);
+    let (told, finished) = finish(replace(&fixture, "one").await.expect("starts")).await;
+    assert!(finished.ok, "{finished:?}");
+    assert_eq!(world.looks(), [node("three")], "its last look was before");
+    assert!(told.iter().any(|what| matches!(what, What::Node(progress)
+        if progress.node == "three" && progress.detail.contains("looks for what was lost"))));
+
+    // It does not come to an end in time.
+    world.script(|script| {
+        script.unsettled.insert("three", 1000);
+    });
+    let (told, finished) = finish(replace(&fixture, "one").await.expect("starts")).await;
+    assert!(!finished.ok, "{finished:?}");
+    let problem = &finished.problems[0];
+    assert!(problem.starts_with("node `three`: its database is not settled within 6 s"), "{problem}");
+    assert!(problem.contains("not in the cluster: one"), "{problem}");
+    assert!(told.iter().any(|what| matches!(what, What::Node(progress)
+        if progress.node == "three" && progress.detail == "task `database`: not in the cluster: one")));
+
+    // And while it has not, no machine is taken away that may hold the last copy.
+    for waits in [false, true] {
+        world.script(|script| script.waits = waits);
+        let refused = replace(&fixture, "two").await.expect_err("unsettled");
+        let refusal = Refusal::from_status(&refused).expect("typed");
+        assert_eq!(refusal.kind(), RefusalKind::RefusalBadRequest);
+        assert!(
+            refusal.message.contains("on node `three`, task `database`: not in the cluster"),
+            "{refusal:?}"
+        );
+        assert!(refusal.hint.contains("silent"), "{refusal:?}");
+    }
+    assert!(world.keys("two").len() == 1, "left alone");
+    // One that is away holds nothing anybody can reach.
+    fixture.desk.registry.live(&node("two")).expect("there").end(Status::aborted("a test"));
+    fixture.until("it to go", || fixture.desk.registry.sessions() == 2).await;
+    world.script(|script| script.unsettled.clear());
+    assert!(replaced(&fixture, "two").await.ok);
+    assert_eq!(world.keys("two").len(), 2);
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn nobody_who_left_comes_back_and_nothing_late_of_it_stays() {
+    let world = World::new();
+    let fixture = start_with(fresh(), &world).await;
+    assert!(up(&fixture).await.ok);
+    let request = v1::UserDataRequest { node: "three".to_owned() };
+    fixture.operator_client().user_data(request).await.expect("a token");
+    let smaller = PLAN.lines().filter(|line| !line.contains("name: three")).collect::<Vec<_>>().join("\n");
+    let finished = finish(apply(&fixture, &smaller, Until::Ready).await).await.1;
+    assert!(finished.ok, "{finished:?}");
+    assert!(is_retired(&fixture, &world.keys("three")[0]).await);
+    let dir = fixture.stop().await;
+    let store = EmbeddedStore::open(&dir.path().join("store.db"), Arc::new(SystemClock)).expect("opens");
+    let records = Records::new(Arc::new(store));
+    let tokens = records.list::<TokenRecord>(&keys::tokens()).await.expect("lists");
+    assert!(tokens.iter().all(|(_, token)| token.node != node("three")), "{tokens:?}");
+    // Written behind its back, as a session that ends late does.
+    records.put_message(&keys::observed(&node("three")), &ObservedRecord::default()).await.expect("written");
+    drop(records);
+    let fixture = start_with(dir, &world).await;
+    assert!(finish(apply(&fixture, &smaller, Until::Ready).await).await.1.ok);
+    let dir = fixture.stop().await;
+    let store = EmbeddedStore::open(&dir.path().join("store.db"), Arc::new(SystemClock)).expect("opens");
+    let observed = Records::new(Arc::new(store)).list_messages::<ObservedRecord>(&keys::observeds()).await;
+    assert_eq!(observed.expect("lists").len(), 2);
 }
 
 #[tokio::test]

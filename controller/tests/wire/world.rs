@@ -52,6 +52,7 @@ struct Inner {
     agents: Mutex<JoinSet<()>>,
     script: Mutex<Script>,
     pushes: Mutex<Vec<NodeName>>,
+    looks: Mutex<Vec<NodeName>>,
     /// Every key that ever enrolled, PKCS#8.
     keys: Mutex<Vec<(NodeName, Vec<u8>)>>,
     calls: AtomicU64,
@@ -70,6 +71,10 @@ pub struct Script {
     pub task_fails: BTreeMap<&'static str, &'static str>,
     /// The node's clock is off by so many milliseconds.
     pub clock_ms: BTreeMap<&'static str, i64>,
+    /// The `database` task of this node has something to say for so many looks.
+    pub unsettled: BTreeMap<&'static str, u32>,
+    /// It is not as desired either.
+    pub waits: bool,
     /// A repair is answered with this.
     pub repair_fails: BTreeMap<&'static str, &'static str>,
     /// The cloud does not listen when it is told to stop.
@@ -97,6 +102,7 @@ impl World {
             agents: Mutex::default(),
             script: Mutex::default(),
             pushes: Mutex::default(),
+            looks: Mutex::default(),
             keys: Mutex::default(),
             calls: AtomicU64::new(0),
             gate: Semaphore::new(1000),
@@ -122,6 +128,11 @@ impl World {
     /// Nodes that got a first boot so far, in order.
     pub fn pushes(&self) -> Vec<NodeName> {
         self.inner.pushes.lock().expect("no panic").clone()
+    }
+
+    /// Nodes that were told to look again so far, in order.
+    pub fn looks(&self) -> Vec<NodeName> {
+        self.inner.looks.lock().expect("no panic").clone()
     }
 
     /// Keys a node enrolled with, oldest first.
@@ -359,13 +370,20 @@ async fn agent(node: NodeName, document: String, world: Arc<Inner>) {
     let Ok(mut session) = Session::open(channel(session, &bundle, Some(identity)), hello(0)).await else {
         return;
     };
+    let mut now = v1::Desired::default();
     while let Ok(Some(message)) = session.down.message().await {
         match message.message {
             Some(to_agent::Message::Desired(desired)) => {
-                let broken = world.script.lock().expect("no panic").task_fails.get(node.as_str()).copied();
-                session.say(from_agent::Message::Observed(report(&desired, broken))).await;
+                let seen = look(&node, &desired, &world, false);
+                session.say(from_agent::Message::Observed(seen)).await;
+                now = desired;
             }
             Some(to_agent::Message::Command(command)) => {
+                if matches!(command.what, Some(v1::command::What::Recheck(_))) {
+                    world.looks.lock().expect("no panic").push(node.clone());
+                    let seen = look(&node, &now, &world, true);
+                    session.say(from_agent::Message::Observed(seen)).await;
+                }
                 let repair = matches!(command.what, Some(v1::command::What::Repair(_)));
                 let error = world.script.lock().expect("no panic").repair_fails.get(node.as_str()).copied();
                 let error = error.filter(|_| repair).unwrap_or_default().to_owned();
@@ -375,6 +393,24 @@ async fn agent(node: NodeName, document: String, world: Arc<Inner>) {
             Some(to_agent::Message::Welcome(_) | to_agent::Message::Permit(_)) | None => {}
         }
     }
+}
+
+/// What one look finds; one that was asked for brings the database further.
+fn look(node: &NodeName, desired: &v1::Desired, world: &Inner, asked: bool) -> v1::Observed {
+    let mut script = world.script.lock().expect("no panic");
+    let broken = script.task_fails.get(node.as_str()).copied();
+    let mut seen = report(desired, broken);
+    let waits = script.waits;
+    if let Some(left) = script.unsettled.get_mut(node.as_str()).filter(|left| **left > 0) {
+        *left -= u32::from(asked);
+        for task in seen.tasks.iter_mut().filter(|task| task.name == "database") {
+            "not in the cluster: one".clone_into(&mut task.reason);
+            if waits {
+                task.result = v1::TaskResult::Waiting.into();
+            }
+        }
+    }
+    seen
 }
 
 fn report(desired: &v1::Desired, broken: Option<&str>) -> v1::Observed {
