@@ -74,7 +74,7 @@ impl Work {
             // What a command makes of the path comes last.
             !self.commands.iter().any(|task| task.kind == "file" && task.called == file.called)
         });
-        let first = self.clock.iter().chain(&self.update).chain(&self.access).chain(&self.users).chain(files);
+        let first = self.clock.iter().chain(&self.access).chain(&self.update).chain(&self.users).chain(files);
         let commands = self.commands.iter().cloned().map(|mut task| {
             if task.kind == "service" {
                 self.restart(&mut task);
