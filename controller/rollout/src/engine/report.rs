@@ -90,6 +90,11 @@ impl Turn<'_> {
         }
         let back = self.rollout.goes_back();
         let node = self.rollout.nodes.get_mut(name).expect("admitted");
+        if back && ours && matches!(node.state, State::Pending | State::RolledBack) {
+            // It takes up the release while everybody is sent back: so is it.
+            self.put(name, State::CatchingUp, None);
+            return;
+        }
         if node.returning || !(if back { previous } else { ours }) {
             return;
         }

@@ -1,0 +1,421 @@
+//! What operators' words do, and who may start when.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use fleet_model::Timestamp;
+use fleet_rollout::{
+    Effect, Event, Finish, Kind, Member, Obstacle, Outcome, Phase, Policy, Rollout, Spec, Standing, State,
+    Step, explain, preview,
+};
+
+use crate::world::{NEW, OLD, World, because, name, policy};
+
+const NODES: [&str; 4] = ["a", "b", "c", "d"];
+
+/// All are there, and the canary is on its way.
+fn started() -> World {
+    let mut world = World::new(policy(), &NODES);
+    world.window(true);
+    for node in NODES {
+        world.connect(node);
+    }
+    world.event(Event::Start);
+    world
+}
+
+/// The canary has proved the release, and the wave of all others has begun.
+fn second_wave() -> World {
+    let mut world = started();
+    world.update("a");
+    world.wait(130);
+    assert_eq!(world.rollout.wave, 1);
+    world
+}
+
+fn finished() -> World {
+    let mut world = second_wave();
+    for _ in 0..3 {
+        let next = NODES.into_iter().find(|node| world.state(node) == State::Held).expect("somebody's turn");
+        world.update(next);
+    }
+    world.wait(70);
+    assert_eq!(world.rollout.phase, Phase::Finished { finish: Finish::Done });
+    world
+}
+
+fn halt(world: &mut World) {
+    world.event(Event::Halt { by: "me".into(), reason: "a doubt".into() });
+}
+
+#[test]
+fn a_good_release_reaches_everybody() {
+    let world = finished();
+    for node in NODES {
+        assert_eq!(world.rollout.outcome(&name(node)), Some(Outcome::Updated));
+    }
+    world.replays();
+}
+
+#[test]
+fn a_preview_shows_what_then_happens() {
+    let world = World::new(policy(), &NODES);
+    let waves = preview(&world.rollout);
+    assert_eq!(waves.iter().map(|wave| wave.nodes.len()).collect::<Vec<_>>(), [1, 3]);
+    assert_eq!(waves[0].nodes, [name("a")]);
+    let first = waves[1].nodes[0].clone();
+    assert_eq!(second_wave().rollout.nodes[&first].state, State::Held);
+}
+
+#[test]
+fn commands_are_refused_where_they_make_no_sense() {
+    let check = |mut world: World, event: Event, hint: &str| {
+        let refused = world.try_event(event).expect_err("refused").to_string();
+        assert!(refused.contains(hint), "{refused}");
+    };
+    let halt = || Event::Halt { by: "me".into(), reason: "a doubt".into() };
+    let draft = || World::new(policy(), &NODES);
+    check(draft(), halt(), "nothing happens before it is started");
+    check(draft(), Event::Undo, "nothing was touched yet");
+    check(draft(), Event::Resume { retry: false }, "only a halted one");
+    check(started(), Event::Start, "see how it stands");
+    check(started(), Event::Resume { retry: false }, "only a halted one");
+    check(started(), Event::Connected { node: name("nobody") }, "`nobody` is no node of this rollout");
+    let mut undoing = started();
+    undoing.event(Event::Undo);
+    check(undoing, Event::Undo, "it goes back already");
+    let mut over = started();
+    over.event(Event::Supersede);
+    check(over, Event::Undo, "the rollout that took over");
+    let mut stopped = started();
+    stopped.event(Event::StopLine { by: "me".into(), reason: "a doubt".into() });
+    check(stopped, Event::Resume { retry: false }, "clear the line instead");
+}
+
+#[test]
+fn halting_takes_back_what_has_not_begun_and_resuming_offers_it_again() {
+    let mut world = started();
+    world.answer("a", "before", true);
+    assert_eq!(world.state("a"), State::Offered);
+    halt(&mut world);
+    assert!(world.last.iter().any(|effect| matches!(effect, Effect::Withdraw { .. })));
+    world.say("a", OLD, Step::Committed);
+    assert_eq!(world.state("a"), State::Pending);
+    world.event(Event::Resume { retry: false });
+    assert_eq!(world.state("a"), State::Held);
+}
+
+#[test]
+fn a_node_that_began_before_the_halt_is_shown_as_what_it_says() {
+    let mut world = started();
+    world.answer("a", "before", true);
+    halt(&mut world);
+    world.say("a", NEW, Step::Trial);
+    assert_eq!(world.state("a"), State::Trial);
+    assert_eq!(world.rollout.standing(), Standing::Halted);
+}
+
+#[test]
+fn a_failed_canary_halts_with_list_and_reason_and_touches_nobody_else() {
+    let mut world = started();
+    world.answer("a", "before", true);
+    world.say("a", NEW, Step::RolledBack { reason: because(Kind::Crashed) });
+    world.wait(3600);
+    let halt = world.rollout.halt.clone().expect("halted");
+    assert_eq!(halt.nodes, [name("a")]);
+    assert!(halt.reason.contains("of the canaries failed"), "{}", halt.reason);
+    for node in ["b", "c", "d"] {
+        assert!(!world.rollout.nodes[&name(node)].touched);
+    }
+}
+
+#[test]
+fn a_resumed_rollout_halts_at_the_next_failure_only() {
+    let mut world = started();
+    world.answer("a", "before", true);
+    world.say("a", NEW, Step::RolledBack { reason: because(Kind::Crashed) });
+    world.event(Event::Resume { retry: false });
+    // The canary proved nothing, so another one is drawn.
+    let next =
+        ["b", "c", "d"].into_iter().find(|node| world.state(node) == State::Held).expect("a second canary");
+    assert_eq!(world.rollout.standing(), Standing::Running);
+    world.answer(next, "before", true);
+    world.say(next, NEW, Step::RolledBack { reason: because(Kind::Crashed) });
+    assert_eq!(world.rollout.standing(), Standing::Halted);
+    world.replays();
+}
+
+#[test]
+fn a_retry_offers_again_what_is_remembered_as_bad() {
+    let mut world = started();
+    world.answer("a", "before", true);
+    world.say("a", NEW, Step::RolledBack { reason: because(Kind::Crashed) });
+    let stale = world.rollout.nodes[&name("a")].order;
+    world.event(Event::Resume { retry: true });
+    world.say_of("a", stale, NEW, Step::RolledBack { reason: because(Kind::Crashed) });
+    world.answer("a", "before", true);
+    assert!(
+        world.last.iter().any(|effect| matches!(effect, Effect::Offer { again: true, .. })),
+        "{:?}",
+        world.last
+    );
+}
+
+#[test]
+fn an_application_that_does_not_work_sends_the_node_back() {
+    let mut world = started();
+    world.answer("a", "before", true);
+    world.say("a", NEW, Step::Committed);
+    world.answer("a", "after", false);
+    world.wait(130);
+    assert_eq!(world.state("a"), State::Failed);
+    assert_eq!(world.rollout.standing(), Standing::Halted);
+    world.say("a", NEW, Step::Committed);
+    assert_eq!(world.state("a"), State::Failed);
+    world.say("a", OLD, Step::Committed);
+    assert_eq!(world.state("a"), State::RolledBack);
+    assert!(
+        explain(&world.rollout, &name("a"))
+            .expect("known")
+            .to_string()
+            .contains("a gate after it did not pass")
+    );
+}
+
+#[test]
+fn a_gate_nobody_answers_is_no_failure() {
+    let mut world = started();
+    world.answer("a", "before", true);
+    world.say("a", NEW, Step::Committed);
+    world.wait(130);
+    assert_eq!(world.state("a"), State::Silent);
+}
+
+#[test]
+fn a_late_crash_in_the_bake_halts() {
+    let mut world = started();
+    world.update("a");
+    world.wait(90);
+    assert_eq!(world.rollout.standing(), Standing::Baking);
+    world.say("a", NEW, Step::RolledBack { reason: because(Kind::Crashed) });
+    assert_eq!(world.rollout.standing(), Standing::Halted);
+    world.wait(3600);
+    assert!(["b", "c", "d"].iter().all(|node| world.state(node) == State::Pending));
+}
+
+#[test]
+fn a_bake_nobody_watched_does_not_count() {
+    let mut world = started();
+    world.update("a");
+    world.fail_over(Duration::from_secs(86_400));
+    assert_eq!(world.rollout.wave, 0);
+    world.wait(130);
+    assert_eq!(world.rollout.wave, 1);
+}
+
+#[test]
+fn undo_sends_back_whoever_was_touched_and_nobody_else() {
+    let mut world = second_wave();
+    let held = NODES.into_iter().find(|node| world.state(node) == State::Held).expect("somebody's turn");
+    world.answer(held, "before", true);
+    world.say(held, NEW, Step::Trial);
+    world.event(Event::Undo);
+    for node in ["a", held] {
+        assert_eq!(world.state(node), State::Offered);
+        world.say(node, OLD, Step::Trial);
+        world.say(node, OLD, Step::Committed);
+    }
+    assert_eq!(world.rollout.phase, Phase::Finished { finish: Finish::Undone });
+    for node in NODES {
+        let expected = if node == "a" || node == held { Outcome::RolledBack } else { Outcome::Untouched };
+        assert_eq!(world.rollout.outcome(&name(node)), Some(expected), "{node}");
+    }
+    world.replays();
+}
+
+#[test]
+fn undo_of_a_finished_rollout_reaches_a_sleeper_later() {
+    let mut world = finished();
+    world.event(Event::Undo);
+    world.lose("d");
+    for node in ["a", "b", "c"] {
+        world.say(node, OLD, Step::Committed);
+    }
+    world.wait(400);
+    assert_eq!(world.rollout.outcome(&name("d")), Some(Outcome::Silent));
+    world.connect("d");
+    assert!(
+        world.last.iter().any(|effect| matches!(effect, Effect::Offer { back: true, .. })),
+        "{:?}",
+        world.last
+    );
+    world.say("d", OLD, Step::Committed);
+    assert_eq!(world.rollout.outcome(&name("d")), Some(Outcome::RolledBack));
+}
+
+#[test]
+fn a_node_that_was_off_joins_its_wave_when_it_returns() {
+    let mut world = World::new(Policy { gates: Vec::new(), ..policy() }, &NODES);
+    world.window(true);
+    for node in ["a", "b", "c"] {
+        world.connect(node);
+    }
+    world.event(Event::Start);
+    world.say("a", NEW, Step::Committed);
+    world.wait(130);
+    for node in ["b", "c"] {
+        world.say(node, NEW, Step::Committed);
+    }
+    world.wait(400);
+    assert_eq!(world.rollout.outcome(&name("d")), Some(Outcome::Silent));
+    world.connect("d");
+    assert_eq!(world.state("d"), State::Offered);
+    world.say("d", NEW, Step::Committed);
+    assert_eq!(world.rollout.outcome(&name("d")), Some(Outcome::Updated));
+}
+
+#[test]
+fn an_absent_canary_is_replaced_not_passed() {
+    let mut world = World::new(policy(), &NODES);
+    world.window(true);
+    for node in ["b", "c", "d"] {
+        world.connect(node);
+    }
+    world.event(Event::Start);
+    world.wait(400);
+    assert_eq!(world.state("a"), State::Silent);
+    assert_eq!(world.rollout.standing(), Standing::Running, "one that was away before is nobody's failure");
+    assert_eq!(NODES.iter().filter(|node| world.state(node) == State::Held).count(), 1);
+    assert_eq!(world.rollout.wave, 0);
+}
+
+#[test]
+fn the_line_stops_everything_and_clearing_it_goes_on() {
+    let mut world = started();
+    world.event(Event::StopLine { by: "me".into(), reason: "a doubt".into() });
+    assert_eq!(world.rollout.standing(), Standing::Halted);
+    let why = explain(&world.rollout, &name("a")).expect("known").to_string();
+    assert!(why.contains("the line is stopped: a doubt, by me"), "{why}");
+    world.event(Event::ClearLine);
+    assert_eq!(world.state("a"), State::Held);
+    // A halt of its own outlives the line.
+    world.event(Event::StopLine { by: "me".into(), reason: "a doubt".into() });
+    halt(&mut world);
+    world.event(Event::ClearLine);
+    assert_eq!(world.rollout.standing(), Standing::Halted);
+}
+
+#[test]
+fn a_closed_window_holds_and_says_when_it_opens() {
+    let mut world = started();
+    world.update("a");
+    world.window(false);
+    world.wait(130);
+    let node = name("b");
+    let told = explain(&world.rollout, &node).expect("known");
+    assert!(
+        told.obstacles.iter().any(|o| matches!(o, Obstacle::WindowClosed { opens: Some(_), .. })),
+        "{told}"
+    );
+    world.window(true);
+    assert!(NODES.iter().any(|node| world.state(node) == State::Held));
+}
+
+fn reference_fleet() -> (Rollout, Timestamp) {
+    let members = (0..5)
+        .map(|i| Member { cluster: Some("todo".into()), seed: i == 0, ..Member::new(name(&format!("n{i}"))) })
+        .collect();
+    let spec = Spec {
+        id: "r".into(),
+        release: NEW.into(),
+        previous: Some(OLD.into()),
+        policy: Policy {
+            waves: Vec::new(),
+            budgets: fleet_rollout::policy::Budgets {
+                in_flight: fleet_rollout::policy::Amount::Percent(100),
+                unavailable: fleet_rollout::policy::Amount::Percent(100),
+                ..Default::default()
+            },
+            wave_budgets: fleet_rollout::policy::Budgets {
+                in_flight: fleet_rollout::policy::Amount::Percent(100),
+                unavailable: fleet_rollout::policy::Amount::Percent(100),
+                ..Default::default()
+            },
+            ..Policy::default()
+        },
+        spare: BTreeMap::from([("todo".into(), 1)]),
+    };
+    let now = Timestamp::from_millis(0);
+    (Rollout::draft(spec, members, now).expect("sound"), now)
+}
+
+#[test]
+fn database_nodes_go_one_by_one_and_the_seed_last() {
+    let (mut rollout, mut now) = reference_fleet();
+    let mut order = Vec::new();
+    let send =
+        |rollout: &mut Rollout, event, now| fleet_rollout::advance(rollout, event, now).expect("lawful");
+    for i in 0..5 {
+        send(&mut rollout, Event::Connected { node: name(&format!("n{i}")) }, now);
+    }
+    send(&mut rollout, Event::Start, now);
+    for _ in 0..1000 {
+        let busy: Vec<_> = rollout.nodes.values().filter(|n| n.state.in_flight()).collect();
+        assert!(busy.len() <= 1);
+        if let Some(node) = busy.first() {
+            let (node, at) = (node.member.node.clone(), node.order);
+            order.push(node.to_string());
+            let event = Event::Report { node, order: at, release: NEW.into(), step: Step::Committed };
+            send(&mut rollout, event, now);
+        }
+        now = now.after(Duration::from_secs(10));
+        send(&mut rollout, Event::Tick, now);
+    }
+    assert_eq!(rollout.standing(), Standing::Finished);
+    assert_eq!(order.len(), 5);
+    assert_eq!(order[4], "n0");
+}
+
+#[test]
+fn no_member_starts_while_another_is_away() {
+    let (mut rollout, now) = reference_fleet();
+    let send = |rollout: &mut Rollout, event| fleet_rollout::advance(rollout, event, now).expect("lawful");
+    for i in 0..4 {
+        send(&mut rollout, Event::Connected { node: name(&format!("n{i}")) });
+    }
+    send(&mut rollout, Event::Start);
+    assert!(rollout.nodes.values().all(|node| !node.state.in_flight()));
+    let canary = preview(&rollout)[0].nodes[0].clone();
+    let told = explain(&rollout, &canary).expect("known");
+    assert!(told.obstacles.iter().any(|o| matches!(o, Obstacle::Cluster { .. })), "{told}");
+}
+
+#[test]
+fn a_stored_rollout_of_another_form_is_refused_with_a_reason() {
+    let world = started();
+    let text =
+        serde_json::to_string(&world.rollout).expect("plain data").replace("\"schema\":1", "\"schema\":2");
+    let error = serde_json::from_str::<Rollout>(&text).expect_err("another form").to_string();
+    assert!(error.contains("stored in form 2"), "{error}");
+}
+
+#[test]
+fn every_problem_of_a_policy_is_told_at_once() {
+    let policy = Policy {
+        canaries: fleet_rollout::policy::Canaries {
+            named: vec![name("nobody")],
+            drawn: fleet_rollout::policy::Amount::Percent(200),
+        },
+        attempts: 0,
+        ..policy()
+    };
+    let spec = Spec {
+        id: "r".into(),
+        release: NEW.into(),
+        previous: Some(NEW.into()),
+        policy,
+        spare: BTreeMap::new(),
+    };
+    let problems = Rollout::draft(spec, Vec::new(), Timestamp::from_millis(0)).expect_err("nothing is right");
+    let fields: Vec<_> = problems.iter().map(|problem| problem.field.as_str()).collect();
+    assert_eq!(fields, ["canaries", "canaries", "attempts", "nodes", "release"]);
+}

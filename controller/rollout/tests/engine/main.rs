@@ -1,0 +1,6 @@
+//! The engine through its public door: what each fault does in each state, and what holds whatever happens.
+
+mod commands;
+mod faults;
+mod properties;
+mod world;

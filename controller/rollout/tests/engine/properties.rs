@@ -1,0 +1,160 @@
+//! What holds whatever happens. `World` checks after every event that nothing starts past a budget or while halted.
+
+use std::time::Duration;
+
+use fleet_rollout::{Event, Kind, Policy, Step, advance, explain};
+use proptest::prelude::*;
+
+use crate::world::{NEW, OLD, World, because, name, policy};
+
+const NODES: [&str; 7] = ["a", "b", "c", "d", "e", "f", "g"];
+
+#[derive(Clone, Debug)]
+enum Move {
+    Say(usize, u8, bool),
+    Answer(usize, bool),
+    Session(usize, bool),
+    Command(u8),
+    Wait(u64),
+    Jump(i64),
+    FailOver,
+}
+
+fn moves() -> impl Strategy<Value = Move> {
+    let node = 0..NODES.len();
+    prop_oneof![
+        10 => (node.clone(), 0..6_u8, any::<bool>()).prop_map(|(n, s, new)| Move::Say(n, s, new)),
+        8 => (node.clone(), any::<bool>()).prop_map(|(n, passed)| Move::Answer(n, passed)),
+        6 => (node, any::<bool>()).prop_map(|(n, open)| Move::Session(n, open)),
+        3 => (0..8_u8).prop_map(Move::Command),
+        4 => (10..400_u64).prop_map(Move::Wait),
+        1 => (-1_000_000..1_000_000_i64).prop_map(Move::Jump),
+        1 => Just(Move::FailOver),
+    ]
+}
+
+fn make(world: &mut World, next: &Move) {
+    let event = match *next {
+        Move::Say(node, step, new) => {
+            let step = match step {
+                0 => Step::Committed,
+                1 => Step::Fetching,
+                2 => Step::Trial,
+                3 => Step::Busy { detail: String::new() },
+                4 => Step::Failed { reason: because(Kind::Other) },
+                _ => Step::RolledBack { reason: because(Kind::Crashed) },
+            };
+            let node = name(NODES[node]);
+            let order = world.rollout.nodes[&node].order;
+            Event::Report { node, order, release: if new { NEW } else { OLD }.into(), step }
+        }
+        Move::Answer(node, passed) => {
+            for gate in ["before", "after"] {
+                world.answer(NODES[node], gate, passed);
+            }
+            return;
+        }
+        Move::Session(node, true) => Event::Connected { node: name(NODES[node]) },
+        Move::Session(node, false) => Event::Lost { node: name(NODES[node]) },
+        Move::Command(0) => Event::Halt { by: "me".into(), reason: "a doubt".into() },
+        Move::Command(1 | 2) => Event::Resume { retry: false },
+        Move::Command(3) => Event::Resume { retry: true },
+        Move::Command(4) => Event::Undo,
+        Move::Command(5) => Event::StopLine { by: "me".into(), reason: "a doubt".into() },
+        Move::Command(6) => Event::ClearLine,
+        Move::Command(_) => Event::Hold { node: name("c"), reason: "a doubt".into() },
+        Move::Wait(seconds) => return world.wait(seconds),
+        Move::Jump(seconds) => {
+            let by = Duration::from_secs(seconds.unsigned_abs());
+            world.now = if seconds < 0 { world.now.before(by) } else { world.now.after(by) };
+            Event::Tick
+        }
+        Move::FailOver => return world.fail_over(Duration::from_secs(7200)),
+    };
+    // Random operators say what makes no sense; `World` checks that a refusal changes nothing.
+    let _ = world.try_event(event);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(192))]
+
+    #[test]
+    fn whatever_happens_budgets_hold_and_the_log_gives_the_state(
+        gates: bool,
+        steps in proptest::collection::vec(moves(), 1..120),
+    ) {
+        let mut policy = Policy { windows: Default::default(), ..policy() };
+        if !gates {
+            policy.gates.clear();
+        }
+        let mut world = World::new(policy, &NODES);
+        for node in NODES {
+            world.connect(node);
+        }
+        world.event(Event::Start);
+        for next in &steps {
+            make(&mut world, next);
+        }
+        world.replays();
+    }
+
+    /// From wherever chance led, a fleet whose nodes answer comes to an end, and every node to one outcome.
+    #[test]
+    fn every_rollout_ends_and_every_node_in_one_outcome(
+        steps in proptest::collection::vec(moves(), 1..60),
+    ) {
+        let policy = Policy { windows: Default::default(), gates: Vec::new(), ..policy() };
+        let mut world = World::new(policy, &NODES);
+        for node in NODES {
+            world.connect(node);
+        }
+        world.event(Event::Start);
+        for next in &steps {
+            make(&mut world, next);
+        }
+        world.event(Event::ClearLine);
+        world.event(Event::Release { node: name("c") });
+        for node in NODES {
+            world.connect(node);
+        }
+        for _ in 0..400 {
+            if world.rollout.halt.is_some() {
+                world.event(Event::Resume { retry: false });
+            }
+            let target = world.rollout.target().to_owned();
+            for node in NODES {
+                if world.rollout.nodes[&name(node)].state.in_flight() {
+                    world.say(node, &target, Step::Committed);
+                }
+            }
+            world.wait(20);
+        }
+        for node in NODES {
+            prop_assert!(
+                world.rollout.outcome(&name(node)).is_some(),
+                "{}, {:?}",
+                explain(&world.rollout, &name(node)).expect("known"),
+                world.rollout.phase
+            );
+            prop_assert!(!world.rollout.nodes[&name(node)].state.in_flight());
+        }
+        world.replays();
+    }
+
+    /// Words from before a rollout, or twice, or out of turn never stop the machine.
+    #[test]
+    fn the_same_input_gives_the_same_state(steps in proptest::collection::vec(moves(), 1..60)) {
+        let run = || {
+            let mut world = World::new(policy(), &NODES);
+            world.window(true);
+            world.event(Event::Start);
+            steps.iter().for_each(|next| make(&mut world, next));
+            world
+        };
+        let (mut one, mut other) = (run(), run());
+        prop_assert_eq!(&one.rollout, &other.rollout);
+        let now = one.now;
+        let effects = advance(&mut one.rollout, Event::Tick, now);
+        prop_assert_eq!(effects, advance(&mut other.rollout, Event::Tick, now));
+    }
+}
