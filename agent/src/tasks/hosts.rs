@@ -10,9 +10,9 @@ use async_trait::async_trait;
 use fleet_proto::v1::HostsEntry;
 use fleet_task::{Finding, Node, Task, TaskError, TaskId};
 
+use super::support::block;
+
 const FILE: &str = "/etc/hosts";
-const BEGIN: &str = "# BEGIN fleet (managed block; changes in here are lost)";
-const END: &str = "# END fleet";
 /// Longest host name (RFC 1035, section 2.3.4).
 const MAX_NAME: usize = 253;
 
@@ -23,20 +23,6 @@ pub struct Hosts {
     entries: Vec<HostsEntry>,
 }
 
-/// Why the file is not touched.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BlockError {
-    /// A begin with no end.
-    #[error("line {0} of {FILE} begins a managed block that has no end")]
-    NoEnd(usize),
-    /// An end with no begin.
-    #[error("line {0} of {FILE} ends a managed block that has no beginning")]
-    NoBegin(usize),
-    /// More than one block.
-    #[error("line {0} of {FILE} begins a second managed block")]
-    Second(usize),
-}
-
 impl Hosts {
     /// The block is to hold these entries.
     pub fn new(id: TaskId, entries: Vec<HostsEntry>) -> Self {
@@ -45,13 +31,18 @@ impl Hosts {
 
     /// The file as it is and as it should be.
     fn compare(&self, node: &Node) -> Result<(Vec<u8>, Vec<u8>), TaskError> {
-        let block = block(&self.entries)?;
+        let lines = lines(&self.entries)?;
         let now = node.read(FILE)?.unwrap_or_default();
         let names: Vec<&str> =
             self.entries.iter().flat_map(|entry| &entry.names).map(String::as_str).collect();
-        let wanted = edit(&now, &block, &names).map_err(|error| TaskError::Refused {
-            why: error.to_string(),
-            next: format!("delete the marker lines `{BEGIN}` and `{END}` and what is between them by hand"),
+        let wanted = block::edit(&now, &lines, |line| maps(line, &names));
+        let wanted = wanted.map_err(|error| TaskError::Refused {
+            why: format!("{FILE}: {error}"),
+            next: format!(
+                "delete the marker lines `{}` and `{}` and what is between them by hand",
+                block::BEGIN,
+                block::END
+            ),
         })?;
         Ok((now, wanted))
     }
@@ -80,10 +71,10 @@ impl Task for Hosts {
     }
 }
 
-/// The block's text, every entry checked: a bad one would break name resolution for the whole node.
-fn block(entries: &[HostsEntry]) -> Result<String, TaskError> {
+/// The block's lines, every entry checked: a bad one would break name resolution for the whole node.
+fn lines(entries: &[HostsEntry]) -> Result<Vec<String>, TaskError> {
     let refuse = |why: String| TaskError::Refused { why, next: "correct the plan".into() };
-    let mut text = format!("{BEGIN}\n");
+    let mut lines = Vec::new();
     for entry in entries {
         let address: IpAddr =
             entry.address.parse().map_err(|_| refuse(format!("`{}` is not an address", entry.address)))?;
@@ -96,50 +87,9 @@ fn block(entries: &[HostsEntry]) -> Result<String, TaskError> {
                 return Err(refuse(format!("`{name}` is not a host name")));
             }
         }
-        text.push_str(&format!("{address} {}\n", entry.names.join(" ")));
+        lines.push(format!("{address} {}", entry.names.join(" ")));
     }
-    text.push_str(END);
-    text.push('\n');
-    Ok(text)
-}
-
-/// `now` with its managed block replaced by `block`, or with `block` added where there is none. Pure.
-///
-/// # Errors
-/// [`BlockError`] if the markers are broken: guessing could cost somebody's lines.
-fn edit(now: &[u8], block: &str, names: &[&str]) -> Result<Vec<u8>, BlockError> {
-    let lines: Vec<&[u8]> = now.split_inclusive(|byte| *byte == b'\n').collect();
-    let is = |line: &[u8], mark: &str| line.trim_ascii() == mark.as_bytes();
-    let (mut begin, mut end) = (None, None);
-    for (at, line) in lines.iter().enumerate() {
-        if is(line, BEGIN) {
-            match (begin, end) {
-                (None, _) => begin = Some(at),
-                (Some(first), None) => return Err(BlockError::NoEnd(first + 1)),
-                (Some(_), Some(_)) => return Err(BlockError::Second(at + 1)),
-            }
-        } else if is(line, END) {
-            match (begin, end) {
-                (Some(_), None) => end = Some(at),
-                _ => return Err(BlockError::NoBegin(at + 1)),
-            }
-        }
-    }
-    let (before, after) = match (begin, end) {
-        (Some(begin), Some(end)) => (begin, end + 1),
-        (Some(begin), None) => return Err(BlockError::NoEnd(begin + 1)),
-        (None, _) => {
-            let place = lines.iter().position(|line| maps(line, names)).unwrap_or(lines.len());
-            (place, place)
-        }
-    };
-    let mut new: Vec<u8> = lines[..before].concat();
-    if new.last().is_some_and(|last| *last != b'\n') {
-        new.push(b'\n');
-    }
-    new.extend_from_slice(block.as_bytes());
-    new.extend(lines[after..].concat());
-    Ok(new)
+    Ok(lines)
 }
 
 /// Whether a line maps one of `names`.
@@ -154,7 +104,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::tasks::tests::Rig;
+    use crate::tasks::{
+        support::block::{BEGIN, END},
+        tests::Rig,
+    };
 
     fn entry(address: &str, names: &[&str]) -> HostsEntry {
         HostsEntry { address: address.into(), names: names.iter().map(ToString::to_string).collect() }
@@ -184,29 +137,26 @@ mod tests {
         assert_eq!(rig.text(FILE), format!("{BEGIN}\n10.0.0.1 n1\n{END}\n"));
     }
 
-    #[test]
-    fn the_block_goes_before_a_line_with_one_of_its_names() {
-        let new = edit(DEBIAN.as_bytes(), "BLOCK\n", &["Debian"]).expect("fine");
-        let expected = "127.0.0.1\tlocalhost\nBLOCK\n127.0.1.1\tdebian\n\n::1 localhost ip6-localhost\n";
-        assert_eq!(String::from_utf8(new).expect("text"), expected);
+    #[tokio::test]
+    async fn the_block_goes_before_a_line_with_one_of_its_names() {
+        let rig = Rig::new(&[(FILE, DEBIAN)]);
+        rig.changed(&task(&[entry("10.0.0.1", &["Debian"])])).await;
+        let block = format!("{BEGIN}\n10.0.0.1 Debian\n{END}\n");
+        let expected =
+            format!("127.0.0.1\tlocalhost\n{block}127.0.1.1\tdebian\n\n::1 localhost ip6-localhost\n");
+        assert_eq!(rig.text(FILE), expected);
     }
 
-    #[test]
-    fn broken_markers_are_named_and_nothing_is_guessed() {
-        let check = |text: &str, expected: BlockError| {
-            let marks = text.lines().map(|line| match line {
-                "B" => BEGIN,
-                "E" => END,
-                other => other,
-            });
-            let text = marks.collect::<Vec<_>>().join("\n");
-            assert_eq!(edit(text.as_bytes(), "", &[]), Err(expected), "{text}");
-        };
-        check("x\nB\ny\n", BlockError::NoEnd(2));
-        check("x\ny\nE\n", BlockError::NoBegin(3));
-        check("B\nB\nE\n", BlockError::NoEnd(1));
-        check("B\nE\nB\nE\n", BlockError::Second(3));
-        check("B\nE\nE\n", BlockError::NoBegin(3));
+    #[tokio::test]
+    async fn broken_markers_are_named_and_nothing_is_guessed() {
+        let text = format!("x\n{BEGIN}\ny\n");
+        let rig = Rig::new(&[(FILE, &text)]);
+        let why = rig.failed(&task(&[entry("10.0.0.1", &["n1"])])).await;
+        assert!(
+            why.contains("/etc/hosts: line 2 begins a managed block that has no end; next: delete"),
+            "{why}"
+        );
+        assert_eq!(rig.text(FILE), text);
     }
 
     #[tokio::test]
@@ -257,14 +207,20 @@ mod tests {
     proptest! {
         #[test]
         fn everything_outside_is_kept_and_a_second_edit_changes_nothing(file in file(), n in 0..4_u8, m in 0..4_u8) {
-            let block_of = |n: u8| {
+            let of = |n: u8| {
                 let entries: Vec<_> = (0..n).map(|i| entry(&format!("10.0.0.{i}"), &[&format!("n{i}")])).collect();
-                block(&entries).expect("valid entries")
+                lines(&entries).expect("valid entries")
             };
-            let (first, second) = (block_of(n), block_of(m));
-            let once = edit(&file, &first, &["n1"]).expect("no markers");
-            prop_assert_eq!(&edit(&once, &first, &["n1"]).expect("one block"), &once);
-            let twice = edit(&once, &second, &["n1"]).expect("one block");
+            let edit = |now: &[u8], lines: &[String]| block::edit(now, lines, |line| maps(line, &["n1"]));
+            let (first, second) = (of(n), of(m));
+            let once = edit(&file, &first).expect("no markers");
+            prop_assert_eq!(&edit(&once, &first).expect("one block"), &once);
+            let twice = edit(&once, &second).expect("one block");
+            let text = |lines: &[String]| {
+                let lines: String = lines.iter().map(|line| format!("{line}\n")).collect();
+                format!("{BEGIN}\n{lines}{END}\n")
+            };
+            let (first, second) = (text(&first), text(&second));
             // Taking the block out again gives the file back, but for a line end it may have lacked.
             for (edited, block) in [(&once, &first), (&twice, &second)] {
                 let at = edited.windows(block.len()).position(|w| w == block.as_bytes()).expect("the block");

@@ -72,7 +72,7 @@ impl Login {
         let mut differs = Differs::default();
         let now = self.authorized(node)?;
         let text = now.clone().unwrap_or_default();
-        let wanted = block::edit(&text, keys).map_err(|error| TaskError::Refused {
+        let wanted = block::edit(&text, keys, |_| false).map_err(|error| TaskError::Refused {
             why: format!("{}/{KEYS}: {error}", self.ssh()),
             next: format!("delete the marker lines `{}` and `{}` there by hand", block::BEGIN, block::END),
         })?;
