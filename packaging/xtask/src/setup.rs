@@ -21,7 +21,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("e2fsprogs", "file systems of the machine image"),
     ("openssh-client", "tests log in as an operator would"),
     ("chromium-driver", "tests look at the todo application as people do, in Chromium"),
-    ("python3-venv", "tests speak to the database with a driver that is not ours"),
+    ("python3-venv", "tests speak with clients that are not ours"),
+    ("python3-dev", "one of those builds a part in C"),
     ("ca-certificates", "trust for package downloads"),
     ("procps", "tests look at processes"),
 ];

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -11,8 +12,8 @@ use sha2::{Digest, Sha256};
 
 use crate::Cloud;
 
-/// How long a script may take; the slowest needs seconds.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// How long a script may take. Most need seconds; plumbery looks every 20 s only, which is most of its two minutes.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A virtual environment with the packages of one list, made once and kept between runs.
 #[derive(Debug)]
@@ -85,6 +86,8 @@ impl Python {
             .env("PYTHONUNBUFFERED", "1")
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .stdin(Stdio::null())
+            // What it starts ends with it.
+            .process_group(0)
             .stdout(append(said.path()))
             .stderr(append(said.path()))
             .spawn()
@@ -102,7 +105,11 @@ impl Python {
         let output = || fs::read_to_string(said.path()).unwrap_or_default();
         let Some(status) = status else {
             // It may have ended by itself just now; then there is nothing to kill.
-            let _ = process.kill();
+            let group = i32::try_from(process.id()).expect("process ids are small");
+            let _ = nix::sys::signal::killpg(
+                nix::unistd::Pid::from_raw(group),
+                nix::sys::signal::Signal::SIGKILL,
+            );
             let _ = process.wait();
             panic!("{script} did not end within {} s:\n{}", PATIENCE.as_secs(), output());
         };
