@@ -1,8 +1,10 @@
-//! Table of tasks × {error of a program, death at any program, full disk}: each ends converged, or with one clear
-//! reason and converged once the trouble is over.
+//! Table of tasks × {error of a program, death at any program, power cut at any sync, full disk}: each ends converged, or
+//! with one clear reason and converged once the trouble is over.
 //!
-//! A death is what `kill -9` of the agent and a power cut have in common: the future is gone at that very point, and
-//! only the disk remembers. That every file is whole after it is what atomic writes are tested for where they are made.
+//! A death is a `kill -9` of the agent: the future is gone at that very point, and the disk remembers all. At a power
+//! cut it does not: what was not synced may be gone ([`power`]).
+
+pub(crate) mod power;
 
 use std::{
     fs, io::Write, os::unix::fs::PermissionsExt, path::Path, process::Command as Process, sync::Arc,
@@ -58,6 +60,7 @@ fn rows() -> Vec<Row> {
         ),
         doors("access, keys gone", Some(|_, rig| gone(rig, "/home/fleet/.ssh/authorized_keys"))),
         doors("access, sudo's file gone", Some(|_, rig| gone(rig, "/etc/sudoers.d/fleet-fleet"))),
+        doors("access, keys of the image", Some(|_, rig| access::tests::came_from_the_image(rig))),
         row("file, from nothing", file, None, holds),
         row("file, edited", file, Some(|_, rig| write(rig, "/srv/page", "damage\n")), holds),
         row(
@@ -191,6 +194,7 @@ fn a_way_in(debian: &Debian, rig: &Rig) {
         debian.sshd_says("PasswordAuthentication") != "no" && rig.text("/etc/shadow").starts_with("root:$6$");
     let proved = debian.gets_in("fleet") || debian.ran("ssh -F").len() > 1;
     assert!(password || proved, "everybody is locked out after {:?}", debian.ran(""));
+    assert!(debian.has_host_key(), "sshd has no key after {:?}", debian.ran(""));
 }
 
 fn file() -> Made {
@@ -323,6 +327,45 @@ async fn a_death_anywhere_is_survived() {
                 debian.revive();
                 let what = format!("{fault:?} at `{}`", debian.ran("").last().cloned().unwrap_or_default());
                 row.converges(&(debian, rig, task), &what).await;
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_power_cut_anywhere_is_survived() {
+    power::be_forgetful();
+    for row in rows() {
+        for left in [power::Left::Nothing, power::Left::Names] {
+            for nth in 1.. {
+                let (debian, rig, task) = row.ready().await;
+                power::watch(&rig.path("/"), &debian, nth, left);
+                tokio::select! {
+                    _ = rig.run(task.clone()) => (),
+                    () = debian.dead() => (),
+                }
+                let was_cut = power::come_up();
+                debian.boots();
+                let what = format!(
+                    "a power cut at sync {nth}, leaving {left:?}, last `{:?}`",
+                    debian.ran("").last()
+                );
+                (row.always)(&debian, &rig);
+                if was_cut {
+                    row.converges(&(debian, rig, task), &what).await;
+                    continue;
+                }
+                // It was done, and the power went a moment later: what it said is so.
+                assert!(nth > 1, "{}: it changed something", row.name);
+                let report = rig.run(task.clone()).await;
+                assert_eq!(
+                    report.outcome,
+                    Outcome::Unchanged,
+                    "{}, after its end, leaving {left:?}",
+                    row.name
+                );
+                (row.end)(&debian, &rig);
+                break;
             }
         }
     }

@@ -20,6 +20,8 @@ use super::support::{
 
 /// Folders of the agent itself, where a plan has no business.
 const OURS: [&str; 2] = ["/var/lib/fleet-agent", "/etc/fleet-agent"];
+/// Files larger than this are not read to tell in what they differ.
+const LARGE: u64 = 1 << 20;
 /// Folders made on the way to a file.
 const WAY: u32 = 0o755;
 
@@ -129,6 +131,10 @@ impl File {
         let (Some(folder), Some(entry)) = (&look.folder, look.entry) else { return Ok(None) };
         let (_, name) = self.place();
         match content {
+            // Read only if it may be the same: it may be larger than the memory.
+            Content::Text(wanted) if entry.size > LARGE && entry.size != wanted.len() as u64 => {
+                Ok(Some(format!("{path}: {} bytes, to become {}", entry.size, wanted.len())))
+            }
             Content::Text(wanted) => {
                 let now = folder.read(name)?.unwrap_or_default();
                 if now == *wanted {

@@ -117,6 +117,68 @@ pub fn remove(path: &Path) -> Result<(), AtomicError> {
     }
 }
 
+/// Makes a folder and what is missing on the way to it; they are there also after a power cut.
+///
+/// # Errors
+/// [`AtomicError`].
+pub fn make_folder(path: &Path) -> Result<(), AtomicError> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|folder| !folder.exists()).collect();
+    for folder in missing.into_iter().rev() {
+        let made = match fs::create_dir(folder) {
+            // Somebody was quicker.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            made => made,
+        };
+        made.and_then(|()| sync_folder(folder)).map_err(|error| AtomicError::from_io(folder, 0, error))?;
+    }
+    Ok(())
+}
+
+/// Gives a file to somebody, with this mode, for good: also after a power cut.
+///
+/// # Errors
+/// [`AtomicError`]; a link is not followed.
+pub fn give(path: &Path, owner: Option<(u32, u32)>, mode: u32) -> Result<(), AtomicError> {
+    let given = || -> io::Result<()> {
+        let file = open_plain(path)?;
+        if let Some((uid, gid)) = owner {
+            fchown(&file, Some(uid), Some(gid))?;
+        }
+        // After fchown, which clears set-id bits.
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.sync_all()
+    };
+    given().map_err(|error| AtomicError::from_io(path, 0, error))
+}
+
+/// Puts a folder that a program made, with all below it, on the disk; links in it are not followed.
+///
+/// # Errors
+/// [`AtomicError`].
+pub fn settle(folder: &Path) -> Result<(), AtomicError> {
+    let settled = || -> io::Result<Vec<PathBuf>> {
+        let mut folders = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            let (kind, path) = entry.and_then(|entry| Ok((entry.file_type()?, entry.path())))?;
+            if kind.is_dir() {
+                folders.push(path);
+            } else if kind.is_file() {
+                open_plain(&path)?.sync_all()?;
+            }
+        }
+        File::open(folder)?.sync_all()?;
+        Ok(folders)
+    };
+    let below = settled().map_err(|error| AtomicError::from_io(folder, 0, error))?;
+    below.iter().try_for_each(|folder| settle(folder))
+}
+
+/// Whatever somebody puts there meanwhile: no link is followed, and no pipe waited for.
+fn open_plain(path: &Path) -> io::Result<File> {
+    let flags = nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK;
+    OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
+}
+
 fn beside(path: &Path) -> Result<PathBuf, AtomicError> {
     let name = path.file_name().ok_or_else(|| AtomicError::Io {
         path: path.to_owned(),
@@ -194,6 +256,24 @@ mod tests {
         write(&path, b"whole", 0o600).expect("write");
         assert_eq!(names(folder.path()), ["key"]);
         assert_eq!(fs::read(&path).expect("read"), b"whole");
+    }
+
+    #[test]
+    fn folders_are_made_and_files_given() {
+        let folder = tempfile::tempdir().expect("folder");
+        let deep = folder.path().join("a/b/c");
+        make_folder(&deep).expect("made");
+        make_folder(&deep).expect("there already");
+        let file = deep.join("x");
+        fs::write(&file, "x").expect("file");
+        give(&file, None, 0o4711).expect("given");
+        assert_eq!(fs::metadata(&file).expect("meta").mode() & 0o7777, 0o4711);
+        std::os::unix::fs::symlink(&file, deep.join("link")).expect("link");
+        give(&deep.join("link"), None, 0o600).expect_err("a link");
+        std::os::unix::fs::symlink(folder.path(), deep.join("round")).expect("link");
+        settle(folder.path()).expect("settled");
+        let error = make_folder(&file.join("below")).expect_err("a file is in the way");
+        assert!(error.to_string().contains("below"), "{error}");
     }
 
     #[test]

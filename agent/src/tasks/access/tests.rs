@@ -1,5 +1,7 @@
 mod doors;
 
+pub(crate) use doors::came_from_the_image;
+
 use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},
@@ -226,6 +228,12 @@ async fn links_in_the_home_lead_nowhere() {
     symlink("/etc/shadow", rig.path(KEYS)).expect("attack");
     let why = rig.failed(&task()).await;
     assert!(why.contains("authorized_keys is not a plain file"), "{why}");
+    // Nor does one that is larger than the memory fill it.
+    fs::remove_file(rig.path(KEYS)).expect("attack");
+    fs::File::create(rig.path(KEYS)).and_then(|file| file.set_len(1 << 40)).expect("attack");
+    let why = rig.failed(&task()).await;
+    assert!(why.contains("is larger than 16 MiB") && why.contains("next: "), "{why}");
+    fs::remove_file(rig.path(KEYS)).expect("attack");
     // Only root can make a link somebody else's; without that right the link is one of root's, and is followed.
     if nix::unistd::geteuid().is_root() {
         fs::remove_dir_all(rig.path("/home/fleet/.ssh")).expect("attack");

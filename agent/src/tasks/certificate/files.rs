@@ -1,20 +1,11 @@
 //! The three files of the certificate: what is wrong with them, and how they are written.
 
-use std::{
-    fs::{self, DirBuilder},
-    net::Ipv4Addr,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, net::Ipv4Addr, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use fleet_model::Timestamp;
 use fleet_proto::{tls, v1};
-use fleet_task::{
-    Node, TaskError,
-    atomic::{self, AtomicError},
-};
+use fleet_task::{Node, TaskError, atomic};
 use rustls::{
     client::{WebPkiServerVerifier, danger::ServerCertVerifier, verify_server_name},
     server::ParsedCertificate,
@@ -166,10 +157,8 @@ impl Pair {
 /// The node's key for its services, made if there is none that works, and shut.
 pub(super) fn key(node: &Node) -> Result<Key, TaskError> {
     let folder = node.path(FOLDER);
-    match DirBuilder::new().recursive(true).mode(0o700).create(&folder) {
-        Ok(()) => (),
-        Err(source) => return Err(AtomicError::from_io(&folder, 0, source).into()),
-    }
+    atomic::make_folder(&folder)?;
+    atomic::give(&folder, None, 0o700)?;
     let path = node.path(KEY);
     if let Err(IdentityError::Damaged { why, .. }) = Key::open(path.clone()) {
         // Nothing but the certificate hangs on it, and that is asked for anew.
@@ -177,8 +166,7 @@ pub(super) fn key(node: &Node) -> Result<Key, TaskError> {
         atomic::remove(&path)?;
     }
     let key = Key::open_or_make(path.clone()).map_err(|error| refuse(&error))?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))
-        .map_err(|source| AtomicError::from_io(&path, 0, source))?;
+    atomic::give(&path, None, 0o600)?;
     Ok(key)
 }
 

@@ -121,11 +121,7 @@ impl Clock {
             Step::Install => apt::install(node, &[PACKAGE]).await,
             Step::Write { path, text, .. } => {
                 if let Some((folder, _)) = path.rsplit_once('/') {
-                    let folder = node.path(folder);
-                    std::fs::create_dir_all(&folder).map_err(|source| TaskError::Refused {
-                        why: format!("the folder of {path} cannot be made: {source}"),
-                        next: format!("look at {} on the node", folder.display()),
-                    })?;
+                    fleet_task::atomic::make_folder(&node.path(folder))?;
                 }
                 node.write(path, &text, 0o644)
             }

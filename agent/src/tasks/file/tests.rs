@@ -1,6 +1,6 @@
 use std::{
     fs,
-    os::unix::fs::{MetadataExt, symlink},
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
 };
 
 use super::*;
@@ -100,6 +100,35 @@ async fn what_is_in_the_way_is_named_and_left_alone() {
     fs::create_dir(rig.path(PATH)).expect("folder");
     let why = rig.failed(&task(text("x"))).await;
     assert!(why.contains("index.html is a folder"), "{why}");
+    assert_eq!(rig.text("/etc/shadow"), "kept");
+}
+
+#[tokio::test]
+async fn whatever_somebody_put_there_is_looked_at_and_not_swallowed() {
+    let rig = Rig::new(&[("/srv/www/.keep", ""), ("/etc/shadow", "kept")]);
+    // Larger than any memory, and bytes that are no text.
+    fs::File::create(rig.path(PATH)).and_then(|file| file.set_len(1 << 40)).expect("a sparse file");
+    assert_eq!(
+        rig.changed(&task(text("x"))).await,
+        ["/srv/www/index.html: 1099511627776 bytes, to become 1"]
+    );
+    fs::write(rig.path(PATH), b"\xff\xfe\0").expect("no text");
+    assert_eq!(rig.changed(&task(text("x"))).await, ["/srv/www/index.html: 3 bytes, to become 1"]);
+    // The same content under another name: whoever owns the folder linked somebody else's file into it.
+    if nix::unistd::geteuid().is_root() {
+        fs::remove_file(rig.path(PATH)).expect("attack");
+        fs::write(rig.path("/etc/other"), "x").expect("file");
+        fs::set_permissions(rig.path("/etc/other"), fs::Permissions::from_mode(0o600)).expect("mode");
+        fs::hard_link(rig.path("/etc/other"), rig.path(PATH)).expect("attack");
+        std::os::unix::fs::chown(rig.path("/srv/www"), Some(4711), Some(4711)).expect("theirs");
+        let why = rig.failed(&task(text("x"))).await;
+        assert!(why.contains("has another name elsewhere") && why.contains("next: "), "{why}");
+        assert_eq!(mode(&rig, "/etc/other"), 0o600);
+    }
+    // A file where a folder is to be on the way.
+    let below = task(FileTask { path: "/etc/shadow/x".into(), ..text("x") });
+    let why = rig.failed(&below).await;
+    assert!(why.contains("`shadow` on the way to /etc/shadow is no folder"), "{why}");
     assert_eq!(rig.text("/etc/shadow"), "kept");
 }
 

@@ -1,11 +1,8 @@
 //! Files the server reads beside its instance file: copies of the node's key and certificates, for its own user.
 
-use std::{
-    fs,
-    os::unix::fs::{MetadataExt, PermissionsExt, chown},
-};
+use std::{fs, os::unix::fs::MetadataExt};
 
-use fleet_task::{Node, TaskError, atomic::AtomicError};
+use fleet_task::{Node, TaskError, atomic};
 
 use super::{USER, settings::TLS, units::folder_of};
 use crate::tasks::{
@@ -47,12 +44,7 @@ pub(super) fn copy(node: &Node, material: &[Vec<u8>; 3]) -> Result<(), TaskError
     for (path, bytes) in TLS.iter().zip(material) {
         folder_of(node, path)?;
         node.write(path, bytes, MODE)?;
-        let file = node.path(path);
-        let own = || -> std::io::Result<()> {
-            chown(&file, Some(uid), Some(gid))?;
-            fs::set_permissions(&file, fs::Permissions::from_mode(MODE))
-        };
-        own().map_err(|source| AtomicError::from_io(&file, 0, source))?;
+        atomic::give(&node.path(path), Some((uid, gid)), MODE)?;
     }
     Ok(())
 }

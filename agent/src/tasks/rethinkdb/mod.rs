@@ -14,7 +14,7 @@ mod units;
 
 use std::{
     fs, io,
-    os::unix::fs::chown,
+    os::unix::fs::MetadataExt,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -24,7 +24,10 @@ use std::{
 
 use async_trait::async_trait;
 use fleet_proto::v1::RethinkdbTask;
-use fleet_task::{Command, Finding, Node, Permission, Task, TaskError, TaskId, atomic::AtomicError};
+use fleet_task::{
+    Command, Finding, Node, Permission, Task, TaskError, TaskId,
+    atomic::{self, AtomicError},
+};
 use tokio::time::{Instant, sleep};
 
 use self::{
@@ -156,9 +159,10 @@ async fn create(node: &Node, settings: &Settings) -> Result<(), TaskError> {
     let (path, new) = (node.path(&data), node.path(&beside));
     let broken = |source: io::Error| AtomicError::from_io(&path, 0, source);
     if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(broken)?;
+        atomic::make_folder(parent)?;
         let (uid, gid) = (accounts::uid(node, USER)?, accounts::gid(node, USER)?);
-        chown(parent, Some(uid), Some(gid)).map_err(broken)?;
+        let mode = fs::metadata(parent).map_err(broken)?.mode() & 0o7777;
+        atomic::give(parent, Some((uid, gid)), mode)?;
     }
     match fs::remove_dir_all(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(broken(error).into()),
@@ -170,6 +174,8 @@ async fn create(node: &Node, settings: &Settings) -> Result<(), TaskError> {
     args.extend([new.display().to_string(), "--server-name".into(), settings.name.clone()]);
     args.extend(settings.tags.iter().flat_map(|tag| ["--server-tag".to_owned(), tag.clone()]));
     node.run(&Command::new("runuser", args)).await?;
+    // All of it, before it has its name: half of one would be taken for data, and refused by the server.
+    atomic::settle(&new)?;
     fs::rename(&new, &path).map_err(broken)?;
     let parent = path.parent().map(fs::File::open).transpose().map_err(broken)?;
     Ok(parent.map_or(Ok(()), |folder| folder.sync_all()).map_err(broken)?)

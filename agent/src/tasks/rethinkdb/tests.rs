@@ -78,7 +78,14 @@ impl Runner for Machine {
 /// A joiner with all its work before it, and all its permits.
 pub(in crate::tasks) fn made() -> (Arc<Debian>, Rig, Arc<dyn Task>) {
     let bench = Bench::allowed();
-    let task = bench.task();
+    let (task, machine) = (bench.task(), bench.machine.clone());
+    bench.machine.debian.at_boot(move |debian| {
+        let starts = debian.is_up(UNIT).0;
+        machine.cluster.state().view = None;
+        if starts {
+            machine.cluster.set(&machine.finds.lock().expect("fine"));
+        }
+    });
     (bench.machine.debian.clone(), bench.rig, Arc::new(task))
 }
 

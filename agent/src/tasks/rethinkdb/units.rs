@@ -83,7 +83,11 @@ pub(super) fn mask(node: &Node) -> Result<bool, TaskError> {
     folder_of(node, SCRIPT)?;
     let path = node.path(SCRIPT);
     atomic::remove(&path)?;
-    symlink(NOTHING, &path).map_err(|source| broken(node, SCRIPT, source))?;
+    let put = symlink(NOTHING, &path).and_then(|()| match path.parent() {
+        Some(folder) => fs::File::open(folder)?.sync_all(),
+        None => Ok(()),
+    });
+    put.map_err(|source| broken(node, SCRIPT, source))?;
     Ok(true)
 }
 
@@ -99,7 +103,7 @@ fn wanted(node: &Node) -> impl Iterator<Item = (&'static str, &'static str)> {
 /// Makes the folder a file is to be in.
 pub(super) fn folder_of(node: &Node, path: &str) -> Result<(), TaskError> {
     match node.path(path).parent() {
-        Some(folder) => fs::create_dir_all(folder).map_err(|source| broken(node, path, source)),
+        Some(folder) => Ok(atomic::make_folder(folder)?),
         None => Ok(()),
     }
 }

@@ -17,11 +17,13 @@ use async_trait::async_trait;
 use fleet_task::{Command, CommandError, Output, Runner};
 use tokio::sync::Notify;
 
-use crate::tasks::{support::locks::tests::line, tests::Rig};
+use crate::tasks::{faults::power, support::locks::tests::line, tests::Rig};
 use units::FakeUnit;
 
 /// Bytes a program needs.
 const ROOM: usize = 64 * 1024;
+/// Programs that do not sync what they write.
+const UNSYNCED: [&str; 1] = ["ssh-keygen"];
 const LOCK: &str = "/var/lib/dpkg/lock-frontend";
 
 /// What happens at a certain call.
@@ -61,6 +63,17 @@ struct State {
     keys: u32,
     busy: u32,
     answers: BTreeMap<String, Output>,
+    at_boot: Option<AtBoot>,
+}
+
+/// Called when the node boots.
+#[derive(Clone)]
+struct AtBoot(Arc<dyn Fn(&Debian) + Send + Sync>);
+
+impl std::fmt::Debug for AtBoot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AtBoot")
+    }
 }
 
 impl Debian {
@@ -105,6 +118,40 @@ impl Debian {
     pub(crate) fn revive(&self) {
         let mut state = self.lock();
         (state.dead, state.fault) = (false, None);
+    }
+
+    /// The power goes.
+    pub(crate) fn loses_power(&self) {
+        self.lock().dead = true;
+        self.died.notify_one();
+    }
+
+    /// The power is back: what is enabled starts, with what the disk has for it.
+    pub(crate) fn boots(&self) {
+        self.revive();
+        if self.root.get().is_none() {
+            // No program runs on that node.
+            return;
+        }
+        self.put("/proc/sys/kernel/random/boot_id", "boot-2\n");
+        self.put("/proc/locks", "");
+        let sshd = self.has_host_key();
+        {
+            let mut state = self.lock();
+            state.units.iter_mut().for_each(|(name, unit)| unit.boots(sshd || name != "ssh.service"));
+        }
+        if sshd {
+            self.reload_sshd();
+        }
+        let then = self.lock().at_boot.clone();
+        if let Some(AtBoot(then)) = then {
+            then(self);
+        }
+    }
+
+    /// What else happens when it boots.
+    pub(crate) fn at_boot(&self, then: impl Fn(&Self) + Send + Sync + 'static) {
+        self.lock().at_boot = Some(AtBoot(Arc::new(then)));
     }
 
     /// The commands it ran whose text contains `what`.
@@ -177,7 +224,11 @@ impl Debian {
             }
             Some(Fault::DiesAfter) | None => (),
         }
+        let before = power::before();
         let output = self.act(command);
+        if !UNSYNCED.contains(&command.program.as_str()) {
+            power::after(&before);
+        }
         if fault.is_some() {
             self.lock().dead = true;
             return None;

@@ -26,6 +26,8 @@ use nix::{
 
 use super::accounts;
 
+/// Most bytes read at once: keys and settings are small.
+const MOST_READ: u64 = 16 << 20;
 /// Links followed on one path, as the kernel counts them.
 const MAX_LINKS: u32 = 40;
 const WALK: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
@@ -197,11 +199,18 @@ impl Folder {
     /// The bytes of a plain file; `None` if there is none.
     ///
     /// # Errors
-    /// As [`Folder::file`].
+    /// As [`Folder::file`]; [`TaskError::Refused`] for one that is too large: whoever owns the folder must not have us
+    /// fill the memory.
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>, TaskError> {
-        let Some(mut file) = self.file(name)? else { return Ok(None) };
+        let Some(file) = self.file(name)? else { return Ok(None) };
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(|error| self.unreadable(name, error))?;
+        file.take(MOST_READ + 1).read_to_end(&mut bytes).map_err(|error| self.unreadable(name, error))?;
+        if bytes.len() as u64 > MOST_READ {
+            return Err(TaskError::Refused {
+                why: format!("{} is larger than {} MiB", self.place.join(name).display(), MOST_READ >> 20),
+                next: "see who made it so large, and move it away".into(),
+            });
+        }
         Ok(Some(bytes))
     }
 
@@ -246,9 +255,18 @@ impl Folder {
     /// [`TaskError::Write`].
     pub fn grant(&self, name: &str, access: Access) -> Result<(), TaskError> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-        let granted = openat(&self.fd, name, flags, Mode::empty())
-            .map_err(io::Error::from)
-            .and_then(|fd| grant(&File::from(fd), access));
+        let granted = openat(&self.fd, name, flags, Mode::empty()).map_err(io::Error::from).and_then(|fd| {
+            let (file, folder) = (File::from(fd), fstat(&self.fd)?);
+            let meta = file.metadata()?;
+            if meta.is_file() && meta.nlink() > 1 && meta.uid() != folder.st_uid {
+                // Whoever owns the folder can have any file of the same disk in it, under a name that we are to change.
+                return Err(io::Error::other(
+                    "it has another name elsewhere, and is not its folder's owner's",
+                ));
+            }
+            grant(&file, access)?;
+            file.sync_all()
+        });
         granted.map_err(|error| write_error(&self.place.join(name), 0, error))
     }
 
@@ -291,6 +309,7 @@ fn make_in(here: std::os::fd::BorrowedFd<'_>, name: &OsStr, access: Access) -> i
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let made = File::from(openat(here, name, flags, Mode::empty())?);
     grant(&made, access)?;
+    made.sync_all()?;
     File::from(openat(here, ".", flags, Mode::empty())?).sync_all()?;
     Ok(made.into())
 }

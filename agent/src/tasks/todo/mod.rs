@@ -9,7 +9,7 @@ use std::{fs, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use fleet_proto::v1::{Artifact, TodoTask};
-use fleet_task::{Finding, Node, Task, TaskError, TaskId, atomic::AtomicError};
+use fleet_task::{Finding, Node, Task, TaskError, TaskId, atomic};
 use tokio::time::{Instant, sleep};
 
 use self::{
@@ -118,14 +118,13 @@ impl Todo {
         let program = self.program()?;
         let file = node.controller().artifact(program).await?;
         let path = node.path(PROGRAM);
-        let broken = |source| AtomicError::from_io(&path, program.size, source);
         let bytes =
             fs::read(&file).map_err(|source| TaskError::Read { path: file.display().to_string(), source })?;
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(broken)?;
+            atomic::make_folder(folder)?;
         }
         node.write(PROGRAM, &bytes, MODE)?;
-        Ok(fs::set_permissions(&path, fs::Permissions::from_mode(MODE)).map_err(broken)?)
+        Ok(atomic::give(&path, None, MODE)?)
     }
 
     /// Waits until the program answers, or has ended.
@@ -212,7 +211,7 @@ impl Task for Todo {
         if let Some(text) = &look.file {
             let path = node.path(FILE);
             if let Some(folder) = path.parent() {
-                fs::create_dir_all(folder).map_err(|source| AtomicError::from_io(&path, 0, source))?;
+                atomic::make_folder(folder)?;
             }
             node.write(FILE, text.as_bytes(), 0o644)?;
         }

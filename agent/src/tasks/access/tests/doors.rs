@@ -2,6 +2,12 @@
 
 use super::*;
 
+/// A node that came up from an image, with its key.
+pub(crate) fn came_from_the_image(rig: &Rig) {
+    rig.node().journal().forget(&TaskId::new("access"), "host keys").expect("journal");
+    of_the_image(rig, &["ed25519", "rsa"]);
+}
+
 /// As if the file were of the image: older than the machine.
 fn of_the_image(rig: &Rig, kinds: &[&str]) {
     for kind in kinds {

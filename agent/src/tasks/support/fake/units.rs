@@ -17,6 +17,19 @@ pub(super) struct FakeUnit {
     dies: Option<String>,
 }
 
+impl FakeUnit {
+    /// As after a boot; `can` it start?
+    pub(super) fn boots(&mut self, can: bool) {
+        (self.active, self.sub) = match (self.enabled && !self.masked, can) {
+            (false, _) => ("inactive", "dead"),
+            (true, false) => ("failed", "failed"),
+            (true, true) => ("active", "running"),
+        };
+        "boot".clone_into(&mut self.invocation);
+        self.started = 999_000_000_000;
+    }
+}
+
 impl Debian {
     /// A unit, as it is.
     pub(crate) fn unit(&self, name: &str, running: bool, enabled: bool) -> &Self {
