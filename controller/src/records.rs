@@ -3,6 +3,7 @@
 //! ```text
 //! fleet/record              FleetRecord      the fleet and its plan; written by Apply and Down
 //! fleet/run                 RunRecord        the last run; written by the driver
+//! fleet/expiry              ExpiryRecord     when the fleet ends by itself; written by the driver
 //! ca/authority              (enrol::ca)      certificate and sealed key
 //! token/<sha256>            TokenRecord      enrolment tokens, hashed
 //! enrolment/<node>          EnrolmentRecord  which key and machine the node is; written by enrolment
@@ -134,6 +135,16 @@ impl From<v1::PlanDocument> for PlanRecord {
             todo: None,
         }
     }
+}
+
+/// When the fleet ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpiryRecord {
+    /// By the wall clock.
+    pub at: Timestamp,
+    /// Whether it has: the fleet was taken down because of it.
+    #[serde(default)]
+    pub done: bool,
 }
 
 /// The last run of `Apply` or `Down`.
@@ -426,6 +437,8 @@ pub mod keys {
         fleet = "fleet/record";
         /// The last run.
         run = "fleet/run";
+        /// When the fleet ends by itself.
+        expiry = "fleet/expiry";
         /// The certificate authority.
         authority = "ca/authority";
         /// Above all tokens.

@@ -36,6 +36,7 @@ use crate::{
         board::Board,
         cloud_control::CloudControl,
         driver::{Driver, Tools},
+        expiry,
         home::Homecoming,
         orphans,
         provision::Provisioners,
@@ -264,6 +265,7 @@ impl Controller {
         let tasks = self.tasks.clone();
         let driver = Arc::new(self.driver(ready_with.enrol_addresses.clone(), &tasks, &stop));
         tasks.spawn(orphans::watch(driver.clone(), stop.clone()));
+        tasks.spawn(expiry::watch(driver.clone(), stop.clone()));
         self.listen(listeners, driver, &identity, &tasks, &stop)?;
         tasks.spawn(house::keep(self.desk.clone(), self.connections.clone(), stop.clone()));
         tasks.spawn(self.permits.clone().run(stop.clone()));

@@ -82,7 +82,7 @@ fn node(more: &str) -> String {
 fn size_disks_rules_and_monitoring_change_in_place() {
     let fleet = Fleet::up();
     let id = fleet.server()["id"].clone();
-    fleet.say(&node("            cpu: 2\n            memory: 2\n            disks: [20]\n            monitoring: essentials\n"));
+    fleet.say(&node("            cpu: 2\n            memoryGb: 2\n            disks: [{sizeGb: 20}]\n            monitoring: essentials\n"));
     let steps = fleet.preview(2, &[]);
     let wanted = [
         "change server size one: 1 CPU and 1 GB becomes 2 CPU and 2 GB; the server is restarted",
@@ -93,7 +93,7 @@ fn size_disks_rules_and_monitoring_change_in_place() {
     fleet.run(&[]).expect(0);
     fleet.settled();
     fleet.say(
-        &node("            cpu: 2\n            memory: 2\n            disks: [30]\n            monitoring: advanced\n")
+        &node("            cpu: 2\n            memoryGb: 2\n            disks: [{sizeGb: 30}]\n            monitoring: advanced\n")
             .replace("[icmp, 22]", "[icmp, 2222]"),
     );
     let steps = fleet.preview(2, &[]);

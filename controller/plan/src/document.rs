@@ -17,6 +17,9 @@ use crate::{
 /// How often an agent may look at its tasks: looking is cheap, yet not free, and a day is as good as never.
 const RECHECK: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(24 * 3600);
 
+/// How long a fleet with an end may last: shorter is over before it is up, longer is no end.
+const EXPIRES: RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(365 * 24 * 3600);
+
 /// API hosts of the platform's geographic regions.
 const REGIONS: [(&str, &str); 8] = [
     ("dd-na", "https://api-na.dimensiondata.com"),
@@ -35,6 +38,7 @@ pub(crate) struct Document {
     pub(crate) cloud: Option<Cloud>,
     pub(crate) information: Option<At<String>>,
     pub(crate) recheck: Option<Duration>,
+    pub(crate) expires: Option<Duration>,
     pub(crate) defaults: Settings,
     pub(crate) classes: BTreeMap<String, Class>,
     pub(crate) locations: Vec<RawLocation>,
@@ -105,6 +109,9 @@ impl Document {
         let recheck = fields
             .get("recheck", reporter)
             .and_then(|tree| task::duration(tree, "`recheck`", RECHECK, reporter));
+        let expires = fields
+            .get("expires", reporter)
+            .and_then(|tree| task::duration(tree, "`expires`", EXPIRES, reporter));
         // Read by `Parameters` already.
         fields.get("parameters", &mut Reporter::new(""));
         let defaults = match fields.get("defaults", reporter) {
@@ -121,7 +128,7 @@ impl Document {
             });
         let top = fields.span().clone();
         fields.finish(reporter);
-        Some(Self { fleet, cloud, information, recheck, defaults, classes, locations, top })
+        Some(Self { fleet, cloud, information, recheck, expires, defaults, classes, locations, top })
     }
 }
 

@@ -120,6 +120,8 @@ impl<'a> Reporter<'a> {
         if !self.seen.insert((start, message.clone())) {
             return None;
         }
+        // What a message quotes may go over lines; a message is one.
+        let message = message.split(['\n', '\r']).map(str::trim).collect::<Vec<_>>().join(" ");
         let before = &self.source[..start];
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
         Some(Problem {

@@ -66,6 +66,7 @@ pub(crate) fn resolve(document: &Document, reporter: &mut Reporter<'_>) -> Optio
         cloud: document.cloud.clone().unwrap_or(Cloud::Local),
         information: information.value,
         recheck: document.recheck,
+        expires: document.expires,
         locations,
     })
 }

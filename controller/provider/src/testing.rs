@@ -299,6 +299,7 @@ pub(crate) fn any_plan() -> impl Strategy<Value = ResolvedPlan> {
             cloud: PlanCloud::Local,
             information: Template::default(),
             recheck: None,
+            expires: None,
             locations: locations.into_iter().enumerate().map(location).collect(),
         }
     })

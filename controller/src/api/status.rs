@@ -27,10 +27,21 @@ pub fn fleet_status(
         fleet: fleet.to_string(),
         at_ms: now.as_millis(),
         nodes: nodes.collect(),
-        activity: board.activity(),
+        activity: activity(board),
         orphans: u32::try_from(orphans).unwrap_or(u32::MAX),
         orphans_at_ms: orphans_at.as_millis(),
-        ..v1::FleetStatus::default()
+        expires_ms: board.expiry().filter(|expiry| !expiry.done).map_or(0, |expiry| expiry.at.as_millis()),
+    }
+}
+
+/// What is under way, or what last happened that people should know of.
+fn activity(board: &Board) -> String {
+    match (board.activity(), board.expiry()) {
+        (under_way, Some(expiry)) if under_way.is_empty() && expiry.done => format!(
+            "expired at {} and was taken down; `fleetctl up PLAN` makes it anew, `fleetctl down` clears it away",
+            expiry.at
+        ),
+        (activity, _) => activity,
     }
 }
 

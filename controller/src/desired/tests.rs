@@ -38,6 +38,7 @@ pub(crate) fn plan() -> ResolvedPlan {
         cloud: Cloud::Local,
         information: Template(String::new()),
         recheck: None,
+        expires: None,
         locations: vec![
             location(
                 "EU7",

@@ -19,7 +19,7 @@ use super::given::Given;
 use crate::{
     artifacts::{Digest, named::named},
     desired,
-    records::{FleetRecord, RecordError, Records, RunKind, RunRecord, keys},
+    records::{ExpiryRecord, FleetRecord, RecordError, Records, RunKind, RunRecord, keys},
     session::{registry::Registry, stream::Desk},
 };
 
@@ -53,6 +53,8 @@ struct State {
     activity: String,
     /// How much nobody answers for, and when that was seen.
     orphans: Option<(usize, Timestamp)>,
+    /// When the fleet ends by itself.
+    expiry: Option<ExpiryRecord>,
 }
 
 impl Board {
@@ -69,6 +71,7 @@ impl Board {
         if let Some(run) = records.get::<RunRecord>(&keys::run()).await? {
             state.activity = activity(&run.value);
         }
+        state.expiry = records.get::<ExpiryRecord>(&keys::expiry()).await?.map(|held| held.value);
         let fleet = records.get::<FleetRecord>(&keys::fleet()).await?;
         if let Some(plan) = fleet.and_then(|held| held.value.plan) {
             match Given::read(plan) {
@@ -142,6 +145,25 @@ impl Board {
     pub fn set_activity(&self, activity: impl Into<String>) {
         self.state().activity = activity.into();
         self.registry().touch();
+    }
+
+    /// When the fleet ends by itself, or did.
+    pub fn expiry(&self) -> Option<ExpiryRecord> {
+        self.state().expiry
+    }
+
+    /// Says when the fleet ends by itself, or that it never does.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the store fails; nothing has changed then.
+    pub async fn set_expiry(&self, expiry: Option<ExpiryRecord>) -> Result<(), RecordError> {
+        match &expiry {
+            Some(record) => drop(self.records.put(&keys::expiry(), record, Expected::Any).await?),
+            None => self.records.delete(&keys::expiry()).await?,
+        }
+        self.state().expiry = expiry;
+        self.registry().touch();
+        Ok(())
     }
 
     /// How much at the cloud nobody answers for, and when that was seen; `None` if nobody has looked yet.

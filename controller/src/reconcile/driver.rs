@@ -5,14 +5,14 @@ use std::{
     sync::{Arc, Mutex as Quick, MutexGuard, PoisonError},
 };
 
-use fleet_model::{Clock, FleetName, NodeName};
+use fleet_model::{Clock, FleetName, NodeName, Timestamp};
 use fleet_proto::v1;
 use fleet_store::Expected;
 use tokio::sync::Mutex;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    apply, board, down,
+    apply, board, down, expiry,
     given::Given,
     home::Homecoming,
     progress::{Listener, Teller},
@@ -87,6 +87,11 @@ pub enum Order {
     },
     /// To nothing.
     Down,
+    /// To nothing, because the fleet's end has come.
+    Expire {
+        /// The end.
+        end: Timestamp,
+    },
     /// Towards the plan in force, with another server for this node.
     Replace {
         /// The plan.
@@ -100,7 +105,7 @@ impl Order {
     const fn kind(&self) -> RunKind {
         match self {
             Self::Apply { .. } => RunKind::Apply,
-            Self::Down => RunKind::Down,
+            Self::Down | Self::Expire { .. } => RunKind::Down,
             Self::Replace { .. } => RunKind::Replace,
         }
     }
@@ -292,10 +297,12 @@ impl Run {
         let started = tokio::time::Instant::now();
         let teller = Arc::new(self.teller);
         let finished = match order {
-            Order::Apply { given, until, replace } => {
-                apply::run(&self.tools, given, until, replace, &teller, &self.stop).await
-            }
+            Order::Apply { given, until, replace } => match expiry::renew(&self.tools, &given).await {
+                Ok(()) => apply::run(&self.tools, given, until, replace, &teller, &self.stop).await,
+                Err(error) => Err(error),
+            },
             Order::Down => down::run(&self.tools, &teller, &self.stop).await,
+            Order::Expire { end } => expiry::run(&self.tools, end, &teller, &self.stop).await,
             Order::Replace { given, node } => {
                 replace::run(&self.tools, given, node, &teller, &self.stop).await
             }

@@ -10,6 +10,7 @@ pub mod board;
 pub mod cloud_control;
 pub mod down;
 pub mod driver;
+pub mod expiry;
 pub mod given;
 pub mod home;
 pub mod orphans;

@@ -71,6 +71,7 @@ fn document(status: &FleetStatus) -> Value {
         "fleet": status.fleet,
         "at": Timestamp::from_millis(status.at_ms).to_string(),
         "activity": non_empty(&status.activity),
+        "expires": moment(status.expires_ms),
         "orphans": (status.orphans_at_ms != 0).then(|| json!({
             "count": status.orphans, "at": moment(status.orphans_at_ms),
         })),
@@ -160,6 +161,9 @@ fn overview(status: &FleetStatus, now: Timestamp) -> String {
             text.push_str(&format!("{}: {line}\n", node.name));
         }
     }
+    if let Some(line) = expiry(status.expires_ms, now) {
+        text.push_str(&format!("{line}\n"));
+    }
     if status.orphans > 0 {
         let count = style(format!("{} in the cloud and in no plan", status.orphans)).yellow();
         text.push_str(&format!("{count}: `fleetctl cloud orphans` lists them\n"));
@@ -168,6 +172,22 @@ fn overview(status: &FleetStatus, now: Timestamp) -> String {
         text.push_str(&format!("{}\n", status.activity));
     }
     text
+}
+
+/// When the fleet ends by itself; from an hour before as a warning.
+fn expiry(expires_ms: i64, now: Timestamp) -> Option<String> {
+    const WARNING: u64 = 3600;
+    let at = (expires_ms != 0).then(|| Timestamp::from_millis(expires_ms))?;
+    let left = at.since(now).as_secs();
+    let next = "the controller then takes the fleet down; `fleetctl up PLAN` before that renews it";
+    Some(match left {
+        0 => style("expired: the controller takes the fleet down any moment; `fleetctl up PLAN` renews it")
+            .red()
+            .to_string(),
+        1..=119 => format!("{}: {next}", style(format!("expires in {left} s")).yellow()),
+        120..=WARNING => format!("{}: {next}", style(format!("expires in {} min", left / 60)).yellow()),
+        _ => format!("expires at {at}"),
+    })
 }
 
 /// Whether a task had converged and differs again.
@@ -373,6 +393,26 @@ mod tests {
         let page = &document(&status)["nodes"][0]["tasks"][1];
         assert_eq!(page["drift"][0], "mode is 0600, not 0644");
         assert_eq!(page["drift_since"], "1969-12-31T23:50:01.000Z");
+    }
+
+    #[test]
+    fn the_end_is_warned_of_from_an_hour_before() {
+        console::set_colors_enabled(false);
+        let check = |left_s: i64, wanted: Option<&str>| {
+            let now = Timestamp::from_millis(10_000_000);
+            let line = expiry(now.as_millis() + left_s * 1000, now);
+            assert_eq!(
+                line.as_deref().map(|line| line.split(':').next().unwrap_or(line)),
+                wanted,
+                "{left_s}"
+            );
+        };
+        check(3601, Some("expires at 1970-01-01T03"));
+        check(3600, Some("expires in 60 min"));
+        check(90, Some("expires in 90 s"));
+        check(0, Some("expired"));
+        check(-5, Some("expired"));
+        assert_eq!(expiry(0, Timestamp::default()), None);
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub struct ResolvedPlan {
     pub information: Template,
     /// Mean time between two looks of an agent at all its tasks; `None` leaves it to the agent.
     pub recheck: Option<Duration>,
+    /// How long after `up` the controller takes the fleet down by itself; `None` never does.
+    pub expires: Option<Duration>,
     /// Locations in the order of the file.
     pub locations: Vec<Location>,
 }

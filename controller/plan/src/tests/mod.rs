@@ -202,6 +202,8 @@ fn each_kind_of_problem_has_its_message() {
             ("subnet", with("10.10.0.0/24", "10.10.0.0/33")),
             ("public subnet", with("10.10.0.0/24", "8.8.8.0/24")),
             ("wrong kind", with("internet: [icmp, 22]", "internet: 22")),
+            ("no duration", with("cloud: local", "cloud: local\nexpires: tomorrow")),
+            ("over at once", with("cloud: local", "cloud: local\nexpires: 5s")),
             ("cloud", with("cloud: local", "cloud: {mcp: {region: dd-mars}}")),
             ("endpoint", with("cloud: local", "cloud: {mcp: {endpoint: api.example.org}}")),
             ("no nodes", with("          - name: one", "          []\n        more:\n          - name: one")),
@@ -255,4 +257,12 @@ proptest! {
         }
         check_spans(&text);
     }
+}
+
+#[test]
+fn a_fleet_may_have_an_end() {
+    let expires = |text: &str| load("plan.yaml", text, &BTreeMap::new()).expect("no problems").plan.expires;
+    assert_eq!(expires(MINIMAL), None);
+    let eight = MINIMAL.replacen("cloud: local", "cloud: local\nexpires: 8h", 1);
+    assert_eq!(expires(&eight), Some(std::time::Duration::from_secs(8 * 3600)));
 }
