@@ -45,6 +45,9 @@ pub enum XmlError {
     /// It refers to a character or entity that does not exist.
     #[error("not well-formed XML: {0}")]
     Escape(#[from] quick_xml::escape::EscapeError),
+    /// It names an element or attribute in a way XML does not have.
+    #[error("`{0}` is no name")]
+    Name(String),
     /// A prefix means nothing.
     #[error("a prefix is bound to no namespace")]
     Prefix,
@@ -107,7 +110,7 @@ pub fn parse(text: &str) -> Result<Document, XmlError> {
     loop {
         let (resolved, event) = reader.read_resolved_event()?;
         let bound = match resolved {
-            ResolveResult::Bound(bound) => bound.0.to_owned(),
+            ResolveResult::Bound(bound) => quick_xml::escape::unescape(bound.0)?.into_owned(),
             ResolveResult::Unbound => String::new(),
             ResolveResult::Unknown(_) => return Err(XmlError::Prefix),
         };
@@ -163,7 +166,7 @@ fn document(namespace: Option<String>, root: String, value: Value) -> Document {
 }
 
 fn open(reader: &NsReader<&[u8]>, start: &BytesStart<'_>) -> Result<Open, XmlError> {
-    let mut open = Open { name: start.local_name().as_ref().to_owned(), ..Open::default() };
+    let mut open = Open { name: name(start.local_name().as_ref())?, ..Open::default() };
     for attribute in start.attributes() {
         let attribute = attribute?;
         if attribute.key.as_namespace_binding().is_some() {
@@ -172,7 +175,7 @@ fn open(reader: &NsReader<&[u8]>, start: &BytesStart<'_>) -> Result<Open, XmlErr
         let value = attribute.normalized_value(XmlVersion::Implicit1_0)?.into_owned();
         let (resolved, local) = reader.resolver().resolve_attribute(attribute.key);
         match resolved {
-            ResolveResult::Unbound => open.add(local.as_ref().to_owned(), Value::String(value)),
+            ResolveResult::Unbound => open.add(name(local.as_ref())?, Value::String(value)),
             ResolveResult::Bound(bound) if bound.0 == XSI && local.as_ref() == "nil" => {
                 open.nil = value == "true" || value == "1";
             }
@@ -182,6 +185,16 @@ fn open(reader: &NsReader<&[u8]>, start: &BytesStart<'_>) -> Result<Open, XmlErr
         }
     }
     Ok(open)
+}
+
+/// A name as XML has it (XML 1.0, section 2.3), or nearly: of letters beyond ASCII, all pass.
+fn name(text: &str) -> Result<String, XmlError> {
+    let starts = |c: char| c.is_ascii_alphabetic() || c == '_' || !c.is_ascii();
+    let goes_on = |c: char| starts(c) || c.is_ascii_digit() || "-.".contains(c);
+    if text.starts_with(starts) && text.chars().all(goes_on) {
+        return Ok(text.to_owned());
+    }
+    Err(XmlError::Name(text.to_owned()))
 }
 
 /// Prints `value` as a document.
@@ -427,6 +440,11 @@ mod tests {
             let document = parse(text).expect("well formed");
             assert_eq!((document.namespace.as_str(), document.root.as_str()), ("urn:x", "a"));
             assert_eq!(document.value, want);
+        }
+        let escaped = parse(r#"<a xmlns="urn:x&amp;y"/>"#).expect("well formed");
+        assert_eq!(escaped.namespace, "urn:x&y");
+        for text in [r#"<a b="1"/c="2"></a>"#, "<1a/>", "<a><b'/></a>"] {
+            assert!(parse(text).is_err(), "{text}");
         }
     }
 
