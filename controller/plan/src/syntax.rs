@@ -22,6 +22,9 @@ const MAX_BYTES: usize = 1 << 20;
 /// Most nodes of the tree that YAML aliases may add: plenty for shared settings, too few to exhaust memory.
 const MAX_REPLAYED: usize = 20_000;
 
+/// Deepest nesting read; a plan has some ten levels, and each one read takes room on the stack.
+const MAX_DEPTH: usize = 32;
+
 /// A value and where it stands.
 #[derive(Clone, Debug)]
 pub struct Tree {
@@ -89,6 +92,7 @@ pub(crate) fn parse(reporter: &mut Reporter<'_>) -> Option<Tree> {
         strict_booleans: true,
         with_snippet: false,
         non_finite_float_policy: NonFiniteFloatPolicy::AsString,
+        budget: serde_saphyr::budget! { max_depth: MAX_DEPTH },
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_REPLAYED },
     };
     match serde_saphyr::from_str_with_options::<Spanned<Raw>>(source, options) {
