@@ -135,7 +135,7 @@ impl Keeper {
         Ok(())
     }
 
-    async fn turn(&self, news: News, due: bool) {
+    pub(super) async fn turn(&self, news: News, due: bool) {
         let mut core = self.core.lock().await;
         let mut freed = false;
         for permit in core.table.expire(self.now()) {

@@ -11,6 +11,8 @@
 //!   Whoever is no member yet takes nothing away, and neither waits for that nor is waited for.
 //! - A lease belongs to an enrolment: the same name with another identity is another machine.
 
+#[cfg(test)]
+mod cuts;
 pub mod inbox;
 pub mod keeper;
 pub mod policy;

@@ -146,7 +146,7 @@ impl Live {
     }
 
     /// The next thing to tell the agent; whoever polls is woken when there is more.
-    pub(super) fn poll_outbox(&self, waker: &Waker) -> Option<Result<v1::ToAgent, Status>> {
+    pub(crate) fn poll_outbox(&self, waker: &Waker) -> Option<Result<v1::ToAgent, Status>> {
         // Registered before looking, so that nothing can slip in between.
         self.waker.register(waker);
         let mut outbox = self.outbox();
