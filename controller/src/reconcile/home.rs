@@ -4,7 +4,11 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use fleet_model::{NodeName, Timestamp};
 use fleet_proto::v1::{NodeState, Stage};
-use fleet_provider::{bootstrap::BootStage, event::Addresses, vault::Vault};
+use fleet_provider::{
+    bootstrap::{BootStage, BootstrapError},
+    event::Addresses,
+    vault::Vault,
+};
 use tokio::{
     sync::mpsc,
     time::{Instant, timeout_at},
@@ -189,9 +193,7 @@ impl Homecoming {
             },
             () = watching => {}
             () = home => return Ok(()),
-            line = failure(&mut reports) => return Err(Attempt::Final(format!(
-                "first boot failed on the node: {line}; correct that and run `fleetctl up` again"
-            ))),
+            line = failure(&mut reports) => return Err(failed(line)),
         }
         self.stage(node, NodeState::NodeFirstBoot, "agent started, waiting for it to enrol", teller);
         self.await_session(node, &before, &mut reports, teller).await
@@ -223,7 +225,7 @@ impl Homecoming {
             }
             match reports.borrow_and_update().clone() {
                 Some(Report::Failed(line)) => {
-                    return Err(Attempt::Final(format!("first boot failed on the node: {line}")));
+                    return Err(failed(line));
                 }
                 Some(Report::Refused(why)) => {
                     self.stage(node, NodeState::NodeFirstBoot, &why, teller);
@@ -361,6 +363,11 @@ enum Attempt {
     Again(String),
     /// Nothing another attempt would change.
     Final(String),
+}
+
+/// The node's own script gave up; it says so in the same words however that came to us.
+fn failed(line: String) -> Attempt {
+    Attempt::Final(BootstrapError::Failed(line).to_string())
 }
 
 /// Whether the node has a session it did not have before.

@@ -85,7 +85,7 @@ pub enum BootstrapError {
     #[error("the SSH connection broke during first boot: {0}; run `fleetctl up` again")]
     Broken(String),
     /// cloud-init or our script failed; the line is the node's.
-    #[error("first boot failed on the node: {0}")]
+    #[error("first boot failed on the node: {0}; correct that and run `fleetctl up` again")]
     Failed(String),
     /// It did not end.
     #[error("first boot did not end within {} s; see /var/log/cloud-init-output.log on the node", .0.as_secs())]

@@ -97,6 +97,7 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+    use crate::bootstrap::BootstrapError;
 
     /// Runs the script in `sandbox` with its absolute paths moved there and systemd stubbed.
     fn run(document: &[u8], sandbox: &std::path::Path) -> (bool, String) {
@@ -165,6 +166,8 @@ mod tests {
         let (ok, said) = run(&document, sandbox.path());
         assert!(!ok);
         assert!(said.contains("damaged in transfer") && said.contains(&agent.sha256_hex), "{said}");
+        let told = BootstrapError::Failed(said).to_string();
+        assert_eq!(told.matches("fleetctl up").count(), 1, "the next step once: {told}");
         assert!(!sandbox.path().join("usr/local/lib/fleet/fleet-agent").exists());
     }
 

@@ -43,12 +43,12 @@ say seed-read
 
 free=$(df -Pk "$lib" | awk 'NR == 2 { print $4 }')
 [ "${free:-0}" -ge @NEED_KIB@ ] ||
-    fail "unpack the agent: $lib has ${free:-0} KiB free, @NEED_KIB@ are needed; make room and run 'fleetctl up' again"
+    fail "unpack the agent: $lib has ${free:-0} KiB free, @NEED_KIB@ are needed"
 sed '1,/^__AGENT__$/d' "$0" | base64 -d 2>/dev/null | gunzip -c >"$lib/fleet-agent.new" 2>/dev/null
 got=$(sha256sum "$lib/fleet-agent.new" | cut -d ' ' -f 1)
 if [ "$got" != @SHA256@ ]; then
     rm -f "$lib/fleet-agent.new"
-    fail "unpack the agent: its digest is $got, not @SHA256@: damaged in transfer; run 'fleetctl up' again"
+    fail "unpack the agent: its digest is $got, not @SHA256@: damaged in transfer"
 fi
 step "install the agent" chmod 755 "$lib/fleet-agent.new"
 sync "$lib/fleet-agent.new"
