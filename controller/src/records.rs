@@ -14,6 +14,7 @@
 //! replacing/<node>          ReplacingRecord  nodes whose server is to be destroyed and made anew
 //! desired/<node>            v1::Desired      written by the controller alone
 //! addresses/<node>          Addresses        written from the cloud API alone
+//! arrived/<node>            Timestamp        when its server was first seen
 //! observed/<node>           ObservedRecord   written from the agent's reports alone
 //! password/<node>           sealed
 //! revoked/<serial>          RevokedRecord
@@ -449,6 +450,8 @@ pub mod keys {
         desireds = "desired";
         /// Above all addresses.
         addresses = "addresses";
+        /// Above all moments servers were first seen.
+        arrivals = "arrived";
         /// Above all observations.
         observeds = "observed";
         /// Above all withdrawn certificates.
@@ -499,6 +502,10 @@ pub mod keys {
     /// A node's addresses.
     pub fn node_addresses(node: &NodeName) -> Key {
         of("addresses", node.as_str())
+    }
+    /// When a node's server was first seen.
+    pub fn arrived(node: &NodeName) -> Key {
+        of("arrived", node.as_str())
     }
     /// What was last seen of a node.
     pub fn observed(node: &NodeName) -> Key {

@@ -1,13 +1,19 @@
 //! Status: built afresh from what is in memory.
 
+use std::time::Duration;
+
 use fleet_model::{FleetName, NodeName};
 use fleet_plan::resolved::Placed;
 use fleet_proto::v1;
 
 use crate::{
     reconcile::board::{Board, health, node_state},
-    session::stream::Desk,
+    session::{registry::View, stream::Desk},
 };
+
+/// How old a server may grow before it is worth a word that its node has not enrolled: boot and first boot, with
+/// their deadlines.
+const ENROLS_WITHIN: Duration = Duration::from_secs(20 * 60);
 
 /// The fleet now, or one node of it.
 pub fn fleet_status(
@@ -45,6 +51,21 @@ fn activity(board: &Board) -> String {
     }
 }
 
+/// What to say of a server that is `age` old and whose node has never been heard of.
+fn never_enrolled(node: &NodeName, view: &View, age: Duration) -> Option<String> {
+    if view.enrolled || view.connected || view.last_seen.as_millis() > 0 || age < ENROLS_WITHIN {
+        return None;
+    }
+    let age = match age.as_secs() / 60 {
+        minutes @ 0..=119 => format!("{minutes} min"),
+        minutes => format!("{} h", minutes / 60),
+    };
+    Some(format!(
+        "never enrolled, and its server is {age} old: `fleetctl up PLAN` tries again, `fleetctl replace {node}` makes \
+         it anew, `fleetctl down` gives it back"
+    ))
+}
+
 fn node_status(
     placed: &Placed<'_>,
     board: &Board,
@@ -55,6 +76,9 @@ fn node_status(
     let view = desk.registry.view(name, now);
     let addresses = board.addresses(name);
     let (state, detail) = node_state(&view, board.stage(name).as_ref(), addresses.is_some());
+    let overdue = board.arrived(name).and_then(|at| never_enrolled(name, &view, now.since(at)));
+    let detail = [detail, overdue.unwrap_or_default()].into_iter().filter(|part| !part.is_empty());
+    let detail = detail.collect::<Vec<_>>().join("; ");
     let health = health(&view, state);
     let addresses = addresses.unwrap_or_default();
     let text = |address: Option<String>| address.unwrap_or_default();
@@ -76,5 +100,31 @@ fn node_status(
         connected: view.connected,
         permits: desk.permits.shown(name),
         login: placed.node.login().unwrap_or_default().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fleet_model::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_never_enrolled_is_spoken_of_after_a_while() {
+        let node: NodeName = "one".parse().expect("a name");
+        let check = |view: &View, minutes: u64, wanted: Option<&str>| {
+            let told = never_enrolled(&node, view, Duration::from_secs(minutes * 60));
+            assert_eq!(
+                told.as_deref().map(|told| told.split(':').next().unwrap_or(told)),
+                wanted,
+                "{view:?} {minutes}"
+            );
+        };
+        let never = View::default();
+        check(&never, 19, None);
+        check(&never, 20, Some("never enrolled, and its server is 20 min old"));
+        check(&never, 180, Some("never enrolled, and its server is 3 h old"));
+        check(&View { enrolled: true, ..View::default() }, 180, None);
+        check(&View { last_seen: Timestamp::from_millis(1), ..View::default() }, 180, None);
     }
 }

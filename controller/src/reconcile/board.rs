@@ -55,6 +55,8 @@ struct State {
     orphans: Option<(usize, Timestamp)>,
     /// When the fleet ends by itself.
     expiry: Option<ExpiryRecord>,
+    /// When each node's server was first seen.
+    arrived: BTreeMap<NodeName, Timestamp>,
 }
 
 impl Board {
@@ -70,6 +72,11 @@ impl Board {
         let mut state = State { addresses: records.addresses().await?, ..State::default() };
         if let Some(run) = records.get::<RunRecord>(&keys::run()).await? {
             state.activity = activity(&run.value);
+        }
+        for (node, at) in records.list::<Timestamp>(&keys::arrivals()).await? {
+            if let Ok(node) = node.parse() {
+                state.arrived.insert(node, at);
+            }
         }
         state.expiry = records.get::<ExpiryRecord>(&keys::expiry()).await?.map(|held| held.value);
         let fleet = records.get::<FleetRecord>(&keys::fleet()).await?;
@@ -147,6 +154,11 @@ impl Board {
         self.registry().touch();
     }
 
+    /// When a node's server was first seen.
+    pub fn arrived(&self, node: &NodeName) -> Option<Timestamp> {
+        self.state().arrived.get(node).copied()
+    }
+
     /// When the fleet ends by itself, or did.
     pub fn expiry(&self) -> Option<ExpiryRecord> {
         self.state().expiry
@@ -185,10 +197,11 @@ impl Board {
         &self,
         found: impl IntoIterator<Item = (&NodeName, &Addresses)>,
     ) -> Result<bool, RecordError> {
+        let found: Vec<(&NodeName, &Addresses)> = found.into_iter().collect();
         let news: Vec<(NodeName, Addresses)> = {
             let state = self.state();
-            let new = found.into_iter().filter(|(node, now)| state.addresses.get(*node) != Some(now));
-            new.map(|(node, addresses)| (node.clone(), addresses.clone())).collect()
+            let new = found.iter().filter(|(node, now)| state.addresses.get(*node) != Some(now));
+            new.map(|(node, addresses)| ((*node).clone(), (*addresses).clone())).collect()
         };
         // All at once, so that the store's writer takes them in few transactions.
         let writes = news.iter().map(|(node, addresses)| {
@@ -196,6 +209,18 @@ impl Board {
             async move { self.records.put(&key, addresses, Expected::Any).await }
         });
         futures::future::try_join_all(writes).await?;
+        let new: Vec<NodeName> = {
+            let state = self.state();
+            let new = found.iter().map(|(node, _)| *node).filter(|node| !state.arrived.contains_key(*node));
+            new.cloned().collect()
+        };
+        let now = self.desk.clock.now();
+        let writes = new.iter().map(|node| {
+            let key = keys::arrived(node);
+            async move { self.records.put(&key, &now, Expected::Any).await }
+        });
+        futures::future::try_join_all(writes).await?;
+        self.state().arrived.extend(new.into_iter().map(|node| (node, now)));
         let any = !news.is_empty();
         self.state().addresses.extend(news);
         Ok(any)
@@ -259,6 +284,8 @@ impl Board {
     /// [`RecordError`] if the store fails; calling again finishes what was begun.
     pub async fn start_over(&self, node: &NodeName) -> Result<(), RecordError> {
         self.registry().start_over(node, tonic::Status::aborted("the node is replaced"));
+        self.records.delete(&keys::arrived(node)).await?;
+        self.state().arrived.remove(node);
         self.records.delete(&keys::observed(node)).await
     }
 
@@ -267,10 +294,16 @@ impl Board {
     /// # Errors
     /// [`RecordError`] if the store fails; calling again finishes what was begun.
     pub async fn forget(&self, node: &NodeName) -> Result<(), RecordError> {
-        for key in [keys::node_addresses(node), keys::desired(node), keys::observed(node)] {
+        for key in
+            [keys::node_addresses(node), keys::desired(node), keys::observed(node), keys::arrived(node)]
+        {
             self.records.delete(&key).await?;
         }
-        self.state().addresses.remove(node);
+        {
+            let mut state = self.state();
+            state.addresses.remove(node);
+            state.arrived.remove(node);
+        }
         self.registry().forget(node, tonic::Status::aborted("the node was removed"));
         Ok(())
     }
