@@ -6,16 +6,27 @@ use crate::{
     setup,
 };
 
-/// Builds everything in release form and runs the benchmark program on it.
+/// Builds everything in release form and runs the benchmark programs on it.
 pub fn bench() -> Done {
     setup::setup()?;
     build::build()?;
     run(
-        "build the load generator",
-        cargo().args(["build", "--release", "--locked", "--package", "fleet-tests", "--bin", "fleet-load"]),
+        "build the load generator and the comparison",
+        cargo().args(["build", "--release", "--locked", "--package", "fleet-tests"]).args([
+            "--bin",
+            "fleet-load",
+            "--bin",
+            "fleet-beside",
+        ]),
     )?;
     run(
         "measure",
         ours(&paths::target().join("release/fleet-load")).arg("all").env("FLEET_DIST", paths::dist()),
+    )?;
+    run(
+        "compare with plumbery",
+        ours(&paths::target().join("release/fleet-beside"))
+            .arg(paths::target().join("tmp"))
+            .env("FLEET_DIST", paths::dist()),
     )
 }

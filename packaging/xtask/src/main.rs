@@ -22,7 +22,8 @@ cargo xtask COMMAND
               (for example: --set diskPerNode=20)
   test        set up this machine, build, and run every check and test, the end-to-end fleet included
   build       build every program in release form, the static agent included
-  bench       measure what the design budgets, print each figure beside its budget
+  bench       measure what the design budgets, print each figure beside its budget; then bring up the reference
+              plan with fleetctl and with plumbery, side by side
   setup       only install what building and running need (Debian packages)
   standin     build the tests' stand-in for RethinkDB and print the path of its package
   help        this text
