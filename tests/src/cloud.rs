@@ -1,6 +1,6 @@
 //! The cloud's API, asked behind fleetctl's back: plain requests, no client of ours in between.
 
-use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+use std::{cell::OnceCell, collections::BTreeMap, fs, path::Path, time::Duration};
 
 use reqwest::{Method, Url};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
@@ -27,7 +27,7 @@ pub struct LocalCloud {
     endpoint: Url,
     username: String,
     password: String,
-    organisation: String,
+    organisation: OnceCell<String>,
 }
 
 impl LocalCloud {
@@ -49,18 +49,28 @@ impl LocalCloud {
             .build()
             .ok()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-        let mut cloud = Self {
+        let cloud = Self {
             runtime,
             http,
             endpoint: text("endpoint")?.parse().ok()?,
             username: text("username")?,
             password: text("password")?,
-            organisation: String::new(),
+            organisation: OnceCell::new(),
         };
-        let account = cloud.ask(Method::GET, "oec/0.9/myaccount", None)?;
-        let after = account.split("orgId>").nth(1)?;
-        cloud.organisation = after.split('<').next()?.to_owned();
+        // What is asked here is never at fault on request, so that faults can be switched off again.
+        cloud.ask(Method::GET, "fleet/status", None)?;
         Some(cloud)
+    }
+
+    /// Whose account it is.
+    #[track_caller]
+    fn organisation(&self) -> &str {
+        self.organisation.get_or_init(|| {
+            let account = self.ask(Method::GET, "oec/0.9/myaccount", None);
+            let account = account.unwrap_or_else(|| panic!("the cloud does not answer for the account"));
+            let found = account.split("orgId>").nth(1).and_then(|after| after.split('<').next());
+            found.unwrap_or_else(|| panic!("no organisation in {account}")).to_owned()
+        })
     }
 
     fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Option<String> {
@@ -86,14 +96,14 @@ impl LocalCloud {
     #[track_caller]
     pub fn list(&self, path: &str) -> Vec<Value> {
         let member = path.rsplit('/').next().expect("a path has a last part");
-        let page = self.json(Method::GET, &format!("caas/2.4/{}/{path}", self.organisation), None);
+        let page = self.json(Method::GET, &format!("caas/2.4/{}/{path}", self.organisation()), None);
         page[member].as_array().unwrap_or_else(|| panic!("no `{member}` in {page}")).clone()
     }
 
     /// Calls an operation of the API.
     #[track_caller]
     pub fn operate(&self, operation: &str, body: &Value) -> Value {
-        self.json(Method::POST, &format!("caas/2.4/{}/{operation}", self.organisation), Some(body))
+        self.json(Method::POST, &format!("caas/2.4/{}/{operation}", self.organisation()), Some(body))
     }
 
     /// Everything that exists. Firewall rules are listed per network domain, as the API wants it.
@@ -134,7 +144,7 @@ impl LocalCloud {
     #[track_caller]
     pub fn list_in(&self, path: &str, domain: &str) -> Vec<Value> {
         let member = path.rsplit('/').next().expect("a path has a last part");
-        let path = format!("caas/2.4/{}/{path}?networkDomainId={domain}", self.organisation);
+        let path = format!("caas/2.4/{}/{path}?networkDomainId={domain}", self.organisation());
         self.json(Method::GET, &path, None)[member].as_array().cloned().unwrap_or_default()
     }
 

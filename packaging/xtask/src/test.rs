@@ -21,6 +21,8 @@ pub fn test() -> Done {
         cargo()
             .args(["test", "--workspace", "--locked", "--no-fail-fast"])
             // Whole-program tests drive these files, not debug builds of them.
-            .env("FLEET_DIST", paths::dist()),
+            .env("FLEET_DIST", paths::dist())
+            // A minute for each reader; two at once.
+            .env("FLEET_FUZZ_SECONDS", "60"),
     )
 }
