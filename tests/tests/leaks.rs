@@ -8,8 +8,6 @@ use serde_json::{Value, json};
 const FLEET: &str = "rethink";
 /// Long enough for a kill to find operations under way.
 const OPERATION_MS: u64 = 40;
-/// Changing calls after which `up` is killed: some servers are there, others are not.
-const KILL_AFTER: usize = 25;
 
 fn reference_plan() -> String {
     plan("rethinkdb.yaml")
@@ -44,8 +42,8 @@ fn server_behind_our_back(cloud: &LocalCloud, beside: &str) -> String {
 fn kill_half_way(sandbox: &Sandbox) {
     let mut up = sandbox.start(&["up", &reference_plan()]);
     let cloud = eventually("the cloud serves", Duration::from_secs(60), || sandbox.cloud());
-    eventually("changing calls", Duration::from_secs(120), || {
-        (cloud.changing_calls() >= KILL_AFTER && sandbox.controller_pid(FLEET).is_some()).then_some(())
+    eventually("a server", Duration::from_secs(120), || {
+        (!cloud.list("server/server").is_empty() && sandbox.controller_pid(FLEET).is_some()).then_some(())
     });
     up.kill().expect("`up` still runs");
     sandbox.kill_controller(FLEET);
