@@ -1,0 +1,277 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::record::Terms;
+
+const TERMS: Terms = Terms { tries: 3, trial_ms: 1000, ceiling_ms: 10_000 };
+
+fn content(name: &str, serial: u64) -> Content {
+    Content { digest: Digest::of(name.as_bytes()), size: 1, serial, version: name.to_owned() }
+}
+
+fn whole(state: &State) -> Found {
+    let of = |content: &Option<Content>| content.as_ref().map(|content| (content.digest, content.size));
+    Found { a: of(&state.a), b: of(&state.b) }
+}
+
+fn wish(id: &str, again: bool) -> Request {
+    let ask = Ask::Try { slot: Slot::B, content: content("new", 2), terms: TERMS, again };
+    Request { id: id.to_owned(), ask }
+}
+
+/// A node on `old` in slot a, with `new` put into slot b.
+fn offered() -> (State, Found) {
+    let state = State::new(Slot::A, content("old", 1));
+    let mut with_new = state.clone();
+    with_new.b = Some(content("new", 2));
+    (state, whole(&with_new))
+}
+
+fn idle(state: &mut State, request: Option<Request>, found: Found) -> Vec<Action> {
+    happen(state, Event::Idle { request, found })
+}
+
+fn happen(state: &mut State, event: Event) -> Vec<Action> {
+    let decision = decide(state, event);
+    *state = decision.state;
+    decision.actions
+}
+
+fn started(actions: &[Action]) -> Option<Slot> {
+    actions.iter().find_map(|action| match action {
+        Action::Start(slot) => Some(*slot),
+        _ => None,
+    })
+}
+
+fn crash() -> Event {
+    Event::Exited { crash: Some("it exited with status 1".to_owned()) }
+}
+
+#[test]
+fn a_good_version_is_committed() {
+    let (mut state, found) = offered();
+    let actions = idle(&mut state, Some(wish("1", false)), found);
+    assert_eq!(actions.first(), Some(&Action::Forget));
+    assert_eq!(started(&actions), Some(Slot::B));
+    assert_eq!(state.trial.as_ref().map(|trial| trial.tries), Some(1), "counted before it starts");
+    happen(&mut state, Event::Commit { digest: Digest::of(b"old") });
+    assert!(state.trial.is_some(), "only its own digest commits it");
+    happen(&mut state, Event::Commit { digest: Digest::of(b"new") });
+    assert_eq!((state.active, state.trial.clone(), state.probation), (Slot::B, None, Some(0)));
+    happen(&mut state, Event::Proved);
+    assert_eq!(state.probation, None);
+    let all = whole(&state);
+    for _ in 0..10 {
+        happen(&mut state, crash());
+        assert_eq!(started(&idle(&mut state, None, all)), Some(Slot::B), "what proved itself stays");
+    }
+}
+
+#[test]
+fn a_version_that_keeps_crashing_is_left_after_its_tries() {
+    let (mut state, found) = offered();
+    let mut request = Some(wish("1", false));
+    for _ in 0..3 {
+        assert_eq!(started(&idle(&mut state, request.take(), found)), Some(Slot::B));
+        happen(&mut state, crash());
+    }
+    assert_eq!(started(&idle(&mut state, None, found)), Some(Slot::A));
+    let failed = state.failure(Digest::of(b"new")).expect("remembered");
+    assert_eq!(failed.reason, "it exited with status 1, after 3 starts");
+}
+
+#[test]
+fn starts_that_nobody_saw_end_count_too() {
+    let (mut state, found) = offered();
+    let mut request = Some(wish("1", false));
+    for _ in 0..3 {
+        // A power cut: what is on disk is all there is.
+        assert_eq!(started(&idle(&mut state, request.take(), found)), Some(Slot::B));
+    }
+    assert_eq!(started(&idle(&mut state, None, found)), Some(Slot::A));
+    assert!(state.failure(Digest::of(b"new")).is_some());
+}
+
+#[test]
+fn an_orderly_stop_is_no_try() {
+    let (mut state, found) = offered();
+    idle(&mut state, Some(wish("1", false)), found);
+    for _ in 0..10 {
+        happen(&mut state, Event::Stopped);
+        assert_eq!(started(&idle(&mut state, None, found)), Some(Slot::B));
+    }
+    assert_eq!(state.trial.map(|trial| trial.tries), Some(1));
+}
+
+#[test]
+fn time_is_up() {
+    let (mut state, found) = offered();
+    idle(&mut state, Some(wish("1", false)), found);
+    let actions = happen(&mut state, Event::Late { reason: "it was not ready in time".to_owned() });
+    assert_eq!(actions.last(), Some(&Action::End));
+    assert_eq!(state.trial, None);
+    happen(&mut state, Event::Commit { digest: Digest::of(b"new") });
+    assert_eq!(state.active, Slot::A, "too late is too late");
+    assert_eq!(started(&idle(&mut state, None, found)), Some(Slot::A));
+}
+
+#[test]
+fn a_failed_version_comes_again_only_when_asked_for() {
+    let (mut state, found) = offered();
+    idle(&mut state, Some(wish("1", false)), found);
+    happen(&mut state, Event::Late { reason: "x".to_owned() });
+    assert_eq!(started(&idle(&mut state, Some(wish("2", false)), found)), Some(Slot::A));
+    assert_eq!(started(&idle(&mut state, Some(wish("3", true)), found)), Some(Slot::B));
+    happen(&mut state, Event::Commit { digest: Digest::of(b"new") });
+    assert_eq!(state.failure(Digest::of(b"new")), None, "it did in the end");
+}
+
+#[test]
+fn a_request_is_taken_once() {
+    let (mut state, found) = offered();
+    idle(&mut state, Some(wish("1", true)), found);
+    happen(&mut state, Event::Late { reason: "x".to_owned() });
+    let actions = idle(&mut state, Some(wish("1", true)), found);
+    assert_eq!((actions.first(), started(&actions)), (Some(&Action::Forget), Some(Slot::A)));
+}
+
+#[test]
+fn crashes_on_probation_bring_the_old_one_back() {
+    let (mut state, found) = offered();
+    idle(&mut state, Some(wish("1", false)), found);
+    happen(&mut state, Event::Commit { digest: Digest::of(b"new") });
+    for _ in 1..PROBATION_CRASHES {
+        happen(&mut state, crash());
+        happen(&mut state, Event::Exited { crash: None });
+        assert_eq!(started(&idle(&mut state, None, found)), Some(Slot::B));
+    }
+    happen(&mut state, crash());
+    assert_eq!(started(&idle(&mut state, None, found)), Some(Slot::A));
+    assert!(state.failure(Digest::of(b"new")).is_some());
+    // And it stays there: there is no way back to what failed.
+    for _ in 0..10 {
+        happen(&mut state, crash());
+        assert_eq!(started(&idle(&mut state, None, found)), Some(Slot::A));
+    }
+}
+
+#[test]
+fn sent_back_by_hand() {
+    let (mut state, found) = offered();
+    let back = |id: &str| Request { id: id.to_owned(), ask: Ask::Return { reason: "slow".to_owned() } };
+    assert_eq!(started(&idle(&mut state, Some(back("0")), found)), Some(Slot::A), "nothing to go back to");
+    idle(&mut state, Some(wish("1", false)), found);
+    happen(&mut state, Event::Commit { digest: Digest::of(b"new") });
+    happen(&mut state, Event::Proved);
+    assert_eq!(started(&idle(&mut state, Some(back("2")), found)), Some(Slot::A));
+    assert_eq!(
+        state.failure(Digest::of(b"new")).map(|failed| failed.reason.as_str()),
+        Some("sent back: slow")
+    );
+}
+
+#[test]
+fn what_is_not_its_digest_never_starts() {
+    let (mut state, found) = offered();
+    let torn = Found { b: Some((Digest::of(b"torn"), 1)), ..found };
+    assert_eq!(started(&idle(&mut state, Some(wish("1", false)), torn)), Some(Slot::A));
+    assert!(state.failure(Digest::of(b"new")).is_some());
+    // Rot of the active slot: the other one serves.
+    let (mut state, found) = offered();
+    idle(&mut state, Some(wish("1", false)), found);
+    happen(&mut state, Event::Commit { digest: Digest::of(b"new") });
+    assert_eq!(started(&idle(&mut state, None, torn)), Some(Slot::A));
+    assert!(matches!(idle(&mut state, None, Found::default()).last(), Some(Action::GiveUp(_))));
+}
+
+#[test]
+fn nothing_is_tried_that_cannot_be_counted() {
+    let (state, found) = offered();
+    let decision = decide(&state, Event::Idle { request: Some(wish("1", false)), found });
+    let instead = unsaved(&state, decision, found);
+    assert_eq!(instead.state, state);
+    assert_eq!(started(&instead.actions), Some(Slot::A));
+    assert!(!instead.actions.contains(&Action::Forget), "it may be tried when there is room");
+}
+
+#[test]
+fn nothing_is_committed_that_is_not_written_down() {
+    let (mut state, found) = offered();
+    idle(&mut state, Some(wish("1", false)), found);
+    let decision = decide(&state, Event::Commit { digest: Digest::of(b"new") });
+    assert_eq!(unsaved(&state, decision, found), Decision { state: state.clone(), actions: Vec::new() });
+    // The way back is open on a full disk too.
+    let decision = decide(&state, Event::Late { reason: "x".to_owned() });
+    let instead = unsaved(&state, decision, found);
+    assert_eq!((instead.state.trial, instead.actions.last()), (None, Some(&Action::End)));
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let found = (any::<bool>(), any::<bool>()).prop_map(|(a, b)| Found {
+        a: a.then(|| (Digest::of(b"old"), 1)),
+        b: b.then(|| (Digest::of(b"new"), 1)),
+    });
+    let request = (0_u8..4, any::<bool>(), any::<bool>()).prop_map(|(id, back, again)| match back {
+        true => Request { id: id.to_string(), ask: Ask::Return { reason: "x".to_owned() } },
+        false => wish(&id.to_string(), again),
+    });
+    prop_oneof![
+        4 => (proptest::option::of(request), found)
+            .prop_map(|(request, found)| Event::Idle { request, found }),
+        3 => proptest::option::of("[a-z]{1,5}").prop_map(|crash| Event::Exited { crash }),
+        1 => prop_oneof![Just(Digest::of(b"new")), Just(Digest::of(b"old"))]
+            .prop_map(|digest| Event::Commit { digest }),
+        1 => Just(Event::Late { reason: "late".to_owned() }),
+        1 => Just(Event::Proved),
+        1 => Just(Event::Stopped),
+    ]
+}
+
+proptest! {
+    /// Whatever happens: only what is whole starts, something starts if anything is whole, a trial starts no more
+    /// often than it may, and the record can be written and read.
+    #[test]
+    fn old_or_new_but_never_neither(
+        events in proptest::collection::vec((any_event(), any::<bool>()), 1..60),
+    ) {
+        let (mut state, _) = offered();
+        let mut unstopped = 0;
+        for (event, saved) in events {
+            let found = match &event {
+                Event::Idle { found, .. } => Some(*found),
+                _ => None,
+            };
+            let stopped = event == Event::Stopped;
+            let mut decision = decide(&state, event);
+            if !saved {
+                decision = unsaved(&state, decision, found.unwrap_or_default());
+            }
+            let start = started(&decision.actions);
+            if let Some(found) = found {
+                let sound = |slot| found.holds(slot, state.content(slot).or(decision.state.content(slot)));
+                match start {
+                    Some(slot) => prop_assert!(sound(slot)),
+                    None => prop_assert!(!Slot::BOTH.into_iter().any(|slot| found.holds(slot, decision.state.content(slot)))),
+                }
+            } else {
+                prop_assert_eq!(start, None);
+            }
+            let tried = decision.state.trial.as_ref().map_or(0, |trial| trial.tries);
+            prop_assert!(tried <= TERMS.tries);
+            // With nothing else that is whole, the one on trial runs also where that cannot be counted.
+            let choice = found.is_some_and(|found| found.holds(state.active, state.content(state.active)));
+            if choice && start == Some(decision.state.active.other()) && decision.state.trial.is_some() {
+                unstopped += 1;
+                prop_assert!(tried >= 1, "started uncounted");
+            }
+            if stopped || decision.state.trial.is_none() {
+                unstopped = 0;
+            }
+            prop_assert!(unstopped <= TERMS.tries, "{} starts of one trial", unstopped);
+            prop_assert!(decision.state.failed.len() <= FAILED_KEPT);
+            state = decision.state;
+            prop_assert_eq!(State::decode(&state.encode()), Some(state.clone()));
+        }
+    }
+}
