@@ -84,7 +84,7 @@ enum Run {
 pub fn live(seed: u64, loud: bool) {
     let schedule = Schedule::draw(seed);
     if loud {
-        println!("{schedule:#?}");
+        eprintln!("{schedule:#?}");
     }
     let mut world = World {
         cloud: Cloud::new(schedule.delay),
@@ -103,7 +103,7 @@ pub fn live(seed: u64, loud: bool) {
 impl World {
     fn say(&self, what: impl std::fmt::Display) {
         if self.loud {
-            println!("{what}");
+            eprintln!("{what}");
         }
     }
 
@@ -248,7 +248,7 @@ async fn one_run(provider: &Provider, plan: Option<&ResolvedPlan>, loud: bool) -
                     StepState::Done => "done".to_owned(),
                     StepState::Failed(why) => format!("failed: {why}"),
                 };
-                println!("    {:?} {} {} in {}: {state}", step.verb, step.kind, step.name, step.location);
+                eprintln!("    {:?} {} {} in {}: {state}", step.verb, step.kind, step.name, step.location);
             }
         }
     };
