@@ -34,8 +34,8 @@ impl Accelerator {
             // Hosts that are guests themselves may offer that register and then refuse to set it.
             Self::Kvm => ["-accel", "kvm", "-cpu", "host,arch-capabilities=off"],
             // Without the two features that make guests move memory byte by byte, which emulation is worst at.
-            // By default up to 1 GiB of translated code stays in memory, as much again as a small guest; a boot
-            // fills about 200 MiB.
+            // By default up to 1 GiB of translated code stays in memory, as much again as a small guest. A boot is
+            // neither slower nor smaller with a quarter of that, so that much holds all of it.
             Self::Tcg => ["-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,-erms,-fsrm"],
         }
     }
