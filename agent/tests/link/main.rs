@@ -88,28 +88,35 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 impl Session {
-    async fn next(&mut self) -> from_agent::Message {
-        let message = tokio::time::timeout(IN_TIME, self.heard.recv()).await.expect("in time");
-        message.expect("the session is open").message.expect("a message")
+    /// The first message that is one of those looked for, whatever comes in between.
+    async fn find<T>(&mut self, what: &str, mut fits: impl FnMut(from_agent::Message) -> Option<T>) -> T {
+        let found = async {
+            loop {
+                let message = self.heard.recv().await.expect("the session is open");
+                if let Some(found) = fits(message.message.expect("a message")) {
+                    return found;
+                }
+            }
+        };
+        // Not for each message: an agent has something to say for ever.
+        tokio::time::timeout(IN_TIME, found).await.unwrap_or_else(|_| panic!("never: {what}"))
     }
 
     /// The next observation that `fits`.
     async fn observed(&mut self, fits: impl Fn(&v1::Observed) -> bool) -> v1::Observed {
-        loop {
-            if let from_agent::Message::Observed(observed) = self.next().await
-                && fits(&observed)
-            {
-                return observed;
-            }
-        }
+        self.find("an observation that fits", |message| match message {
+            from_agent::Message::Observed(observed) => fits(&observed).then_some(observed),
+            _ => None,
+        })
+        .await
     }
 
     async fn answer(&mut self) -> v1::Answer {
-        loop {
-            if let from_agent::Message::Answer(answer) = self.next().await {
-                return answer;
-            }
-        }
+        self.find("an answer", |message| match message {
+            from_agent::Message::Answer(answer) => Some(answer),
+            _ => None,
+        })
+        .await
     }
 
     async fn say(&self, message: to_agent::Message) {
@@ -177,14 +184,17 @@ async fn facts_health_and_heartbeats_come_unasked() {
     let mut controller = Controller::start().await;
     let (mut machine, mut session) = Machine::enrolled(&mut controller).await;
     let (mut facts, mut health, mut beat) = (None, None, false);
-    while facts.is_none() || health.is_none() || !beat {
-        match session.next().await {
-            from_agent::Message::Facts(found) => facts = Some(found),
-            from_agent::Message::Observed(observed) => health = observed.health,
-            from_agent::Message::Heartbeat(_) => beat = true,
-            _ => (),
-        }
-    }
+    session
+        .find("facts, health and a heartbeat", |message| {
+            match message {
+                from_agent::Message::Facts(found) => facts = Some(found),
+                from_agent::Message::Observed(observed) => health = observed.health,
+                from_agent::Message::Heartbeat(_) => beat = true,
+                _ => (),
+            }
+            (facts.is_some() && health.is_some() && beat).then_some(())
+        })
+        .await;
     let facts = facts.expect("just seen");
     assert!(facts.cpus > 0 && facts.memory_bytes > 0, "{facts:?}");
     assert!(facts.clock_offset_ms.abs() < 1000, "one clock, one time: {facts:?}");
