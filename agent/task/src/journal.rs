@@ -71,8 +71,8 @@ pub(crate) struct Standing {
     pub repairing: bool,
     /// The permit it asked for or holds.
     pub permit: Option<String>,
-    /// Something was begun under that permit, and has not converged since.
-    pub disturbed: bool,
+    /// When something was first begun under that permit that has not converged since.
+    pub disturbed: Option<Timestamp>,
     /// What was changed since it last converged.
     pub changed: Vec<String>,
 }

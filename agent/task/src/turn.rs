@@ -1,6 +1,6 @@
 //! One task's turn in a run: look, decide, move, look again.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use fleet_model::Clock;
 use tokio::{sync::mpsc, time::Instant};
@@ -19,6 +19,9 @@ pub(crate) const MAX_INTERRUPTIONS: u32 = 3;
 const MAX_STAGES: usize = 4;
 /// Most lines remembered of what was changed before a task converged.
 const MAX_CHANGES: usize = 40;
+
+/// How long a permit is kept over failures: long enough for a restart with all its attempts.
+const KEPT: Duration = Duration::from_secs(15 * 60);
 
 /// One task being worked on.
 pub(crate) struct Turn {
@@ -136,7 +139,9 @@ impl Turn {
                 interruptions,
             };
             let disturbed = standing.disturbed;
-            standing.disturbed |= finding.permit.is_some();
+            if finding.permit.is_some() {
+                standing.disturbed.get_or_insert_with(|| self.clock.now());
+            }
             let begun = self.keep(&standing).and_then(|()| self.node.journal().begin(self.id(), intent));
             if let Err(error) = begun {
                 // Nothing was begun after all.
@@ -208,7 +213,7 @@ impl Turn {
         if let Some(permit) = standing.permit.take() {
             self.node.controller().release(&permit);
         }
-        standing.disturbed = false;
+        standing.disturbed = None;
     }
 
     /// Nothing differs: converged, or waiting.
@@ -249,10 +254,10 @@ impl Turn {
     }
 
     /// It could not be done. Whatever was begun under a permit may have left the node half way through a restart: one
-    /// that is away, and others must not go away beside it. Its permit is kept until it has converged, or its lease
-    /// ends.
+    /// that is away, and others must not go away beside it. Its permit is kept until it has converged, but not for
+    /// ever: what fails again and again is not half way through anything, and others wait for their turn.
     fn failed(&self, standing: &mut Standing, why: String, warnings: Vec<String>) -> End {
-        if !standing.disturbed {
+        if standing.disturbed.is_none_or(|since| self.clock.now().since(since) > KEPT) {
             self.release(standing);
         }
         standing.repairing = false;
@@ -529,6 +534,24 @@ mod tests {
                 assert_eq!(bench.controller.released(), [permit, permit]);
             }
         }
+    }
+
+    #[tokio::test]
+    async fn what_fails_again_and_again_lets_others_have_their_turn() {
+        let bench = Bench::new();
+        bench.controller.grant("join/x");
+        let fails = Arc::new(FakeTask::new("t", Behaviour::Fails).needing("join/x"));
+        let phases = under(OnDrift::Repair, "a", &fails);
+        for _ in 0..3 {
+            assert!(matches!(bench.outcome(&phases, Repair::None).await, Outcome::Failed(_)));
+            assert_eq!(bench.controller.released(), [""; 0]);
+            bench.clock.advance(KEPT / 2);
+        }
+        assert!(matches!(bench.outcome(&phases, Repair::None).await, Outcome::Failed(_)));
+        assert_eq!(bench.controller.released(), ["join/x"]);
+        // With the next permit it begins anew.
+        assert!(matches!(bench.outcome(&phases, Repair::None).await, Outcome::Failed(_)));
+        assert_eq!(bench.controller.released(), ["join/x"]);
     }
 
     #[tokio::test(start_paused = true)]

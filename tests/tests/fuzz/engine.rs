@@ -32,6 +32,9 @@ pub struct Target {
     pub attempt: fn(&[u8]) -> u64,
 }
 
+/// What inputs are drawn from.
+const FIRST: u64 = 2026;
+
 /// Runs one target for its time; an error is a finding, told in one text.
 pub fn run(target: &Target) -> Result<(), String> {
     let time = std::env::var("FLEET_FUZZ_SECONDS").ok().map_or(USUAL, |text| {
@@ -39,7 +42,10 @@ pub fn run(target: &Target) -> Result<(), String> {
             text.parse().unwrap_or_else(|_| panic!("FLEET_FUZZ_SECONDS=`{text}` is no number")),
         )
     });
-    let seed: u64 = rand::random();
+    // The same for everybody, so that a change is held against what the one before it passed; others on demand.
+    let seed: u64 = std::env::var("FLEET_FUZZ_FROM").ok().map_or(FIRST, |text| {
+        text.parse().unwrap_or_else(|_| panic!("FLEET_FUZZ_FROM=`{text}` is no number"))
+    });
     let present = Present::new(target.name);
     say(&format!("fuzz {}: seed {seed}, input under test in {}", target.name, present.path.display()));
     let mut rng = StdRng::seed_from_u64(seed);

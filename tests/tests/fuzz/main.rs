@@ -8,6 +8,7 @@
 //! ```sh
 //! FLEET_FUZZ_SECONDS=60 cargo test -p fleet-tests --test fuzz -- --nocapture
 //! FLEET_FUZZ_TARGET=plan FLEET_FUZZ_SECONDS=600 cargo test -p fleet-tests --test fuzz   # one of them
+//! FLEET_FUZZ_FROM=7 cargo test -p fleet-tests --test fuzz                                # other changes than usual
 //! ```
 //!
 //! An input that is a finding is printed and kept in `tests/tests/fuzz/findings/TARGET/`; what lies there is tried

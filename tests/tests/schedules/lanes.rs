@@ -12,6 +12,11 @@ use std::{
     time::Instant,
 };
 
+use rand::{Rng, SeedableRng, rngs::StdRng};
+
+/// What the seeds are drawn from.
+const FIRST: u64 = 2026;
+
 /// Lives `usual` lives, `lanes` at once; or the one of `FLEET_SCHEDULE`. `live` is given a seed and whether to say what
 /// happens, and panics if that is not as it should be.
 pub fn live(usual: usize, lanes: usize, live: impl Fn(u64, bool) + Sync) {
@@ -19,8 +24,12 @@ pub fn live(usual: usize, lanes: usize, live: impl Fn(u64, bool) + Sync) {
         return live(seed, true);
     }
     let count = variable("FLEET_SCHEDULES").map_or(usual, |count| usize::try_from(count).unwrap_or(usual));
+    assert!(count > 0, "FLEET_SCHEDULES=0 lives nothing");
+    // The same for everybody, so that a change is held against what the one before it passed; others on demand.
+    let first = variable("FLEET_SCHEDULES_FROM").unwrap_or(FIRST);
+    let mut random = StdRng::seed_from_u64(first);
     // Small enough to be typed.
-    let seeds: Vec<u64> = (0..count).map(|_| u64::from(rand::random::<u32>())).collect();
+    let seeds: Vec<u64> = (0..count).map(|_| u64::from(random.random::<u32>())).collect();
     say(format_args!("seeds: {seeds:?}"));
     let started = Instant::now();
     let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));

@@ -5,14 +5,15 @@
 //! the controller). Whatever goes wrong, a run ends as planned or with reasons, and never leaves anything twice; once
 //! the trouble is over, the next run ends as planned; after `down` nothing is left.
 //!
-//! Each life is lived by the provider against a local cloud of its own in this process. Seeds are drawn anew for each
-//! run of the tests and printed. To live one life again, alone and with a line for everything that happens:
+//! Each life is lived by the provider against a local cloud of its own in this process. Seeds are printed. To
+//! live one life again, alone and with a line for everything that happens:
 //!
 //! ```sh
 //! FLEET_SCHEDULE=1234567 cargo test -p fleet-tests --test schedules -- --nocapture
 //! ```
 //!
-//! `FLEET_SCHEDULES=1000` lives that many lives instead of the usual number.
+//! `FLEET_SCHEDULES=1000` lives that many lives instead of the usual number, and `FLEET_SCHEDULES_FROM=7` others than
+//! the usual ones.
 
 mod check;
 mod cloud;

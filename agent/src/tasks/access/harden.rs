@@ -88,6 +88,8 @@ pub(super) async fn harden(node: &Node, task: &TaskId, login: &Login) -> Result<
     let closed = digest(&[name]);
     let stays = plan.drop_in.is_none() && node.journal().recall(task, CLOSED).as_ref() == Some(&closed);
     if stays {
+        // Host keys may have been made anew before it was cut off: until it reads them, sshd serves the old ones.
+        reload(node).await.map_err(|error| stays_closed(&error))?;
         return prove::prove(node, login)
             .await
             .map_err(|error| stays_closed(&error))

@@ -44,6 +44,22 @@ async fn host_keys_of_the_image_are_made_anew_once_and_behind_closed_doors() {
 }
 
 #[tokio::test]
+async fn host_keys_made_before_a_cut_are_read_by_sshd_before_anything_is_proved() {
+    let (debian, rig) = rig();
+    of_the_image(&rig, &["ed25519"]);
+    rig.changed(&task()).await;
+    // Cut off after the last key was made: they are new, and what was proved is forgotten.
+    rig.node().journal().forget(&TaskId::new("access"), "proved").expect("journal");
+    let before = debian.ran("try-reload-or-restart").len();
+    rig.changed(&task()).await;
+    let ran = debian.ran("");
+    let last = |what: &str| ran.iter().rposition(|line| line.contains(what)).expect("done");
+    assert_eq!(debian.ran("try-reload-or-restart").len(), before + 1);
+    assert!(last("try-reload-or-restart") < last("ssh -F"), "{ran:?}");
+    rig.unchanged(&task()).await;
+}
+
+#[tokio::test]
 async fn host_keys_a_power_cut_left_are_repaired_and_sshd_is_never_without_one() {
     let check = async |damage: &dyn Fn(&Debian, &Rig), expected: &str| {
         let (debian, rig) = rig();
