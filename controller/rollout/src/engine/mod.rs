@@ -164,14 +164,14 @@ impl Turn<'_> {
     fn settle(&mut self) {
         self.deadlines();
         self.gates();
+        // A new wave may have failures of its own already: it is judged before anything of it is started.
         loop {
             self.judge();
-            let moved = self.move_phase();
-            self.start();
-            if !moved {
-                return;
+            if !self.move_phase() {
+                break;
             }
         }
+        self.start();
     }
 
     fn going(&self) -> bool {

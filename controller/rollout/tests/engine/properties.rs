@@ -158,3 +158,29 @@ proptest! {
         prop_assert_eq!(effects, advance(&mut other.rollout, Event::Tick, now));
     }
 }
+
+/// Found by the property above: failures heard of while the line was stopped belong to the wave that comes next.
+#[test]
+fn a_wave_with_too_many_failures_is_halted_before_it_starts() {
+    let policy = Policy { windows: Default::default(), gates: Vec::new(), ..policy() };
+    let mut world = World::new(policy, &NODES);
+    for node in NODES {
+        world.connect(node);
+    }
+    world.event(Event::Start);
+    let moves = [
+        Move::Say(0, 0, true),
+        Move::Command(5),
+        Move::Say(3, 4, true),
+        Move::Wait(120),
+        Move::Say(1, 4, true),
+        Move::Command(6),
+    ];
+    for next in &moves {
+        make(&mut world, next);
+    }
+    for _ in 0..40 {
+        world.wait(20);
+    }
+    world.replays();
+}
