@@ -154,10 +154,13 @@ impl Provider {
         let finished = execute(&run, works, stop).await;
         if finished.failed.is_empty() && finished.undone == 0 {
             let mut now = Settled::default();
-            resources
-                .iter()
-                .filter(|resource| !open.contains(&resource.key))
-                .for_each(|resource| now.put(resource));
+            for resource in &resources {
+                // What is not as wanted yet stays known as it was: the next run has to see that it differs.
+                match open.contains(&resource.key) {
+                    true => now.keep(resource, &settled),
+                    false => now.put(resource),
+                }
+            }
             if now != settled {
                 self.journal.settle(&now).await?;
             }

@@ -22,6 +22,14 @@ impl Settled {
         }
     }
 
+    /// Takes over what `before` knows of `resource`.
+    pub fn keep(&mut self, resource: &Resource, before: &Self) {
+        let name = name(resource);
+        if let Some(facet) = before.0.get(&name) {
+            self.0.insert(name, facet.clone());
+        }
+    }
+
     /// Forgets a resource: it is about to change.
     pub fn forget(&mut self, resource: &Resource) {
         self.0.remove(&name(resource));

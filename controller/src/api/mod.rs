@@ -128,6 +128,12 @@ impl Operator for OperatorService {
         let given = self.given(request.plan)?;
         let replace = preview::consent(&given.plan, &request.replace)?;
         replace.iter().try_for_each(|node| self.may_lose_its_disks(&given, node))?;
+        if settle::several_hold_copies(&given.plan, self.desk(), &replace) {
+            return Err(bad_request(
+                "several nodes that may hold copies of a database are not replaced in one run",
+                "one at a time: `fleetctl up PLAN --replace NODE`; each waits until the database is whole again",
+            ));
+        }
         tracing::info!(operator = who, plan = given.record.file, ?replace, "apply");
         self.start(Order::Apply { given, until, replace }).await
     }

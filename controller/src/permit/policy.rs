@@ -258,8 +258,11 @@ impl Table {
         has
     }
 
-    /// Forgets leases that ran out; says which.
+    /// Forgets leases that ran out; says which. One that was given by a clock since set back lasts no longer than any.
     pub fn expire(&mut self, now: Timestamp) -> Vec<Permit> {
+        for held in self.held.values_mut() {
+            held.until = held.until.min(now.after(held.permit.life()));
+        }
         let over: Vec<Permit> =
             self.held.values().filter(|held| held.until <= now).map(|held| held.permit.clone()).collect();
         over.iter().for_each(|permit| drop(self.held.remove(permit)));
@@ -358,6 +361,16 @@ mod tests {
 
     fn enrolled(id: &str) -> Seen {
         Seen { enrolment: Some(id.to_owned()), ..Seen::default() }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_prolongs_no_lease() {
+        let (mut table, sight) = (Table::default(), enrolled("1"));
+        let ahead = NOW.after(Duration::from_secs(6 * 3600));
+        assert_eq!(give(&mut table, "a", "reboot", &sight, ahead), Decision::Grant);
+        assert!(table.expire(NOW).is_empty());
+        let life = ask("reboot").permit.life();
+        assert_eq!(table.expire(NOW.after(life)), [ask("reboot").permit]);
     }
 
     #[test]

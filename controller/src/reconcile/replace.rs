@@ -166,8 +166,9 @@ impl Replacing<'_> {
     async fn is_there(&self, node: &NodeName) -> Result<bool, ProvisionError> {
         let preview = self.provision.preview(self.plan, &[node.clone()].into()).await?;
         let mut steps = preview.steps.iter();
-        Ok(steps
-            .any(|step| step.verb == Verb::Replace && step.kind == "server" && step.name == node.as_str()))
+        // One whose successor cannot be made yet is only destroyed.
+        let goes = |verb| matches!(verb, Verb::Replace | Verb::Destroy);
+        Ok(steps.any(|step| goes(step.verb) && step.kind == "server" && step.name == node.as_str()))
     }
 
     /// Destroys the node's server and leaves the rest.

@@ -61,6 +61,25 @@ fn standing(view: &View, node: &NodeName, task: &str) -> Standing {
     }
 }
 
+/// Whether more than one of `nodes` may hold a copy of a database: one that is silent, or whose own server is in
+/// trouble, is no loss.
+pub fn several_hold_copies<'n>(
+    plan: &ResolvedPlan,
+    desk: &Desk,
+    nodes: impl IntoIterator<Item = &'n NodeName>,
+) -> bool {
+    let now = desk.clock.now();
+    let servers = tasks(plan, |work| matches!(work, Work::Rethinkdb(_)));
+    let holds = |node: &&NodeName| {
+        let view = desk.registry.view(node, now);
+        let well =
+            |(name, task): &(NodeName, String)| name == *node && !trouble(&standing(&view, node, task));
+        view.connected && servers.iter().any(well)
+    };
+    !tasks(plan, |work| matches!(work, Work::Database(_))).is_empty()
+        && nodes.into_iter().filter(holds).count() > 1
+}
+
 /// Why `node` should not lose its disks now: somebody's database is not settled. A node that is silent, or whose own
 /// server is in trouble, may be what it waits for, and is no loss.
 pub fn in_the_way(plan: &ResolvedPlan, desk: &Desk, node: &NodeName) -> Option<String> {

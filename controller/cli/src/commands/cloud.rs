@@ -226,6 +226,8 @@ pub async fn end(home: &Home) -> Result<Vec<String>, Failure> {
             status.network_domains,
             status.servers.len()
         )]),
-        _ => reset(home).await,
+        Ok(_) => reset(home).await,
+        // What is in it is not known.
+        Err(error) => Ok(vec![format!("the local cloud stays up: {}", chain(&error))]),
     }
 }

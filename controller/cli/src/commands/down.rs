@@ -64,7 +64,7 @@ pub async fn run(global: &Global, args: Down) -> Result<Exit, Failure> {
         let search = Search { fleet: Some(&fleet), id: None, endpoint: &args.endpoint };
         match lost::choose(lost::find(&home, &search).await?)? {
             Some(lost) => {
-                if !args.yes {
+                if !args.yes || lost.may_be_others() {
                     lost.confirm(&home)?;
                 }
                 lost.down(&home, &mut screen).await?
@@ -123,7 +123,8 @@ async fn without_state(
                 .hint("`fleetctl cloud orphans` lists the marks there are")),
         };
     };
-    if !args.yes {
+    // Whoever gives the id has said which.
+    if !args.yes || (args.id.is_none() && lost.may_be_others()) {
         lost.confirm(home)?;
     }
     if known.is_none() {

@@ -16,7 +16,11 @@ use fleet_provider::{
 use fleet_store::MemoryStore;
 use tokio::sync::mpsc;
 
-use super::{orphans::clouds, serve, up::confirm};
+use super::{
+    orphans::clouds,
+    serve,
+    up::{confirm, confirm_or},
+};
 use crate::{
     args::Endpoint,
     failure::{Exit, Failure},
@@ -92,14 +96,29 @@ impl Lost {
         format!("fleet `{}`, id {}: {}{since}", self.mark.fleet, self.mark.id, what.join(", "))
     }
 
+    /// Whether somebody else may have a fleet of this name there: a name alone is then no reason to remove anything.
+    pub fn may_be_others(&self) -> bool {
+        self.cloud != Cloud::Local
+    }
+
     /// Asks whether it may go.
     pub fn confirm(&self, home: &Home) -> Result<(), Failure> {
-        confirm(&format!(
+        let what = format!(
             "Nothing in {} knows this fleet any more; the cloud has its marks:\n  {}\nAll of that is stopped and \
                  deleted.",
             home.dir().display(),
             self.describe()
-        ))
+        );
+        match self.may_be_others() {
+            false => confirm(&what),
+            true => confirm_or(
+                &what,
+                &format!(
+                    "somebody else may have a fleet of that name: `--id {}` if it is yours",
+                    self.mark.id
+                ),
+            ),
+        }
     }
 
     /// Removes all of it, and proves that.

@@ -168,7 +168,7 @@ pub fn confirm(what: &str) -> Result<(), Failure> {
 }
 
 /// The same with another way to agree beforehand.
-fn confirm_or(what: &str, hint: &str) -> Result<(), Failure> {
+pub fn confirm_or(what: &str, hint: &str) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::new(Exit::Input, format!("{what} Nobody is there to be asked")).hint(hint));
     }
