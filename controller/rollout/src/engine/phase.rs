@@ -70,10 +70,14 @@ impl Turn<'_> {
         self.rollout.nodes.values().filter(|node| node.wave <= self.rollout.wave).all(settled)
     }
 
-    /// The canaries are passed by success, not by absence.
+    /// The canaries are passed by success, not by absence. Where nobody could go first any more, whoever runs the
+    /// release already proves it, and with nobody left to be changed there is nothing to prove.
     fn is_proved(&self) -> bool {
+        let any = |is: fn(&Node) -> bool| self.rollout.nodes.values().any(is);
+        let waits = |node: &Node| matches!(node.state, State::Pending | State::CatchingUp);
         self.rollout.wave > 0
-            || self.rollout.nodes.values().any(|node| node.wave == 0 && node.state == State::Committed)
+            || any(|node| node.wave == 0 && node.state == State::Committed)
+            || (self.next_canary().is_none() && (any(|node| node.state == State::Committed) || !any(waits)))
     }
 
     /// Another node goes first in place of a canary that is away or held, and one more does if none is left to prove

@@ -184,3 +184,26 @@ fn a_wave_with_too_many_failures_is_halted_before_it_starts() {
     }
     world.replays();
 }
+
+/// Found by the property above: the only canary failed, and all others took the release up by themselves.
+#[test]
+fn a_rollout_that_nobody_can_prove_any_more_ends() {
+    let policy = Policy { windows: Default::default(), gates: Vec::new(), ..policy() };
+    let mut world = World::new(policy, &NODES);
+    for node in NODES {
+        world.connect(node);
+    }
+    world.event(Event::Start);
+    make(&mut world, &Move::Say(0, 2, true));
+    make(&mut world, &Move::Wait(270));
+    for node in 1..NODES.len() {
+        make(&mut world, &Move::Say(node, 0, true));
+    }
+    for _ in 0..100 {
+        world.wait(20);
+        if world.rollout.halt.is_some() {
+            world.event(Event::Resume { retry: false });
+        }
+    }
+    assert!(world.rollout.outcome(&name("a")).is_some(), "{:?}", world.rollout.phase);
+}
