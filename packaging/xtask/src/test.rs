@@ -22,6 +22,9 @@ pub fn test() -> Done {
             .args(["test", "--workspace", "--locked", "--no-fail-fast"])
             // Whole-program tests drive these files, not debug builds of them.
             .env("FLEET_DIST", paths::dist())
+            // Random cases are the same for everybody, so that a change is held against what the one before it
+            // passed; `cargo test` alone draws others.
+            .env("PROPTEST_RNG_SEED", "2026")
             // A minute for each reader; two at once.
             .env("FLEET_FUZZ_SECONDS", "60"),
     )
