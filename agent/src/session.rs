@@ -52,6 +52,7 @@ pub(crate) fn hello(shared: &Shared) -> v1::Hello {
         machine: shared.machine(),
         node_time_ms: shared.clock.now().as_millis(),
         generation: shared.board.borrow().generation.0,
+        capabilities: Vec::new(),
     }
 }
 
@@ -162,8 +163,15 @@ impl Session {
                 shared.permits.answered(answer);
                 Ok(())
             }
-            // A second welcome changes nothing; a message of a newer protocol is not for us.
-            Some(to_agent::Message::Welcome(_)) | None => Ok(()),
+            // A second welcome changes nothing; what needs a capability that we did not name, or is of a newer
+            // protocol, is not for us.
+            Some(
+                to_agent::Message::Welcome(_)
+                | to_agent::Message::Order(_)
+                | to_agent::Message::Withdraw(_)
+                | to_agent::Message::Gate(_),
+            )
+            | None => Ok(()),
         }
     }
 

@@ -72,7 +72,13 @@ impl SessionStream {
             Some(from_agent::Message::Answer(answer)) => self.desk.dispatch.answer(&self.live, &answer),
             // Being heard is all a heartbeat is for; a second greeting says nothing new; what we do not know
             // comes from a newer agent and can wait.
-            Some(from_agent::Message::Heartbeat(_) | from_agent::Message::Hello(_)) | None => {}
+            Some(
+                from_agent::Message::Heartbeat(_)
+                | from_agent::Message::Hello(_)
+                | from_agent::Message::Standing(_)
+                | from_agent::Message::Gate(_),
+            )
+            | None => {}
         }
     }
 
