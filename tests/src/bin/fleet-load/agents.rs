@@ -103,6 +103,7 @@ fn hello(number: usize) -> v1::Hello {
         machine: format!("machine-{number}"),
         node_time_ms: fleet_model::Clock::now(&fleet_model::SystemClock).as_millis(),
         generation: 0,
+        capabilities: Vec::new(),
     }
 }
 
