@@ -212,6 +212,7 @@ pub fn hello(fixture: &Fixture, machine: &str) -> v1::Hello {
         machine: machine.to_owned(),
         node_time_ms: fixture.clock.now().as_millis(),
         generation: 0,
+        capabilities: Vec::new(),
     }
 }
 

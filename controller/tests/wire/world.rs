@@ -356,6 +356,7 @@ async fn agent(node: NodeName, document: String, world: Arc<Inner>) {
         machine: node.to_string(),
         node_time_ms: SystemClock.now().as_millis() + ahead,
         generation,
+        capabilities: Vec::new(),
     };
     let key = KeyPair::generate().expect("a key");
     let mut client = EnrolmentClient::new(channel(address, &bundle, None));
