@@ -391,7 +391,8 @@ async fn agent(node: NodeName, document: String, world: Arc<Inner>) {
                 let answer = v1::Answer { id: command.id, error };
                 session.say(from_agent::Message::Answer(answer)).await;
             }
-            Some(to_agent::Message::Welcome(_) | to_agent::Message::Permit(_)) | None => {}
+            // It names no capability, so nothing else concerns it.
+            Some(_) | None => {}
         }
     }
 }
