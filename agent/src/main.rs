@@ -1,20 +1,14 @@
 //! The program `fleet-agent`: reads its flags, starts logging, runs.
 
 mod flags;
-mod notify;
 
-use std::{
-    env,
-    io::{self, IsTerminal, Write},
-    process::ExitCode,
-    time::Duration,
-};
+use std::{env, io, process::ExitCode, time::Duration};
 
 use fleet_agent::{AgentError, Settings};
+use fleet_program::{fail, log, say, tell_systemd};
 use fleet_task::Outcome;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::flags::{Action, Flags};
 
@@ -43,15 +37,7 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(code) => code,
-        Err(error) => {
-            let mut text = format!("error: {error}");
-            let mut cause = std::error::Error::source(&error);
-            while let Some(error) = cause {
-                text = format!("{text}: {error}");
-                cause = error.source();
-            }
-            say(&mut io::stderr(), &text, 1)
-        }
+        Err(error) => fail(&mut io::stderr(), &error),
     }
 }
 
@@ -91,16 +77,10 @@ async fn stop_on_signal(stop: CancellationToken) {
 
 /// On the same single thread as everything else: when that hangs, systemd hears nothing and restarts us.
 async fn watchdog() {
-    let Some(every) = notify::watchdog() else { return };
+    let Some(every) = fleet_program::watchdog() else { return };
     loop {
         tell_systemd("WATCHDOG=1");
         tokio::time::sleep(every.max(Duration::from_secs(1))).await;
-    }
-}
-
-fn tell_systemd(state: &str) {
-    if let Err(error) = notify::notify(state) {
-        tracing::warn!(%error, state, "systemd does not listen");
     }
 }
 
@@ -122,27 +102,4 @@ fn report(reports: &[fleet_task::Report]) -> ExitCode {
     }
     let converged = reports.iter().all(fleet_task::Report::is_converged);
     say(&mut io::stdout(), text.trim_end(), u8::from(!converged))
-}
-
-/// Log lines to standard error, where journald picks them up; level by `FLEET_LOG`.
-fn log() -> Result<(), String> {
-    let targets: Targets = match env::var("FLEET_LOG") {
-        Ok(text) => text.parse().map_err(|error| format!("{error}"))?,
-        Err(_) => Targets::new().with_default(tracing::Level::INFO),
-    };
-    // journald writes the time itself.
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false);
-    let lines = lines.with_ansi(io::stderr().is_terminal());
-    let lines = match env::var_os("JOURNAL_STREAM") {
-        Some(_) => lines.without_time().with_filter(targets).boxed(),
-        None => lines.with_filter(targets).boxed(),
-    };
-    tracing_subscriber::registry().with(lines).init();
-    Ok(())
-}
-
-fn say(to: &mut dyn Write, text: &str, code: u8) -> ExitCode {
-    // Nobody left to tell.
-    let _ = writeln!(to, "{text}");
-    ExitCode::from(code)
 }

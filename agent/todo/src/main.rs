@@ -1,16 +1,15 @@
 //! The program `fleet-todo`: reads its flags, starts logging, serves.
 
 mod flags;
-mod notify;
 
 use std::{
-    env, fs,
-    io::{self, IsTerminal, Write},
+    env, fs, io,
     process::ExitCode,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use fleet_program::{fail, log, say, tell_systemd};
 use fleet_reql::{Client, Options};
 use fleet_todo::{
     VERSION, feed,
@@ -23,7 +22,6 @@ use fleet_todo::{
 use ring::digest;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::flags::{Action, Flags, Surroundings};
 
@@ -69,15 +67,7 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let mut text = format!("error: {error}");
-            let mut cause = std::error::Error::source(&error);
-            while let Some(error) = cause {
-                text = format!("{text}: {error}");
-                cause = error.source();
-            }
-            say(&mut io::stderr(), &text, 1)
-        }
+        Err(error) => fail(&mut io::stderr(), &error),
     }
 }
 
@@ -125,33 +115,4 @@ fn build() -> String {
 fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn tell_systemd(state: &str) {
-    if let Err(error) = notify::notify(state) {
-        tracing::warn!(%error, state, "systemd does not listen");
-    }
-}
-
-/// Log lines to standard error, where journald picks them up; level by `FLEET_LOG`.
-fn log() -> Result<(), String> {
-    let targets: Targets = match env::var("FLEET_LOG") {
-        Ok(text) => text.parse().map_err(|error| format!("{error}"))?,
-        Err(_) => Targets::new().with_default(tracing::Level::INFO),
-    };
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_target(false);
-    let lines = lines.with_ansi(io::stderr().is_terminal());
-    // journald writes the time itself.
-    let lines = match env::var_os("JOURNAL_STREAM") {
-        Some(_) => lines.without_time().with_filter(targets).boxed(),
-        None => lines.with_filter(targets).boxed(),
-    };
-    tracing_subscriber::registry().with(lines).init();
-    Ok(())
-}
-
-fn say(to: &mut dyn Write, text: &str, code: u8) -> ExitCode {
-    // Nobody left to tell.
-    let _ = writeln!(to, "{text}");
-    ExitCode::from(code)
 }

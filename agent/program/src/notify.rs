@@ -10,10 +10,10 @@ use std::{
 };
 
 /// Sends `state` to whoever started us, if they want to know.
-pub fn notify(state: &str) -> io::Result<()> {
-    match env::var("NOTIFY_SOCKET") {
-        Ok(address) => send(&address, state),
-        Err(_) => Ok(()),
+pub fn tell_systemd(state: &str) {
+    let Ok(address) = env::var("NOTIFY_SOCKET") else { return };
+    if let Err(error) = send(&address, state) {
+        tracing::warn!(%error, state, "systemd does not listen");
     }
 }
 
@@ -39,7 +39,7 @@ mod tests {
     fn both_kinds_of_sockets_hear_it() {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("notify");
-        let name = format!("fleet-agent-test-{}", std::process::id());
+        let name = format!("fleet-program-test-{}", std::process::id());
         let abstract_name = SocketAddr::from_abstract_name(&name).expect("name");
         let sockets = [
             (UnixDatagram::bind(&path).expect("bind"), path.display().to_string()),
