@@ -40,7 +40,7 @@ pub use places::Places;
 pub use settings::Settings;
 
 /// This agent's version, as it reports it.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub const VERSION: &str = fleet_proto::VERSION;
 
 /// Requests to look again that wait for the worker; more than this is a controller that floods.
 const LOOKS: usize = 16;

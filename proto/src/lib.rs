@@ -14,5 +14,8 @@ pub mod v1 {
     tonic::include_proto!("fleet.v1");
 }
 
+/// Version of this build: `FLEET_VERSION` as it was when this was built, else the package's.
+pub const VERSION: &str = env!("FLEET_STAMP");
+
 /// Oldest and newest protocol version this build speaks.
 pub const PROTOCOL: (u32, u32) = (1, 1);

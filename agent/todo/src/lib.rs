@@ -20,5 +20,8 @@ pub mod serve;
 pub mod store;
 pub mod todo;
 
-/// Version of this program.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Version of this program: that of the release it was built for, else the package's.
+pub const VERSION: &str = match option_env!("FLEET_VERSION") {
+    Some(version) if !version.is_empty() => version,
+    _ => env!("CARGO_PKG_VERSION"),
+};

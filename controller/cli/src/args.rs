@@ -7,7 +7,7 @@ use fleet_model::{FleetName, NodeName};
 
 /// One plan file in, a working and watched fleet out.
 #[derive(Debug, Parser)]
-#[command(name = "fleetctl", version, about, propagate_version = true, after_help = EXIT_STATUS)]
+#[command(name = "fleetctl", version = fleet_proto::VERSION, about, propagate_version = true, after_help = EXIT_STATUS)]
 pub struct Args {
     #[command(flatten)]
     pub global: Global,

@@ -98,7 +98,7 @@ impl Operator for OperatorService {
     async fn ping(&self, request: Request<v1::PingRequest>) -> Result<Response<v1::PingReply>, Status> {
         operator(&request)?;
         Ok(Response::new(v1::PingReply {
-            controller_version: env!("CARGO_PKG_VERSION").to_owned(),
+            controller_version: fleet_proto::VERSION.to_owned(),
             fleet: self.fleet.to_string(),
             controller_time_ms: self.desk().clock.now().as_millis(),
             pid: std::process::id(),

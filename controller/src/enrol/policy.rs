@@ -148,7 +148,7 @@ pub fn version(hello: &Hello) -> Option<Refusal> {
         hello.agent_version,
         hello.protocol_min,
         hello.protocol_max,
-        env!("CARGO_PKG_VERSION"),
+        fleet_proto::VERSION,
     );
     Some(Refusal::new(RefusalKind::RefusalVersion, message, format!("the older side is {who}")))
 }

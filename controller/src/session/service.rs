@@ -74,7 +74,7 @@ impl AgentsService {
         let (live, pace) = self.desk.registry.enter(node, &hello, peer, now)?;
         tracing::debug!(%node, session = live.id, agent = hello.agent_version, "session opened");
         let welcome = v1::Welcome {
-            controller_version: env!("CARGO_PKG_VERSION").to_owned(),
+            controller_version: fleet_proto::VERSION.to_owned(),
             protocol: hello.protocol_max.min(PROTOCOL.1),
             controller_time_ms: now.as_millis(),
             heartbeat_ms: millis(pace.heartbeat),
