@@ -104,6 +104,19 @@ impl Signed {
         Ok(document)
     }
 
+    /// Who signed, found good or not.
+    pub fn signers(&self) -> impl Iterator<Item = KeyId> + '_ {
+        self.signatures.keys().copied()
+    }
+
+    /// What it says, whoever signed it: for showing, never for acting upon.
+    ///
+    /// # Errors
+    /// It is not in the one form that is read.
+    pub fn claim<B: Body>(&self) -> Result<B, Refusal> {
+        self.body()
+    }
+
     /// Whether enough keys of `role` signed, and nobody else but `also`.
     pub(crate) fn signed_by(&self, role: &Role, also: Also<'_>) -> Result<(), Refusal> {
         let message = self.message();
@@ -132,6 +145,9 @@ impl Signed {
     /// The body. Only asked for once signatures are found good.
     pub(crate) fn body<B: Body>(&self) -> Result<B, Refusal> {
         let malformed = |why| Refusal::Malformed { kind: B::KIND, why };
+        if self.kind != B::KIND {
+            return Err(malformed(format!("it is a {}", self.kind)));
+        }
         let body: B = serde_json::from_slice(&self.body).map_err(|error| malformed(error.to_string()))?;
         let again = serde_json::to_vec(&body).map_err(|error| malformed(error.to_string()))?;
         if again != self.body {

@@ -2,11 +2,17 @@
 
 use std::{fmt, str::FromStr};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use fleet_model::Secret;
 use ring::{
     digest, rand,
     signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey},
 };
 use serde::{Deserialize, Serialize};
+
+/// Around a private key; the document between is one long line, which readers of PEM take.
+const BEGIN: &str = "-----BEGIN PRIVATE KEY-----\n";
+const END: &str = "\n-----END PRIVATE KEY-----\n";
 
 /// Why something is not a key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,26 +42,30 @@ impl PublicKey {
     }
 }
 
-/// A private key, as PKCS#8; kept by the releaser.
+/// A private key; kept by the releaser.
 pub struct SigningKey(Ed25519KeyPair);
 
 impl SigningKey {
-    /// A new key, with the PKCS#8 document to keep secret.
+    /// A new key, and what to keep of it: PKCS#8 in PEM.
     ///
     /// # Errors
     /// The system gives no randomness.
-    pub fn generate() -> Result<(Self, Vec<u8>), BadKey> {
+    pub fn generate() -> Result<(Self, Secret), BadKey> {
         let document = Ed25519KeyPair::generate_pkcs8(&rand::SystemRandom::new())
             .map_err(|_| BadKey("the system gives no randomness"))?;
-        Ok((Self::from_pkcs8(document.as_ref())?, document.as_ref().to_vec()))
+        let pem = Secret::new(format!("{BEGIN}{}{END}", STANDARD.encode(document.as_ref())));
+        Ok((Self::from_pem(&pem)?, pem))
     }
 
-    /// From the PKCS#8 document of [`generate`](Self::generate).
+    /// From what [`generate`](Self::generate) gave.
     ///
     /// # Errors
-    /// These bytes are no such document.
-    pub fn from_pkcs8(document: &[u8]) -> Result<Self, BadKey> {
-        Ed25519KeyPair::from_pkcs8(document).map(Self).map_err(|_| BadKey("the private key cannot be read"))
+    /// It is not that.
+    pub fn from_pem(pem: &Secret) -> Result<Self, BadKey> {
+        let body = pem.reveal().strip_prefix(BEGIN).and_then(|rest| rest.strip_suffix(END));
+        let document = body.and_then(|body| STANDARD.decode(body).ok());
+        let pair = document.and_then(|document| Ed25519KeyPair::from_pkcs8(&document).ok());
+        pair.map(Self).ok_or(BadKey("the private key cannot be read"))
     }
 
     /// What others need to check its signatures.

@@ -61,5 +61,5 @@ pub use manifest::{Artifact, Manifest, Minimum};
 pub use permit::Permit;
 pub use refusal::{Kind, Refusal};
 pub use root::{Role, Root};
-pub use verify::{Accepted, Installed, Offer, Trust, Verified, WARN_AHEAD, Warning, outlook, verify};
+pub use verify::{Accepted, Installed, Offer, Trust, Verified, WARN_AHEAD, Warning, outlook, rise, verify};
 pub use version::Version;

@@ -74,6 +74,12 @@ pub enum Refusal {
         /// Number of the one offered.
         offered: u64,
     },
+    /// A chain that does not begin at its beginning.
+    #[error("the chain of roots begins with {first}, not with root 1: hand over the whole chain")]
+    ChainStart {
+        /// What it begins with.
+        first: String,
+    },
     /// Past its time.
     #[error(
         "the {kind} expired at {expired}; the releaser has to sign a fresh one, until then nothing is updated"

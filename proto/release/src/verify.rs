@@ -40,6 +40,73 @@ impl Trust {
         Ok(Self { root })
     }
 
+    /// From the whole chain, root 1 first, that came by a trusted way.
+    ///
+    /// # Errors
+    /// It does not begin with root 1, or a link does not follow.
+    pub fn of_chain(roots: &[Vec<u8>]) -> Result<Self, Refusal> {
+        let (first, rest) =
+            roots.split_first().ok_or_else(|| Refusal::ChainStart { first: "nothing".to_owned() })?;
+        let first = Self::new(first)?;
+        if first.root.number != 1 {
+            return Err(Refusal::ChainStart { first: format!("root {}", first.root.number) });
+        }
+        rest.iter().try_fold(first, |trust, root| trust.follow(root))
+    }
+
+    /// Those links of a chain that come after the one trusted: what there is to follow. Whoever offers a chain does
+    /// not know how far each of those it is offered to has followed it.
+    ///
+    /// # Errors
+    /// One of them cannot be read.
+    pub fn ahead(&self, roots: &[Vec<u8>]) -> Result<Vec<Vec<u8>>, Refusal> {
+        let mut ahead = Vec::new();
+        for root in roots {
+            // Only its number is read: a link that is left out here proves nothing and grants nothing.
+            if Signed::decode(Kind::Root, root)?.body::<Root>()?.number > self.root.number {
+                ahead.push(root.clone());
+            }
+        }
+        Ok(ahead)
+    }
+
+    /// A release that bears the signatures it must; in time or not.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn manifest(&self, bytes: &[u8]) -> Result<Manifest, Refusal> {
+        let signed = Signed::decode(Kind::Manifest, bytes)?;
+        signed.signed_by(&self.root.release, Also::Nobody)?;
+        signed.body()
+    }
+
+    /// A permit that bears the signatures it must and is for this signed manifest; in time or not, whoever it names.
+    ///
+    /// # Errors
+    /// It does not, or is not.
+    pub fn permit(
+        &self,
+        bytes: &[u8],
+        signed_manifest: &[u8],
+        manifest: &Manifest,
+    ) -> Result<Permit, Refusal> {
+        let signed = Signed::decode(Permit::KIND, bytes)?;
+        signed.signed_by(&self.root.permit, Also::Nobody)?;
+        let permit: Permit = signed.body()?;
+        if permit.manifest != sha256(signed_manifest) {
+            return Err(Refusal::PermitForOther { offered: manifest.version });
+        }
+        Ok(permit)
+    }
+
+    /// Whether the root may judge now.
+    ///
+    /// # Errors
+    /// It expired, or this clock is wrong.
+    pub fn in_time(&self, now: Timestamp) -> Result<(), Refusal> {
+        in_time(Kind::Root, self.root.created, self.root.expires, now)
+    }
+
     /// The root itself.
     pub fn root(&self) -> &Root {
         &self.root
@@ -145,29 +212,14 @@ pub fn verify(
     for root in offer.roots {
         trust = trust.follow(root)?;
     }
-    let Root { created, expires, release, .. } = &trust.root;
-    in_time(Kind::Root, *created, *expires, now)?;
-    let signed = Signed::decode(Kind::Manifest, offer.manifest)?;
-    signed.signed_by(release, Also::Nobody)?;
-    let manifest: Manifest = signed.body()?;
-    in_time(Kind::Manifest, manifest.created, manifest.expires, now)?;
+    trust.in_time(now)?;
+    let manifest = trust.manifest(offer.manifest)?;
+    manifest.in_time(now)?;
     // A permit that is there is checked also where none is needed: nothing unread passes.
     let permit =
         offer.permit.map(|bytes| permitted(&trust, bytes, offer.manifest, &manifest, now, installed));
     let permit = permit.transpose()?;
-    let offered = Accepted { version: manifest.version, artifacts: manifest.artifacts_sha256() };
-    let highest = match &installed.highest {
-        Some(highest) if highest.version > offered.version => {
-            if permit.is_none() {
-                return Err(Refusal::Downgrade { offered: offered.version, highest: highest.version });
-            }
-            highest.clone()
-        }
-        Some(highest) if highest.version == offered.version && highest.artifacts != offered.artifacts => {
-            return Err(Refusal::OtherArtifacts { version: offered.version });
-        }
-        _ => offered,
-    };
+    let highest = rise(installed.highest.as_ref(), &manifest, permit.is_some())?;
     let minimum = &manifest.minimum;
     let counterparts = [
         ("the controller", installed.controller, minimum.controller),
@@ -182,6 +234,26 @@ pub fn verify(
     Ok(Verified { trust, manifest, permit, highest, warnings })
 }
 
+/// The highest release once `manifest` is accepted after `highest`: versions only rise, and none ever changes.
+///
+/// # Errors
+/// It is older and nobody permitted that, or the same version with other artifacts.
+pub fn rise(highest: Option<&Accepted>, manifest: &Manifest, permitted: bool) -> Result<Accepted, Refusal> {
+    let offered = Accepted { version: manifest.version, artifacts: manifest.artifacts_sha256() };
+    match highest {
+        Some(highest) if highest.version > offered.version => {
+            if !permitted {
+                return Err(Refusal::Downgrade { offered: offered.version, highest: highest.version });
+            }
+            Ok(highest.clone())
+        }
+        Some(highest) if highest.version == offered.version && highest.artifacts != offered.artifacts => {
+            Err(Refusal::OtherArtifacts { version: offered.version })
+        }
+        _ => Ok(offered),
+    }
+}
+
 fn permitted(
     trust: &Trust,
     bytes: &[u8],
@@ -190,17 +262,32 @@ fn permitted(
     now: Timestamp,
     installed: &Installed,
 ) -> Result<Permit, Refusal> {
-    let signed = Signed::decode(Permit::KIND, bytes)?;
-    signed.signed_by(&trust.root.permit, Also::Nobody)?;
-    let permit: Permit = signed.body()?;
-    in_time(Kind::Permit, permit.created, permit.expires, now)?;
-    if permit.manifest != sha256(signed_manifest) {
-        return Err(Refusal::PermitForOther { offered: manifest.version });
-    }
+    let permit = trust.permit(bytes, signed_manifest, manifest)?;
+    permit.in_time(now)?;
     if !permit.nodes.contains(&installed.node) {
         return Err(Refusal::PermitForOthers { node: installed.node.clone() });
     }
     Ok(permit)
+}
+
+impl Manifest {
+    /// Whether it may be acted upon now.
+    ///
+    /// # Errors
+    /// It expired, or this clock is wrong.
+    pub fn in_time(&self, now: Timestamp) -> Result<(), Refusal> {
+        in_time(Kind::Manifest, self.created, self.expires, now)
+    }
+}
+
+impl Permit {
+    /// Whether it may be used now.
+    ///
+    /// # Errors
+    /// It expired, or this clock is wrong.
+    pub fn in_time(&self, now: Timestamp) -> Result<(), Refusal> {
+        in_time(Kind::Permit, self.created, self.expires, now)
+    }
 }
 
 fn in_time(kind: Kind, created: Timestamp, expires: Timestamp, now: Timestamp) -> Result<(), Refusal> {

@@ -16,6 +16,30 @@ pub struct Version {
     pub patch: u32,
 }
 
+impl Version {
+    /// Whether controller and agent of these versions work together: one minor version apart at most, in either order.
+    ///
+    /// The first of a new major follows whatever was last before it, which nobody can know here.
+    pub fn gets_along(self, other: Self) -> bool {
+        let (older, newer) = (self.min(other), self.max(other));
+        match newer.major.abs_diff(older.major) {
+            0 => newer.minor - older.minor <= 1,
+            1 => newer.minor == 0,
+            _ => false,
+        }
+    }
+
+    /// The oldest counterpart that a release of this version gets along with.
+    #[must_use]
+    pub fn oldest_counterpart(self) -> Self {
+        match (self.major, self.minor) {
+            (0, 0) => Self { major: 0, minor: 0, patch: 0 },
+            (major, 0) => Self { major: major - 1, minor: 0, patch: 0 },
+            (major, minor) => Self { major, minor: minor - 1, patch: 0 },
+        }
+    }
+}
+
 impl FromStr for Version {
     type Err = String;
 
@@ -51,6 +75,22 @@ impl fmt::Display for Version {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_minor_apart_in_either_order() {
+        let check = |a: &str, b: &str, fine: bool| {
+            let [a, b] = [a, b].map(|text| text.parse::<Version>().expect("fine"));
+            assert_eq!((a.gets_along(b), b.gets_along(a)), (fine, fine), "{a} {b}");
+            assert_eq!(fine, a.max(b).oldest_counterpart() <= a.min(b), "{a} {b}");
+        };
+        check("0.1.0", "0.1.9", true);
+        check("0.1.9", "0.2.0", true);
+        check("0.1.0", "0.3.0", false);
+        check("0.9.0", "1.0.0", true);
+        check("0.9.0", "1.1.0", false);
+        check("1.0.0", "3.0.0", false);
+        check("0.0.1", "0.0.9", true);
+    }
 
     #[test]
     fn three_numbers_in_one_form() {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use fleet_model::{NodeName, Timestamp};
+use base64::Engine as _;
+use fleet_model::{NodeName, Secret, Timestamp};
 use fleet_release::{
     Accepted, Artifact, Body, Installed, Kind, Manifest, Minimum, Offer, Permit, Refusal, Role, Root, Signed,
     SigningKey, Trust, Verified, Version, outlook, verify,
@@ -37,14 +38,14 @@ fn sign<B: Body>(body: &B, keys: &[&SigningKey]) -> Vec<u8> {
 struct Releaser {
     roots: Vec<SigningKey>,
     release: SigningKey,
-    release_pkcs8: Vec<u8>,
+    release_pem: Secret,
     permit: SigningKey,
 }
 
 impl Releaser {
     fn new() -> Self {
-        let (release, release_pkcs8) = SigningKey::generate().expect("key");
-        Self { roots: (0..3).map(|_| key()).collect(), release, release_pkcs8, permit: key() }
+        let (release, release_pem) = SigningKey::generate().expect("key");
+        Self { roots: (0..3).map(|_| key()).collect(), release, release_pem, permit: key() }
     }
 
     fn root(&self, number: u64) -> Root {
@@ -290,6 +291,73 @@ fn keys_are_rotated_and_old_roots_lead_nowhere() {
     assert!(matches!(after.follow(&three).expect("three").follow(&gone), Err(Refusal::UnknownKey { .. })));
 }
 
+/// Root 1, and each next one signed by the one before and itself, with all keys new.
+fn chain(releasers: &[Releaser]) -> Vec<Vec<u8>> {
+    let mut chain = Vec::new();
+    let mut before: Vec<&SigningKey> = Vec::new();
+    for (number, releaser) in (1..).zip(releasers) {
+        let own = &releaser.roots[..2];
+        chain.push(sign(&releaser.root(number), &[&before[..], &own.iter().collect::<Vec<_>>()].concat()));
+        before = own.iter().collect();
+    }
+    chain
+}
+
+#[test]
+fn a_node_that_was_off_for_two_rotations_follows_the_chain() {
+    let releasers = [Releaser::new(), Releaser::new(), Releaser::new()];
+    let chain = chain(&releasers);
+    // It was given root 1 and hears of roots 1 to 3 at once; another was given root 2, a third has them all.
+    let manifest = releasers[2].manifest("0.3.0");
+    for given in 0..3 {
+        let trust = Trust::of_chain(&chain[..=given]).expect("a chain");
+        let ahead = trust.ahead(&chain).expect("readable");
+        assert_eq!(ahead, chain[given + 1..]);
+        let offer = Offer { roots: &ahead, manifest: &manifest, permit: None };
+        let verified = verify(&trust, &offer, now(), &installed()).expect("followed");
+        assert_eq!(verified.trust.root().number, 3);
+        // What keys of before sign is refused from here on, and its root leads nowhere.
+        for old in &releasers[..2] {
+            let by_old = old.manifest("0.4.0");
+            let offer = Offer { roots: &[], manifest: &by_old, permit: None };
+            let kind = Kind::Manifest;
+            let refusal = Refusal::UnknownKey { kind, key: old.release.public().id() };
+            assert_eq!(verify(&verified.trust, &offer, now(), &installed()), Err(refusal));
+        }
+        assert_eq!(verified.trust.ahead(&chain), Ok(vec![]));
+    }
+    // Roots 1 and 3 alone are no chain, nor is one that begins later.
+    let gap = [chain[0].clone(), chain[2].clone()];
+    assert!(matches!(
+        Trust::of_chain(&gap),
+        Err(Refusal::UnknownKey { .. } | Refusal::TooFewSignatures { .. })
+    ));
+    assert_eq!(Trust::of_chain(&chain[1..]), Err(Refusal::ChainStart { first: "root 2".to_owned() }));
+    assert_eq!(Trust::of_chain(&[]), Err(Refusal::ChainStart { first: "nothing".to_owned() }));
+}
+
+#[test]
+fn keys_are_read_again_and_never_shown() {
+    let (key, pem) = SigningKey::generate().expect("key");
+    assert_eq!(SigningKey::from_pem(&pem).expect("read").public(), key.public());
+    let text = pem.reveal();
+    assert!(!format!("{key:?} {pem:?}").contains(text.lines().nth(1).expect("PEM")));
+    for wrong in [text.trim(), "", &text.replace("PRIVATE", "PUBLIC"), &text[..text.len() / 2]] {
+        assert!(SigningKey::from_pem(&Secret::new(wrong)).is_err());
+    }
+}
+
+#[test]
+fn a_claim_is_readable_and_worth_nothing() {
+    let (releaser, stranger) = (Releaser::new(), key());
+    let bytes = sign(&manifest("0.3.0"), &[&stranger]);
+    let signed = Signed::decode(Kind::Manifest, &bytes).expect("the form is right");
+    assert_eq!(signed.claim::<Manifest>(), Ok(manifest("0.3.0")));
+    assert_eq!(signed.signers().collect::<Vec<_>>(), [stranger.public().id()]);
+    assert!(matches!(signed.claim::<Permit>(), Err(Refusal::Malformed { .. })));
+    assert!(releaser.trust().manifest(&bytes).is_err());
+}
+
 #[test]
 fn one_form_only() {
     let releaser = Releaser::new();
@@ -319,7 +387,9 @@ fn one_form_only() {
 
 /// A document over any body, as somebody would sign it who does not keep to the form.
 fn raw(body: &[u8], releaser: &Releaser) -> Vec<u8> {
-    let pair = ring::signature::Ed25519KeyPair::from_pkcs8(&releaser.release_pkcs8).expect("key");
+    let document = releaser.release_pem.reveal().lines().nth(1).expect("PEM");
+    let document = base64::engine::general_purpose::STANDARD.decode(document).expect("base64");
+    let pair = ring::signature::Ed25519KeyPair::from_pkcs8(&document).expect("key");
     let head = "fleet-release 1 manifest\n";
     let signature = pair.sign(&[head.as_bytes(), body].concat());
     let hex: String = signature.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
