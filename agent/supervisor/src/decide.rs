@@ -13,7 +13,10 @@ use crate::{
 /// Crashes after a commit that bring the old slot back.
 pub const PROBATION_CRASHES: u32 = 3;
 /// A run of this length proves a committed version.
-pub const PROBATION: Duration = Duration::from_secs(3600);
+pub const PROBATION: Duration = Duration::from_secs(600);
+/// Orderly stops in one trial that give the start back: enough for the reboots of an evening, and an end to a node that
+/// is stopped each time before its trial could say anything.
+pub const STOPS_FORGIVEN: u32 = 8;
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +30,17 @@ pub enum Event {
     },
     /// The agent is gone.
     Exited {
+        /// The slot it ran from.
+        slot: Slot,
         /// How, if it was not in order: exit status, signal, or silence.
         crash: Option<String>,
+    },
+    /// The system did not let the agent start: no verdict on the agent.
+    Unstarted {
+        /// The slot it would have run from.
+        slot: Slot,
+        /// What the system lacks.
+        why: String,
     },
     /// The agent on trial says that it is well.
     Commit {
@@ -46,23 +58,39 @@ pub enum Event {
     Stopped,
 }
 
+/// What a slot really holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Seen {
+    /// No program.
+    #[default]
+    Nothing,
+    /// It cannot be read just now. Trouble of the disk or of memory is no verdict on a program.
+    Unreadable,
+    /// A program of this digest and size.
+    Program(Digest, u64),
+}
+
 /// What the slots really hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    /// Digest and size of the program in slot a.
-    pub a: Option<(Digest, u64)>,
-    /// Digest and size of the program in slot b.
-    pub b: Option<(Digest, u64)>,
+    /// In slot a.
+    pub a: Seen,
+    /// In slot b.
+    pub b: Seen,
 }
 
 impl Found {
-    /// Whether `slot` holds exactly `content`.
-    pub fn holds(&self, slot: Slot, content: Option<&Content>) -> bool {
-        let found = match slot {
+    /// In `slot`.
+    pub fn of(&self, slot: Slot) -> Seen {
+        match slot {
             Slot::A => self.a,
             Slot::B => self.b,
-        };
-        content.is_some_and(|content| found == Some((content.digest, content.size)))
+        }
+    }
+
+    /// Whether `slot` holds exactly `content`.
+    pub fn holds(&self, slot: Slot, content: Option<&Content>) -> bool {
+        content.is_some_and(|content| self.of(slot) == Seen::Program(content.digest, content.size))
     }
 }
 
@@ -100,7 +128,14 @@ pub fn decide(state: &State, event: Event) -> Decision {
             }
             next.choose(found);
         }
-        Event::Exited { crash } => next.exited(crash),
+        Event::Exited { slot, crash } if slot == state.current() => next.exited(crash),
+        // Whatever ran in place of a slot that could not be read proves nothing about that slot.
+        Event::Exited { .. } => (),
+        Event::Unstarted { slot, why } => {
+            if state.trial.is_some() && slot == state.current() {
+                next.abandon(&why);
+            }
+        }
         Event::Commit { digest } => next.commit(digest),
         Event::Late { reason } => {
             if state.trial.is_some() {
@@ -114,7 +149,10 @@ pub fn decide(state: &State, event: Event) -> Decision {
             }
         }
         Event::Stopped => {
-            if let Some(trial) = &mut next.state.trial {
+            if let Some(trial) = &mut next.state.trial
+                && trial.stops < STOPS_FORGIVEN
+            {
+                trial.stops += 1;
                 trial.tries = trial.tries.saturating_sub(1);
             }
         }
@@ -177,6 +215,10 @@ impl Next {
                     let text = format!("{} is refused: it failed here: {}", content.version, failed.reason);
                     return self.say(text);
                 }
+                if found.of(slot) == Seen::Unreadable {
+                    let text = format!("{} is not tried: its slot cannot be read", content.version);
+                    return self.say(text);
+                }
                 if !found.holds(slot, Some(&content)) {
                     // What the slot held before is gone as well.
                     *self.state.content_mut(slot) = None;
@@ -184,11 +226,16 @@ impl Next {
                 }
                 self.say(format!("{} goes on trial in slot {slot}", content.version));
                 *self.state.content_mut(slot) = Some(content);
-                self.state.trial = Some(Trial { tries: 0, terms });
+                self.state.trial = Some(Trial { tries: 0, stops: 0, terms });
                 self.state.probation = None;
             }
             Ask::Return { reason } => {
-                if found.holds(idle, self.state.content(idle)) {
+                let there = self.state.content(idle).and_then(|there| self.state.failure(there.digest));
+                if let Some(failed) = there {
+                    let text =
+                        format!("cannot go back to {}: it failed here: {}", failed.version, failed.reason);
+                    self.say(text);
+                } else if found.holds(idle, self.state.content(idle)) {
                     self.go_back(&format!("sent back: {reason}"));
                 } else {
                     self.say(format!("cannot go back: slot {idle} holds no sound agent"));
@@ -201,7 +248,9 @@ impl Next {
     fn choose(&mut self, found: Found) {
         let idle = self.state.active.other();
         if let Some(trial) = &self.state.trial {
-            if !found.holds(idle, self.state.content(idle)) {
+            if found.of(idle) == Seen::Unreadable {
+                self.abandon("its slot cannot be read");
+            } else if !found.holds(idle, self.state.content(idle)) {
                 self.fail_trial("the program in its slot is not what its digest says");
             } else if trial.tries >= trial.terms.tries {
                 let text = format!("{} starts without a commit", trial.tries);
@@ -216,11 +265,22 @@ impl Next {
     }
 
     fn start_active(&mut self, found: Found) {
-        let idle = self.state.active.other();
-        if !found.holds(self.state.active, self.state.content(self.state.active)) {
+        let (active, idle) = (self.state.active, self.state.active.other());
+        if !found.holds(active, self.state.content(active)) {
+            let unreadable = found.of(active) == Seen::Unreadable;
             if !found.holds(idle, self.state.content(idle)) {
-                let text = "neither slot holds a sound agent; put one there with `fleet-supervisor adopt FILE VERSION`";
+                let text = match unreadable || found.of(idle) == Seen::Unreadable {
+                    true => "no slot can be read; look at the disk and the memory of this node",
+                    false => {
+                        "neither slot holds a sound agent; put one there with `fleet-supervisor adopt FILE VERSION`"
+                    }
+                };
                 return self.actions.push(Action::GiveUp(text.to_owned()));
+            }
+            if unreadable {
+                // For this run only: at the next start it may be readable again.
+                self.say(format!("slot {active} cannot be read; slot {idle} runs in its place"));
+                return self.actions.push(Action::Start(idle));
             }
             self.go_back("the program in its slot is not what its digest says");
         }
@@ -262,6 +322,14 @@ impl Next {
         if let Some(content) = self.state.content(self.state.active.other()).cloned() {
             self.remember(&content, reason);
         }
+    }
+
+    /// Ends the trial with no verdict: it may be asked for again.
+    fn abandon(&mut self, why: &str) {
+        self.state.trial = None;
+        let version = self.state.content(self.state.active.other()).map_or("?", |content| &content.version);
+        let text = format!("{version} is not tried any further, which says nothing about it: {why}");
+        self.say(text);
     }
 
     /// Leaves the active slot for the other one.

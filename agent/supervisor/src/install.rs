@@ -47,6 +47,8 @@ pub enum Error {
     Unsupervised,
     /// The agent that runs has not been committed yet; its way back is kept.
     OnTrial,
+    /// The agent that runs was committed a moment ago; its way back is kept until it has proved itself.
+    OnProbation,
     /// This digest failed here before.
     FailedBefore {
         /// Why it failed.
@@ -80,6 +82,9 @@ impl fmt::Display for Error {
             }
             Self::OnTrial => {
                 f.write_str("the running version is on trial; its way back must stay until it commits")
+            }
+            Self::OnProbation => {
+                f.write_str("the running version was committed just now; its way back must stay until it has proved itself")
             }
             Self::FailedBefore { reason } => {
                 write!(
@@ -127,6 +132,9 @@ pub fn ready<D: Disk>(slots: &mut Slots<D>, package: &Package<'_>) -> Result<Sta
     if let Some(failed) = state.failure(package.digest).filter(|_| !package.again) {
         return Err(Error::FailedBefore { reason: failed.reason.clone() });
     }
+    if state.probation.is_some() {
+        return Err(Error::OnProbation);
+    }
     let needed =
         package.packed.saturating_add(package.size).saturating_add(active.size).saturating_add(MARGIN);
     let folder = slots.folder().to_owned();
@@ -164,24 +172,33 @@ pub fn install<D: Disk>(
 /// Asks to go back to what the idle slot holds, when the agent exits.
 ///
 /// # Errors
-/// There is nothing to go back to, or the disk refuses.
+/// There is nothing to go back to, or it failed here before, or the disk refuses.
 pub fn go_back<D: Disk>(slots: &mut Slots<D>, reason: &str, id: &str) -> Result<(), Error> {
     let state = slots.load().map_err(Error::Disk)?.ok_or(Error::Unsupervised)?;
+    if state.trial.is_some() {
+        return Err(Error::OnTrial);
+    }
     let idle = state.active.other();
+    if let Some(failed) = state.content(idle).and_then(|content| state.failure(content.digest)) {
+        return Err(Error::FailedBefore { reason: failed.reason.clone() });
+    }
     if !slots.look().holds(idle, state.content(idle)) {
         return Err(Error::Content { what: format!("slot {idle} holds no sound agent to go back to") });
     }
     ask_for(slots, &Request { id: id.to_owned(), ask: Ask::Return { reason: reason.to_owned() } })
 }
 
-/// Makes `program` the first agent of a node that has no state yet; does nothing on one that has.
+/// Makes `program` the first agent of a node that has none to run; does nothing on one that has.
 ///
 /// # Errors
 /// The disk refuses.
 pub fn adopt<D: Disk>(slots: &mut Slots<D>, version: &str, program: &[u8]) -> Result<(), Error> {
     let folder = slots.folder().to_owned();
     slots.disk.make_folder(&folder).map_err(Error::Disk)?;
-    if slots.load().map_err(Error::Disk)?.is_none() {
+    let found = slots.look();
+    let state = slots.load().map_err(Error::Disk)?;
+    let sound = |state: State| Slot::BOTH.iter().any(|slot| found.holds(*slot, state.content(*slot)));
+    if !state.is_some_and(sound) {
         let digest = Digest::of(program);
         let content = Content { digest, size: program.len() as u64, serial: 1, version: version.to_owned() };
         fill(slots, Slot::A, &content, &[], program)?;

@@ -21,21 +21,22 @@
 //! **Environment** of the agent: `FLEET_SUPERVISOR=1` (this version), `FLEET_SLOTS` (the folder), `FLEET_SLOT` (`a` or
 //! `b`), `FLEET_TRIAL` (own digest, only while on trial), `NOTIFY_SOCKET` (ours), `WATCHDOG_USEC` as systemd gave it.
 //!
-//! **Messages** of the agent to `NOTIFY_SOCKET`, in the form of sd_notify(3): `READY`, `WATCHDOG`, `STATUS`, `STOPPING`
-//! and `ERRNO` pass through to systemd. `X_FLEET_COMMIT=DIGEST` ends the trial well: once `state` is on disk the
+//! **Messages** of the agent to `NOTIFY_SOCKET`, in the form of sd_notify(3): `READY`, `WATCHDOG`, `STATUS` and `ERRNO`
+//! pass through to systemd; `STOPPING` does not, for another agent follows. `X_FLEET_COMMIT=DIGEST` ends the trial well: once `state` is on disk the
 //! agent reads there that its slot is active; until it does, it says so again. `X_FLEET_EXTEND=1` begins the trial's
 //! time anew: "I am well, the controller is not to be had"; all extensions together end at the request's ceiling.
 //!
 //! **Trial.** A request starts the idle slot on trial. Every start is counted on disk *before* it happens, a power cut
 //! counts therefore too; an orderly stop is taken back. No commit in time, no more tries, or a program that is not
 //! what its digest says: the other slot starts, and the digest is remembered with the reason. It is refused from then on,
-//! unless a request says `again`. Nothing that a full or broken disk does not let us count is tried.
+//! unless a request says `again`. Nothing that a full or broken disk does not let us count is tried. A slot that cannot be
+//! read and a start for which the system lacks something end the trial with no verdict: it may be asked for again.
 //!
 //! **Probation.** After a commit, [`decide::PROBATION_CRASHES`] crashes bring the old slot back as well. It ends with the
 //! first run of [`decide::PROBATION`]. The old slot stays for as long as nothing else is put there, and a request `return`
-//! goes back to it days later.
+//! goes back to it days later, unless that one failed here before. During probation nothing else is put there.
 //!
-//! **Exit of the agent.** Any exit makes the supervisor look for a request and start anew, after a pause that doubles with
+//! **Exit of the agent.** An exit with no request waiting is a crash, whatever its status. Any exit makes the supervisor look for a request and start anew, after a pause that doubles with
 //! each crash. An agent silent for `WATCHDOG_USEC` is killed by the supervisor, which counts as a crash.
 //!
 //! **Signals.** SIGTERM and SIGINT are passed on, and end both; SIGHUP, SIGUSR1 and SIGUSR2 are passed on. The agent

@@ -9,6 +9,7 @@ use std::{
 };
 
 use fleet_supervisor::{
+    decide::PROBATION,
     disk::Host,
     install,
     record::Slot,
@@ -27,6 +28,7 @@ fleet-supervisor [OPTIONS] [COMMAND]
   --slots DIR          folder of the slots [default: /usr/local/lib/fleet/slots]
   --run DIR            folder of the socket [default: /run/fleet-supervisor]
   --pause-ms N         pause before the first restart; doubles with each crash [default: 1000]
+  --probation-ms N     a run of this length proves a committed version [default: 600000]
 ";
 
 /// Exit status for a mistake on the command line.
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         slots: slots::FOLDER.into(),
         run: PathBuf::from("/run/fleet-supervisor"),
         pause: Duration::from_secs(1),
+        probation: PROBATION,
     };
     let mut words = Vec::new();
     let mut args = std::env::args().skip(1);
@@ -44,10 +47,8 @@ fn main() -> ExitCode {
         let known = match arg.as_str() {
             "--slots" => args.next().map(|dir| settings.slots = dir.into()),
             "--run" => args.next().map(|dir| settings.run = dir.into()),
-            "--pause-ms" => {
-                let ms = args.next().and_then(|ms| ms.parse().ok());
-                ms.map(|ms| settings.pause = Duration::from_millis(ms))
-            }
+            "--pause-ms" => millis(args.next()).map(|pause| settings.pause = pause),
+            "--probation-ms" => millis(args.next()).map(|time| settings.probation = time),
             _ if arg.starts_with('-') && arg != "--help" && arg != "-h" => None,
             _ => {
                 words.push(arg.clone());
@@ -78,6 +79,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn millis(text: Option<String>) -> Option<Duration> {
+    text?.parse().ok().map(Duration::from_millis)
 }
 
 fn show(slots: &mut Slots<Host>) -> Result<(), String> {

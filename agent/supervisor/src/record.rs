@@ -66,6 +66,8 @@ pub struct Content {
 pub struct Trial {
     /// Starts so far, the one under way included.
     pub tries: u32,
+    /// Orderly stops that gave a start back.
+    pub stops: u32,
     /// Conditions, from the request.
     pub terms: Terms,
 }
@@ -162,8 +164,9 @@ impl State {
                 lines.add(format_args!("slot {slot} {}", words(content)));
             }
         }
-        if let Some(Trial { tries, terms }) = &self.trial {
-            lines.add(format_args!("trial {tries} {} {} {}", terms.tries, terms.trial_ms, terms.ceiling_ms));
+        if let Some(Trial { tries, stops, terms }) = &self.trial {
+            let Terms { tries: most, trial_ms, ceiling_ms } = terms;
+            lines.add(format_args!("trial {tries} {stops} {most} {trial_ms} {ceiling_ms}"));
         }
         if let Some(crashes) = self.probation {
             lines.add(format_args!("probation {crashes}"));
@@ -192,7 +195,9 @@ impl State {
                 }
                 "trial" => {
                     let (tries, rest) = rest.split_once(' ')?;
-                    state.trial = Some(Trial { tries: tries.parse().ok()?, terms: terms(rest)? });
+                    let (stops, rest) = rest.split_once(' ')?;
+                    let (tries, stops) = (tries.parse().ok()?, stops.parse().ok()?);
+                    state.trial = Some(Trial { tries, stops, terms: terms(rest)? });
                 }
                 "probation" => state.probation = Some(rest.parse().ok()?),
                 "taken" => state.taken = Some(rest.to_owned()),
@@ -376,7 +381,7 @@ mod tests {
         };
         let mut state = State::new(Slot::B, content("0.1.0", 1));
         state.a = Some(content("0.2.0", 2));
-        state.trial = Some(Trial { tries: 1, terms: Terms::default() });
+        state.trial = Some(Trial { tries: 1, stops: 2, terms: Terms::default() });
         state.probation = Some(2);
         state.taken = Some("x-1".to_owned());
         for text in ["0.0.1", "0.0.2"] {

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     agent::CONTRACT,
-    decide::{Action, Event, PROBATION},
+    decide::{Action, Event},
     disk::Host,
     notify,
     record::{Slot, State, Terms},
@@ -36,6 +36,8 @@ pub struct Settings {
     pub run: PathBuf,
     /// Pause before the first restart; doubles with each crash.
     pub pause: Duration,
+    /// A run of this length proves a committed version.
+    pub probation: Duration,
 }
 
 /// Runs the agent until told to stop.
@@ -202,6 +204,14 @@ impl Loop {
                 };
                 self.agent = Some(agent);
             }
+            Err(error) if passing(&error) => {
+                eprintln!("fleet-supervisor: slot {slot} cannot be started now: {error}");
+                self.decide(Event::Unstarted {
+                    slot,
+                    why: format!("the system cannot start it now: {error}"),
+                });
+                self.pause_before_next(true);
+            }
             Err(error) => self.ended(slot, Duration::ZERO, Some(format!("it cannot be started: {error}"))),
         }
     }
@@ -228,11 +238,15 @@ impl Loop {
             }
             if let Some(digest) = commit {
                 self.decide(Event::Commit { digest });
-                if self.state.trial.is_none()
-                    && let Some(agent) = &mut self.agent
-                {
+                let Some(agent) = &mut self.agent else { continue };
+                if self.state.trial.is_none() {
                     agent.trial = None;
                     agent.since = now;
+                } else if self.state.content(agent.slot).is_some_and(|content| content.digest == digest)
+                    && let Some((until, _, terms)) = &mut agent.trial
+                {
+                    // It is well, and only the disk does not take that down: nothing to condemn it for.
+                    *until = later(now, terms.trial_ms);
                 }
             }
         }
@@ -245,6 +259,7 @@ impl Loop {
                 libc::SIGTERM | libc::SIGINT => {
                     if !self.stopping {
                         self.stopping = true;
+                        self.tell("STOPPING=1");
                         if self.agent.as_ref().is_some_and(|agent| agent.trial.is_some()) {
                             self.decide(Event::Stopped);
                         }
@@ -269,15 +284,21 @@ impl Loop {
     }
 
     fn bury(&mut self) {
-        let Some(agent) = &mut self.agent else { return };
-        let Ok(Some(status)) = agent.child.try_wait() else { return };
-        let ended = agent.kill.is_some();
-        let crash = agent.fault.take().or_else(|| crash(status).filter(|_| !ended));
-        let (slot, ran) = (agent.slot, agent.since.elapsed());
-        self.agent = None;
-        if !self.stopping {
-            self.ended(slot, ran, crash);
+        let status = match &mut self.agent {
+            Some(agent) => agent.child.try_wait(),
+            None => return,
+        };
+        let Ok(Some(status)) = status else { return };
+        let Some(agent) = self.agent.take() else { return };
+        if self.stopping {
+            return;
         }
+        let unasked = || (!self.slots.asked(&self.state)).then(|| "it exited unasked".to_owned());
+        let crash = match agent.kill {
+            Some(_) => agent.fault,
+            None => crash(status).or_else(unasked),
+        };
+        self.ended(agent.slot, agent.since.elapsed(), crash);
     }
 
     /// The agent is gone, or never came.
@@ -285,10 +306,19 @@ impl Loop {
         let how = crash.as_deref().unwrap_or("in order");
         eprintln!("fleet-supervisor: slot {slot} ended after {ran:.1?}: {how}");
         let crashed = crash.is_some();
-        self.decide(Event::Exited { crash });
-        if ran >= STEADY || !crashed {
+        self.decide(Event::Exited { slot, crash });
+        if ran >= STEADY {
             self.pause = self.settings.pause;
         }
+        self.pause_before_next(crashed);
+    }
+
+    fn pause_before_next(&mut self, crashed: bool) {
+        if !crashed {
+            self.pause = self.settings.pause;
+        }
+        // There is nobody to say it, and silence and pause together may be more than systemd bears.
+        self.tell("WATCHDOG=1");
         self.again = Some(Instant::now() + self.pause);
         if crashed {
             self.pause = (self.pause * 2).min(PAUSE_MAX);
@@ -326,7 +356,7 @@ impl Loop {
         }
         if self.state.probation.is_some()
             && agent.trial.is_none()
-            && now.duration_since(agent.since) >= PROBATION
+            && now.duration_since(agent.since) >= self.settings.probation
         {
             self.decide(Event::Proved);
         }
@@ -344,7 +374,11 @@ impl Loop {
         }
         let trial = agent.trial.as_ref().map(|(until, ..)| *until);
         let silent = self.silence().map(|silence| agent.alive + silence);
-        let proved = self.state.probation.filter(|_| agent.trial.is_none()).map(|_| agent.since + PROBATION);
+        let proved = self
+            .state
+            .probation
+            .filter(|_| agent.trial.is_none())
+            .map(|_| agent.since + self.settings.probation);
         [trial, silent, proved].into_iter().flatten().min()
     }
 
@@ -360,6 +394,13 @@ fn later(now: Instant, ms: u64) -> Instant {
     now + Duration::from_millis(ms.min(30 * 86_400_000))
 }
 
+/// Whether a start failed for want of something that may be there a moment later: no verdict on the program.
+fn passing(error: &io::Error) -> bool {
+    let passing =
+        [libc::EAGAIN, libc::ENOMEM, libc::EMFILE, libc::ENFILE, libc::EIO, libc::EINTR, libc::ETXTBSY];
+    error.raw_os_error().is_some_and(|number| passing.contains(&number))
+}
+
 /// How an agent ended, unless it was in order.
 fn crash(status: ExitStatus) -> Option<String> {
     match (status.code(), status.signal()) {
@@ -367,5 +408,23 @@ fn crash(status: ExitStatus) -> Option<String> {
         (Some(code), _) => Some(format!("it exited with status {code}")),
         (None, Some(signal)) => Some(format!("signal {signal} ended it")),
         (None, None) => Some(format!("it ended: {status}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_lacks_is_no_verdict() {
+        let check = |number: i32, expected: bool| {
+            assert_eq!(passing(&io::Error::from_raw_os_error(number)), expected, "{number}");
+        };
+        for lacking in [libc::EAGAIN, libc::ENOMEM, libc::EMFILE, libc::ENFILE, libc::EIO, libc::ETXTBSY] {
+            check(lacking, true);
+        }
+        for wrong in [libc::ENOEXEC, libc::EACCES, libc::ENOENT, libc::EINVAL] {
+            check(wrong, false);
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    decide::{self, Decision, Event, Found},
+    decide::{self, Decision, Event, Found, Seen},
     digest::Digest,
     disk::{self, Disk},
     record::{Content, Request, Slot, State},
@@ -104,13 +104,23 @@ impl<D: Disk> Slots<D> {
         disk::replace(&mut self.disk, &path, &state.encode())
     }
 
-    /// What the slots hold; a program that cannot be read is not there.
+    /// What the slots hold.
     pub fn look(&mut self) -> Found {
         let [a, b] = Slot::BOTH.map(|slot| {
             let path = self.program(slot);
-            Digest::of_all(self.disk.open(&path).ok()??).ok()
+            match self.disk.open(&path).and_then(|file| file.map(Digest::of_all).transpose()) {
+                Ok(Some((digest, size))) => Seen::Program(digest, size),
+                Ok(None) => Seen::Nothing,
+                Err(_) => Seen::Unreadable,
+            }
         });
         Found { a, b }
+    }
+
+    /// Whether something is asked for that was not taken yet. What cannot be read may be that.
+    pub fn asked(&mut self, state: &State) -> bool {
+        self.requested()
+            .map_or(true, |request| request.is_some_and(|request| state.taken != Some(request.id)))
     }
 
     /// The request, if there is a whole one.
@@ -138,10 +148,14 @@ impl<D: Disk> Slots<D> {
             Event::Idle { found, .. } => *found,
             _ => Found::default(),
         };
+        let commit = matches!(event, Event::Commit { .. });
         let mut decision = decide::decide(state, event);
         if self.owed || decision.state != *state {
             self.owed = self.save(&decision.state).is_err();
-            if self.owed {
+            // The agent looks for its commit in the file: once it is to be seen there it is one, though it is written
+            // once more, since a power cut may still undo it. The trial then begins anew, and is committed again.
+            let seen = commit && matches!(self.load(), Ok(Some(shown)) if shown == decision.state);
+            if self.owed && !seen {
                 decision = decide::unsaved(state, decision, found);
             }
         }

@@ -10,7 +10,10 @@ fn content(name: &str, serial: u64) -> Content {
 }
 
 fn whole(state: &State) -> Found {
-    let of = |content: &Option<Content>| content.as_ref().map(|content| (content.digest, content.size));
+    let of = |content: &Option<Content>| match content {
+        Some(content) => Seen::Program(content.digest, content.size),
+        None => Seen::Nothing,
+    };
     Found { a: of(&state.a), b: of(&state.b) }
 }
 
@@ -44,8 +47,14 @@ fn started(actions: &[Action]) -> Option<Slot> {
     })
 }
 
-fn crash() -> Event {
-    Event::Exited { crash: Some("it exited with status 1".to_owned()) }
+/// What should run crashes.
+fn crash(state: &State) -> Event {
+    Event::Exited { slot: state.current(), crash: Some("it exited with status 1".to_owned()) }
+}
+
+fn crashes(state: &mut State) {
+    let event = crash(state);
+    happen(state, event);
 }
 
 #[test]
@@ -63,7 +72,7 @@ fn a_good_version_is_committed() {
     assert_eq!(state.probation, None);
     let all = whole(&state);
     for _ in 0..10 {
-        happen(&mut state, crash());
+        crashes(&mut state);
         assert_eq!(started(&idle(&mut state, None, all)), Some(Slot::B), "what proved itself stays");
     }
 }
@@ -74,7 +83,7 @@ fn a_version_that_keeps_crashing_is_left_after_its_tries() {
     let mut request = Some(wish("1", false));
     for _ in 0..3 {
         assert_eq!(started(&idle(&mut state, request.take(), found)), Some(Slot::B));
-        happen(&mut state, crash());
+        crashes(&mut state);
     }
     assert_eq!(started(&idle(&mut state, None, found)), Some(Slot::A));
     let failed = state.failure(Digest::of(b"new")).expect("remembered");
@@ -97,11 +106,66 @@ fn starts_that_nobody_saw_end_count_too() {
 fn an_orderly_stop_is_no_try() {
     let (mut state, found) = offered();
     idle(&mut state, Some(wish("1", false)), found);
-    for _ in 0..10 {
+    for _ in 0..STOPS_FORGIVEN {
         happen(&mut state, Event::Stopped);
         assert_eq!(started(&idle(&mut state, None, found)), Some(Slot::B));
     }
-    assert_eq!(state.trial.map(|trial| trial.tries), Some(1));
+    assert_eq!(state.trial.as_ref().map(|trial| trial.tries), Some(1));
+    // But not for ever: a trial that never comes to a verdict ends as well.
+    for tries in 2..=TERMS.tries {
+        happen(&mut state, Event::Stopped);
+        assert_eq!(started(&idle(&mut state, None, found)), Some(Slot::B));
+        assert_eq!(state.trial.as_ref().map(|trial| trial.tries), Some(tries));
+    }
+    happen(&mut state, Event::Stopped);
+    assert_eq!(started(&idle(&mut state, None, found)), Some(Slot::A));
+}
+
+#[test]
+fn what_the_system_lacks_ends_a_trial_with_no_verdict() {
+    let check = |troubled: &dyn Fn(&mut State, Found) -> Vec<Action>| {
+        let (mut state, found) = offered();
+        idle(&mut state, Some(wish("1", false)), found);
+        let actions = troubled(&mut state, found);
+        assert_eq!((state.trial.clone(), state.failed.clone()), (None, Vec::new()), "{actions:?}");
+        assert_eq!(started(&idle(&mut state, None, found)), Some(Slot::A));
+        // Asked for again, it has all its tries.
+        assert_eq!(started(&idle(&mut state, Some(wish("2", false)), found)), Some(Slot::B));
+        assert_eq!(state.trial.map(|trial| trial.tries), Some(1));
+    };
+    let unstarted = |slot| Event::Unstarted { slot, why: "no memory".to_owned() };
+    check(&|state, _| happen(state, unstarted(Slot::B)));
+    check(&|state, found| {
+        let actions = idle(state, None, Found { b: Seen::Unreadable, ..found });
+        assert_eq!(started(&actions), Some(Slot::A));
+        actions
+    });
+    // The agent that served has no trial to end.
+    let (mut state, found) = offered();
+    happen(&mut state, unstarted(Slot::A));
+    assert_eq!(started(&idle(&mut state, None, found)), Some(Slot::A));
+    // Nor is a request acted upon that cannot be looked at.
+    let unreadable = Found { b: Seen::Unreadable, ..found };
+    assert_eq!(started(&idle(&mut state, Some(wish("1", false)), unreadable)), Some(Slot::A));
+    assert_eq!(state.failed, []);
+}
+
+#[test]
+fn a_slot_that_cannot_be_read_is_stood_in_for_and_keeps_its_place() {
+    let (mut state, found) = offered();
+    idle(&mut state, Some(wish("1", false)), found);
+    happen(&mut state, Event::Commit { digest: Digest::of(b"new") });
+    let before = state.clone();
+    for _ in 0..5 {
+        let actions = idle(&mut state, None, Found { b: Seen::Unreadable, ..found });
+        assert_eq!(started(&actions), Some(Slot::A));
+        // Crashes of the one that stands in are not those of the one on probation.
+        happen(&mut state, Event::Exited { slot: Slot::A, crash: Some("x".to_owned()) });
+    }
+    assert_eq!(state, before);
+    assert_eq!(started(&idle(&mut state, None, found)), Some(Slot::B));
+    let none = Found { a: Seen::Unreadable, b: Seen::Unreadable };
+    assert!(matches!(idle(&mut state, None, none).last(), Some(Action::GiveUp(why)) if why.contains("disk")));
 }
 
 #[test]
@@ -142,16 +206,16 @@ fn crashes_on_probation_bring_the_old_one_back() {
     idle(&mut state, Some(wish("1", false)), found);
     happen(&mut state, Event::Commit { digest: Digest::of(b"new") });
     for _ in 1..PROBATION_CRASHES {
-        happen(&mut state, crash());
-        happen(&mut state, Event::Exited { crash: None });
+        crashes(&mut state);
+        happen(&mut state, Event::Exited { slot: Slot::B, crash: None });
         assert_eq!(started(&idle(&mut state, None, found)), Some(Slot::B));
     }
-    happen(&mut state, crash());
+    crashes(&mut state);
     assert_eq!(started(&idle(&mut state, None, found)), Some(Slot::A));
     assert!(state.failure(Digest::of(b"new")).is_some());
     // And it stays there: there is no way back to what failed.
     for _ in 0..10 {
-        happen(&mut state, crash());
+        crashes(&mut state);
         assert_eq!(started(&idle(&mut state, None, found)), Some(Slot::A));
     }
 }
@@ -169,12 +233,16 @@ fn sent_back_by_hand() {
         state.failure(Digest::of(b"new")).map(|failed| failed.reason.as_str()),
         Some("sent back: slow")
     );
+    // There is no way back to what failed here.
+    let actions = idle(&mut state, Some(back("3")), found);
+    assert_eq!((actions.first(), started(&actions)), (Some(&Action::Forget), Some(Slot::A)));
+    assert_eq!(state.failure(Digest::of(b"old")), None);
 }
 
 #[test]
 fn what_is_not_its_digest_never_starts() {
     let (mut state, found) = offered();
-    let torn = Found { b: Some((Digest::of(b"torn"), 1)), ..found };
+    let torn = Found { b: Seen::Program(Digest::of(b"torn"), 1), ..found };
     assert_eq!(started(&idle(&mut state, Some(wish("1", false)), torn)), Some(Slot::A));
     assert!(state.failure(Digest::of(b"new")).is_some());
     // Rot of the active slot: the other one serves.
@@ -208,10 +276,12 @@ fn nothing_is_committed_that_is_not_written_down() {
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
-    let found = (any::<bool>(), any::<bool>()).prop_map(|(a, b)| Found {
-        a: a.then(|| (Digest::of(b"old"), 1)),
-        b: b.then(|| (Digest::of(b"new"), 1)),
-    });
+    let seen = |name: &'static [u8]| {
+        let whole = Just(Seen::Program(Digest::of(name), 1));
+        prop_oneof![4 => whole, 1 => Just(Seen::Nothing), 1 => Just(Seen::Unreadable)]
+    };
+    let found = (seen(b"old"), seen(b"new")).prop_map(|(a, b)| Found { a, b });
+    let slot = || prop_oneof![Just(Slot::A), Just(Slot::B)];
     let request = (0_u8..4, any::<bool>(), any::<bool>()).prop_map(|(id, back, again)| match back {
         true => Request { id: id.to_string(), ask: Ask::Return { reason: "x".to_owned() } },
         false => wish(&id.to_string(), again),
@@ -219,7 +289,8 @@ fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
         4 => (proptest::option::of(request), found)
             .prop_map(|(request, found)| Event::Idle { request, found }),
-        3 => proptest::option::of("[a-z]{1,5}").prop_map(|crash| Event::Exited { crash }),
+        3 => (slot(), proptest::option::of("[a-z]{1,5}")).prop_map(|(slot, crash)| Event::Exited { slot, crash }),
+        1 => slot().prop_map(|slot| Event::Unstarted { slot, why: "x".to_owned() }),
         1 => prop_oneof![Just(Digest::of(b"new")), Just(Digest::of(b"old"))]
             .prop_map(|digest| Event::Commit { digest }),
         1 => Just(Event::Late { reason: "late".to_owned() }),

@@ -28,6 +28,8 @@ pub enum Fault {
     Full(usize),
     /// This one call fails, with nothing done.
     Error(usize),
+    /// This one file cannot be opened for reading.
+    Unread(usize),
 }
 
 #[derive(Clone, Debug)]
@@ -76,6 +78,8 @@ pub struct Model {
     fault: Fault,
     /// Calls that change something, so far.
     pub calls: usize,
+    /// Files opened for reading, so far.
+    pub reads: usize,
 }
 
 impl Model {
@@ -91,12 +95,18 @@ impl Model {
             pending: Vec::new(),
             fault,
             calls: 0,
+            reads: 0,
         }
     }
 
     /// Whether the power is gone.
     pub fn dark(&self) -> bool {
         matches!(self.fault, Fault::Cut(at) if self.calls > at)
+    }
+
+    /// Whether one of the last two reads failed: one look is two.
+    pub fn unread(&self) -> bool {
+        matches!(self.fault, Fault::Unread(at) if (at + 1..=at + 2).contains(&self.reads))
     }
 
     fn call(&mut self, writes: bool) -> io::Result<()> {
@@ -229,6 +239,10 @@ impl Disk for Model {
     fn open(&mut self, path: &Path) -> io::Result<Option<Box<dyn Read>>> {
         if self.dark() {
             return Err(io::Error::other("no power"));
+        }
+        self.reads += 1;
+        if self.fault == Fault::Unread(self.reads - 1) {
+            return Err(io::Error::other("input/output error"));
         }
         let bytes = self.names.get(path).map(|inode| self.inodes[*inode].now.clone());
         Ok(bytes.map(|bytes| Box::new(io::Cursor::new(bytes)) as Box<dyn Read>))

@@ -20,6 +20,7 @@ fn main() {
     };
     match manner {
         "crash" => process::exit(3),
+        "gone" => process::exit(0),
         "hang" => sleep_for_ever(),
         "greedy" => {
             let block = vec![1_u8; 1 << 30];
@@ -34,15 +35,22 @@ fn main() {
         tell("WATCHDOG=1".to_owned());
         match (manner, &trial) {
             ("uncommitted" | "silent", _) => (),
-            ("extending", Some(_)) if turn < 150 => tell("X_FLEET_EXTEND=1".to_owned()),
+            ("farewell", _) => {
+                tell("STOPPING=1".to_owned());
+                process::exit(5);
+            }
+            ("extending", Some(_)) if turn < 300 => tell("X_FLEET_EXTEND=1".to_owned()),
             (_, Some(digest)) => tell(format!("X_FLEET_COMMIT={digest}")),
             (_, None) => (),
         }
         if manner == "silent" {
             sleep_for_ever();
         }
-        if manner == "late" && turn == 10 {
-            process::exit(4);
+        // Far on the other side of its commit, which takes one turn.
+        match manner {
+            "late" if turn == 10 => process::exit(4),
+            "leaves" if turn == 10 => process::exit(0),
+            _ => (),
         }
         thread::sleep(Duration::from_millis(20));
     }

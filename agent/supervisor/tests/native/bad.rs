@@ -4,7 +4,7 @@ use std::{fs, os::unix::process::CommandExt, process::Command};
 
 use fleet_supervisor::{digest::Digest, install, record::Terms};
 
-use crate::support::{Node, program};
+use crate::support::{Node, SHORT_WATCHDOG_US, program};
 
 fn terms(trial_ms: u64) -> Terms {
     Terms { tries: 3, trial_ms, ceiling_ms: 60_000 }
@@ -16,6 +16,15 @@ const LONG: u64 = 50_000;
 fn check(manner: &str, trial_ms: u64, reason: &str) {
     let mut node = Node::new();
     comes_back(&mut node, manner, trial_ms, reason);
+}
+
+/// The same, with somebody who watches closely.
+fn check_watched(manner: &str, reason: &str) {
+    let mut node = Node::new();
+    node.prepare = |command| {
+        command.env("WATCHDOG_USEC", SHORT_WATCHDOG_US);
+    };
+    comes_back(&mut node, manner, LONG, reason);
 }
 
 fn comes_back(node: &mut Node, manner: &str, trial_ms: u64, reason: &str) {
@@ -41,7 +50,7 @@ fn crashes_at_start() {
 
 #[test]
 fn hangs_at_start() {
-    check("hang", LONG, "it hung: no sign of life, after 3 starts");
+    check_watched("hang", "it hung: no sign of life, after 3 starts");
 }
 
 #[test]
@@ -55,7 +64,7 @@ fn hangs_at_start_and_nobody_watches() {
 
 #[test]
 fn hangs_after_it_was_ready() {
-    check("silent", LONG, "it hung");
+    check_watched("silent", "it hung");
 }
 
 #[test]
@@ -66,6 +75,16 @@ fn is_ready_but_never_commits() {
 #[test]
 fn healthy_then_crashes() {
     check("late", LONG, "it exited with status 4, 3 times after its commit");
+}
+
+#[test]
+fn commits_and_leaves_unasked() {
+    check("leaves", LONG, "it exited unasked, 3 times after its commit");
+}
+
+#[test]
+fn leaves_before_it_commits() {
+    check("gone", LONG, "it exited unasked, after 3 starts");
 }
 
 #[test]
@@ -100,7 +119,7 @@ fn artifact_that_changed_on_disk() {
     fs::write(&path, bytes).expect("write");
     node.agent_exits();
     node.wait("the failure", |node| node.state().failure(Digest::of(&good)).is_some());
-    node.wait("the old agent again", |node| node.starts("old") == 2);
+    node.wait("the old agent again", |node| node.starts("old") >= 2);
     assert_eq!(node.starts("new"), 0);
 }
 
@@ -111,7 +130,7 @@ fn artifact_that_is_no_program() {
     node.heard("READY=1");
     node.install("new", b"\x7fELF, but no more", terms(LONG)).expect("install");
     node.agent_exits();
-    node.wait("the old agent again", |node| node.starts("old") == 2);
+    node.wait("the old agent again", |node| node.starts("old") >= 2);
     let failed = node.state().failed.pop().expect("remembered");
     assert!(failed.reason.contains("after 3 starts"), "{}", failed.reason);
 }
@@ -121,8 +140,8 @@ fn a_controller_that_is_away_fails_nobody() {
     let mut node = Node::new();
     node.start();
     node.heard("READY=1");
-    // It asks for more time a hundred and fifty times, once each 20 ms: longer than its trial.
-    node.install("new", &program("new", "extending"), terms(2_000)).expect("install");
+    // It asks for more time three hundred times, once each 20 ms: longer than its trial.
+    node.install("new", &program("new", "extending"), terms(5_000)).expect("install");
     node.agent_exits();
     node.wait("its first start", |node| node.starts("new") > 0);
     node.wait("the end of its trial", |node| node.state().trial.is_none());
@@ -142,7 +161,7 @@ fn a_good_version_stays_and_can_be_sent_back() {
     // A stop in order, and another start: still the new one.
     node.kill(libc::SIGTERM);
     node.start();
-    node.wait("its second start", |node| node.starts("new") == 2);
+    node.wait("its second start", |node| node.starts("new") >= 2);
     install::go_back(&mut node.slots, "slow", "back-1").expect("ask");
     node.agent_exits();
     node.wait("the old one", |node| node.runs() == "old" && node.active().version == "old");
@@ -150,6 +169,47 @@ fn a_good_version_stays_and_can_be_sent_back() {
         node.state().failure(Digest::of(&good)).map(|failed| failed.reason.clone()),
         Some("sent back: slow".into())
     );
+    match install::go_back(&mut node.slots, "once more", "back-2") {
+        Err(install::Error::FailedBefore { reason }) => assert_eq!(reason, "sent back: slow"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_way_back_stays_until_a_version_has_proved_itself() {
+    let mut node = Node::new();
+    node.start();
+    node.heard("READY=1");
+    node.install("new", &program("new", "good"), terms(LONG)).expect("install");
+    node.agent_exits();
+    node.wait("the commit", |node| node.active().version == "new");
+    let next = program("next", "good");
+    match node.install("next", &next, terms(LONG)) {
+        Err(install::Error::OnProbation) => (),
+        other => panic!("{other:?}"),
+    }
+    // A supervisor that needs less of a proof.
+    node.kill(libc::SIGTERM);
+    node.prepare = |command| {
+        command.args(["--probation-ms", "10"]);
+    };
+    node.start();
+    node.wait("the proof", |node| node.state().probation.is_none());
+    node.install("next", &next, terms(LONG)).expect("install");
+}
+
+#[test]
+fn systemd_hears_of_an_end_only_when_all_ends() {
+    let mut node = Node::new();
+    node.start();
+    node.heard("READY=1");
+    node.install("new", &program("new", "farewell"), terms(LONG)).expect("install");
+    node.agent_exits();
+    node.wait("the failure", |node| !node.state().failed.is_empty());
+    node.wait("the old agent again", |node| node.runs() == "old");
+    assert!(!node.has_heard("STOPPING=1"));
+    node.kill(libc::SIGTERM);
+    node.heard("STOPPING=1");
 }
 
 #[test]
@@ -160,7 +220,7 @@ fn an_agent_that_is_told_to_stop_on_trial_loses_no_try() {
     node.install("new", &program("new", "uncommitted"), terms(LONG)).expect("install");
     node.agent_exits();
     for turn in 1..=5 {
-        node.wait("its start", |node| node.starts("new") == turn);
+        node.wait("its start", |node| node.starts("new") >= turn);
         node.kill(libc::SIGTERM);
         assert_eq!(node.state().trial.expect("still on trial").tries, 0);
         node.start();
@@ -189,8 +249,10 @@ fn full_disk() {
         .arg(&path)
         .status();
     assert!(mounted.is_ok_and(|status| status.success()), "only root may mount a file system of its own");
-    let _small = Small(path.clone());
+    let small = Small(path.clone());
     let mut node = Node::within(folder, Some(path.join("slots")));
+    // Declared last and so gone first: nothing removes a folder that something is mounted on.
+    let _small = small;
     node.start();
     node.heard("READY=1");
     let good = program("new", "good");
@@ -205,7 +267,7 @@ fn full_disk() {
     let mut ballast = fs::File::create(path.join("ballast")).expect("ballast");
     while std::io::Write::write(&mut ballast, &[1; 4096]).is_ok_and(|n| n > 0) {}
     node.agent_exits();
-    node.wait("the old agent again", |node| node.starts("old") == 2);
+    node.wait("the old agent again", |node| node.starts("old") >= 2);
     assert_eq!((node.starts("new"), node.active().version.as_str()), (0, "old"));
     drop(ballast);
     fs::remove_file(path.join("ballast")).expect("remove");

@@ -26,12 +26,16 @@ fn killed_at_random_moments_old_or_new_runs() {
     eprintln!("FLEET_SEED={seed}");
     let mut random = Random(seed);
     let (mut node, mut version, mut updates) = (Node::new(), 0, 0);
+    // Proved soon, so that the next update can follow.
+    node.prepare = |command| {
+        command.args(["--probation-ms", "5"]);
+    };
     for kill in 0..KILLS {
         node.start();
         // Something runs, whatever the last kill cut: a trial that cannot start, or else the one that served.
         node.heard("READY=1");
         let state = node.state();
-        if state.trial.is_none() {
+        if state.trial.is_none() && state.probation.is_none() {
             version += 1;
             let manner = if random.below(3) == 0 { "crash" } else { "good" };
             let terms = Terms { tries: 3, trial_ms: 50_000, ceiling_ms: 50_000 };

@@ -34,6 +34,11 @@ pub struct Node {
     pub prepare: fn(&mut Command),
 }
 
+/// Far longer than a machine under load holds an agent up.
+const WATCHDOG_US: &str = "60000000";
+/// For agents that hang on purpose.
+pub const SHORT_WATCHDOG_US: &str = "1500000";
+
 /// An agent of `version` that behaves in `manner`.
 pub fn program(version: &str, manner: &str) -> Vec<u8> {
     // Stripped, since each start reads every byte of it.
@@ -82,7 +87,7 @@ impl Node {
         command.arg("--slots").arg(self.slots.folder()).arg("--run").arg(self.folder.path().join("run"));
         command.args(["--pause-ms", "5"]);
         command.env("NOTIFY_SOCKET", self.folder.path().join("systemd"));
-        command.env("WATCHDOG_USEC", "1500000").env("DUMMY_LOG", self.folder.path().join("log"));
+        command.env("WATCHDOG_USEC", WATCHDOG_US).env("DUMMY_LOG", self.folder.path().join("log"));
         let log =
             fs::File::options().append(true).create(true).open(self.folder.path().join("said")).expect("log");
         command.stderr(log).process_group(0);
@@ -148,6 +153,11 @@ impl Node {
     /// Waits until systemd hears `line`.
     pub fn heard(&self, line: &str) {
         while self.told.recv_timeout(DEADLINE).expect("the supervisor tells systemd") != line {}
+    }
+
+    /// Whether systemd has heard `line` by now; forgets all it has.
+    pub fn has_heard(&self, line: &str) -> bool {
+        self.told.try_iter().any(|told| told == line)
     }
 
     /// Forgets what systemd was told so far.
