@@ -3,7 +3,9 @@
 //! Standard library only, so that it starts within seconds on a machine that has built nothing yet.
 
 mod bench;
+mod binaries;
 mod build;
+mod lanes;
 mod paths;
 mod run;
 mod setup;

@@ -14,20 +14,26 @@ pub type Done<T = ()> = Result<T, String>;
 
 /// Runs a program to its end in the checkout; its output is shown.
 pub fn run(what: &str, command: &mut Command) -> Done {
+    announced(what, || {
+        let program = command.get_program().to_string_lossy().into_owned();
+        let status = command
+            .current_dir(paths::checkout())
+            .stdin(Stdio::null())
+            .status()
+            .map_err(|why| format!("start `{program}`: {why}"))?;
+        if status.success() { Ok(()) } else { Err(format!("`{program}` ended with {status}")) }
+    })
+}
+
+/// Says what begins, and how long it took.
+pub fn announced<T>(what: &str, work: impl FnOnce() -> Done<T>) -> Done<T> {
     let started = Instant::now();
     let bold = std::io::stderr().is_terminal();
     let (on, off) = if bold { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
     eprintln!("{on}xtask: {what}{off}");
-    let status = command
-        .current_dir(paths::checkout())
-        .stdin(Stdio::null())
-        .status()
-        .map_err(|why| format!("{what}: start `{}`: {why}", command.get_program().to_string_lossy()))?;
+    let done = work();
     eprintln!("xtask: {what}: {:.1} s", started.elapsed().as_secs_f32());
-    if status.success() {
-        return Ok(());
-    }
-    Err(format!("{what}: `{}` ended with {status}", command.get_program().to_string_lossy()))
+    done.map_err(|why| format!("{what}: {why}"))
 }
 
 /// Runs a program and returns its standard output.

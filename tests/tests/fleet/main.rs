@@ -21,8 +21,8 @@ use traces::Traces;
 
 #[test]
 fn the_reference_fleet_from_nothing_to_nothing() {
-    let before = Traces::look();
     let sandbox = Sandbox::with_machines();
+    let before = Traces::look(&sandbox.home());
     let plan = nodes::reference_plan();
     let package = format!("rethinkdb={}", stand_in().display());
     // Looks often, so that drift is found by the schedule within a test's time.
@@ -32,6 +32,7 @@ fn the_reference_fleet_from_nothing_to_nothing() {
     kills::three_times(&sandbox, &up);
     let first = sandbox.run(&up).expect(0);
     assert!(first.out.contains("ssh fleet@198.51.100."), "the information texts end `up`:\n{}", first.out);
+    assert_eq!(Traces::look(&sandbox.home()).machines(), 5, "else their absence would prove nothing");
 
     let status = nodes::status_in_both_forms(&sandbox);
     nodes::disks_and_names(&sandbox, &status);
@@ -59,5 +60,5 @@ fn the_reference_fleet_from_nothing_to_nothing() {
         assert!(down.out.contains(line), "no `{line}` in\n{}", down.out);
     }
     assert!(!sandbox.home().exists(), "the home is left");
-    assert_eq!(Traces::look(), before, "processes, namespaces or links are left");
+    assert_eq!(Traces::look(&sandbox.home()), before, "processes, namespaces or links are left");
 }
