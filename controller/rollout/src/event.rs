@@ -51,6 +51,13 @@ pub enum Event {
         /// Which.
         node: NodeName,
     },
+    /// An operator sends one node back to what it ran before, and keeps it there. It counts against no budget.
+    SendBack {
+        /// Which.
+        node: NodeName,
+        /// Who.
+        by: String,
+    },
     /// Another rollout takes over.
     Supersede,
     /// A node enrolled.
@@ -179,6 +186,7 @@ pub enum Kind {
     OtherRelease,
     Away,
     Busy,
+    SentBack,
     Other,
 }
 
@@ -222,6 +230,7 @@ impl fmt::Display for Kind {
             Self::OtherRelease => "it runs another release",
             Self::Away => "nothing was heard",
             Self::Busy => "somebody was busy for too long",
+            Self::SentBack => "an operator sent it back",
             Self::Other => "it failed",
         })
     }

@@ -33,6 +33,7 @@ pub(super) fn admit(rollout: &Rollout, event: &Event) -> Result<(), Refused> {
         Event::Supersede if over => not("supersede", "another rollout took over before"),
         Event::Hold { node, .. }
         | Event::Release { node }
+        | Event::SendBack { node, .. }
         | Event::Retired { node }
         | Event::Connected { node }
         | Event::Lost { node }
@@ -41,6 +42,16 @@ pub(super) fn admit(rollout: &Rollout, event: &Event) -> Result<(), Refused> {
             if !rollout.nodes.contains_key(node) =>
         {
             Err(Refused::UnknownNode(node.clone()))
+        }
+        Event::SendBack { .. } if over => not("send a node back in", "name it to the rollout that took over"),
+        Event::SendBack { .. } if rollout.goes_back() => {
+            not("send a node back in", "everybody it touched goes back already")
+        }
+        Event::SendBack { .. } if rollout.spec.previous.is_none() => Err(Refused::NothingBefore),
+        Event::SendBack { node, .. }
+            if !rollout.nodes[node].touched || rollout.nodes[node].state == State::RolledBack =>
+        {
+            Err(Refused::NotChanged(node.clone()))
         }
         _ => Ok(()),
     }

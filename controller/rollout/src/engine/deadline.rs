@@ -24,16 +24,18 @@ impl Turn<'_> {
         if self.rollout.phase == Phase::Draft {
             return;
         }
-        for name in self.names(|_| true) {
-            match self.verdict(&self.rollout.nodes[&name]) {
-                None => {}
-                Some(Verdict::Silent(reason)) => self.put(&name, State::Silent, Some(reason)),
-                Some(Verdict::Untouched) => self.put(&name, State::Pending, None),
-                Some(Verdict::Overdue) => {
+        let nodes = self.rollout.nodes.iter();
+        let verdicts: Vec<(NodeName, Verdict)> =
+            nodes.filter_map(|(name, node)| Some((name.clone(), self.verdict(node)?))).collect();
+        for (name, verdict) in verdicts {
+            match verdict {
+                Verdict::Silent(reason) => self.put(&name, State::Silent, Some(reason)),
+                Verdict::Untouched => self.put(&name, State::Pending, None),
+                Verdict::Overdue => {
                     let state = self.rollout.nodes[&name].state;
                     self.fail(&name, Reason::new(Kind::Overdue, format!("still {state}")));
                 }
-                Some(Verdict::GateFailed(reason)) => self.gate_failed(&name, reason),
+                Verdict::GateFailed(reason) => self.gate_failed(&name, reason),
             }
         }
     }

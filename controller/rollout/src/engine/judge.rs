@@ -4,6 +4,7 @@ use fleet_model::NodeName;
 
 use super::Turn;
 use crate::{
+    event::Kind,
     policy::Limits,
     state::{Finish, Node, Phase, Rollout, State},
 };
@@ -33,7 +34,10 @@ fn too_much(rollout: &Rollout) -> Option<(String, Vec<NodeName>)> {
 fn exceeded(rollout: &Rollout, wave: Option<usize>, limits: Limits) -> Option<(String, Vec<NodeName>)> {
     let back = rollout.goes_back();
     let inside = |node: &&Node| wave.is_none_or(|wave| node.wave == wave) && !node.forgiven;
-    let failed = |node: &&Node| node.state == State::Failed || (!back && node.state == State::RolledBack);
+    let wanted = |node: &Node| node.reason.as_ref().is_some_and(|reason| reason.kind == Kind::SentBack);
+    let failed = |node: &&Node| {
+        (node.state == State::Failed || (!back && node.state == State::RolledBack)) && !wanted(node)
+    };
     let silent = |node: &&Node| node.state == State::Silent && node.touched;
     let list = |of: &dyn Fn(&&Node) -> bool| -> Vec<NodeName> {
         rollout.nodes.values().filter(inside).filter(|n| of(n)).map(|n| n.member.node.clone()).collect()

@@ -39,6 +39,8 @@ pub enum Refused {
     UnknownNode(NodeName),
     /// There is nothing to go back to.
     NothingBefore,
+    /// This rollout did nothing to the node, or took it back already.
+    NotChanged(NodeName),
 }
 
 impl fmt::Display for Refused {
@@ -49,6 +51,7 @@ impl fmt::Display for Refused {
                 write!(f, "cannot {asked} a rollout that is {standing}; {hint}")
             }
             Self::UnknownNode(node) => write!(f, "`{node}` is no node of this rollout"),
+            Self::NotChanged(node) => write!(f, "`{node}` runs what it ran before this rollout"),
             Self::NothingBefore => {
                 f.write_str("there is nothing to go back to; start a rollout of the release you want instead")
             }
@@ -154,6 +157,7 @@ impl Turn<'_> {
             | Event::Retired { .. }
             | Event::Hold { .. }
             | Event::Release { .. }
+            | Event::SendBack { .. }
             | Event::Answer { .. } => self.node_event(event),
             Event::Report { node, order, release, step } => self.report(node, *order, release, step),
             command => self.command(command),

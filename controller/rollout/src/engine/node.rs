@@ -4,7 +4,7 @@ use fleet_model::NodeName;
 
 use super::Turn;
 use crate::{
-    event::Event,
+    event::{Event, Kind, Reason},
     policy::When,
     state::{Answer, Node, Phase, State},
 };
@@ -32,6 +32,7 @@ impl Turn<'_> {
             Event::Retired { node } => self.retire(node),
             Event::Hold { node, reason } => self.hold(node, Some(reason)),
             Event::Release { node } => self.hold(node, None),
+            Event::SendBack { node, by } => self.send_back(node, by),
             Event::Answer { node, gate, passed, detail } => {
                 let answer = Answer { passed: *passed, detail: detail.clone(), at: self.rollout.clock };
                 let asked = self.rollout.nodes.get_mut(node).and_then(|node| node.gates.get_mut(gate));
@@ -103,6 +104,15 @@ impl Turn<'_> {
             self.rollout.nodes.get_mut(name).expect("admitted").withdrawn = true;
             self.remind(name);
         }
+    }
+
+    fn send_back(&mut self, name: &NodeName, by: &str) {
+        self.put(name, State::Failed, Some(Reason::new(Kind::SentBack, by)));
+        self.next_order(name);
+        let node = self.rollout.nodes.get_mut(name).expect("admitted");
+        node.returning = true;
+        node.hold = Some(format!("{by} sent it back"));
+        self.remind(name);
     }
 
     /// Asks gates, and moves nodes whose gates all pass.

@@ -63,10 +63,11 @@ impl Turn<'_> {
             },
             // Words about an order before say nothing about the present one.
             Step::Failed { .. } | Step::RolledBack { .. } if !current => {}
+            Step::Failed { reason } if returning => self.cannot_return(name, reason),
             Step::Failed { reason } => {
                 let about_target = if back { previous } else { ours };
                 let news = state != State::Failed && (back || state != State::RolledBack);
-                if about_target && news && !returning {
+                if about_target && news {
                     self.fail(name, reason.clone());
                 }
             }
@@ -156,7 +157,22 @@ impl Turn<'_> {
         self.put(name, State::Failed, Some(reason));
     }
 
+    /// It was told to go back, and cannot: it says why, and a person has to look.
+    fn cannot_return(&mut self, name: &NodeName, why: &Reason) {
+        let node = self.rollout.nodes.get_mut(name).expect("admitted");
+        let told = node.reason.clone().unwrap_or_else(|| why.clone());
+        node.reason = Some(Reason::new(told.kind, format!("{}; it cannot go back: {why}", told.detail)));
+        node.returning = false;
+        self.changed = true;
+    }
+
     fn went_back(&mut self, name: &NodeName, reason: Reason) {
+        let sent = self.rollout.nodes[name].reason.clone().filter(|reason| reason.kind == Kind::SentBack);
+        if let Some(sent) = sent {
+            // It does as it was told; that is no failure of anything.
+            self.put(name, State::RolledBack, Some(sent));
+            return;
+        }
         self.remember(name, &reason);
         self.put(name, State::RolledBack, Some(reason));
         self.rollout.nodes.get_mut(name).expect("admitted").returning = false;

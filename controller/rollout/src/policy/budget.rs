@@ -2,11 +2,10 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A number of nodes, or a share of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+/// A number of nodes, or a share of them; written `3` or `10%`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Amount {
     /// So many.
     Count(u32),
@@ -39,6 +38,48 @@ impl Amount {
     }
 }
 
+impl Serialize for Amount {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Count(count) => to.serialize_u32(*count),
+            Self::Percent(share) => to.collect_str(&format_args!("{share}%")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl de::Visitor<'_> for Reader {
+            type Value = Amount;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of nodes such as 3, or a share of them such as 10%")
+            }
+
+            fn visit_u64<E: de::Error>(self, count: u64) -> Result<Amount, E> {
+                let small = u32::try_from(count);
+                small.map(Amount::Count).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(count), &self))
+            }
+
+            fn visit_i64<E: de::Error>(self, count: i64) -> Result<Amount, E> {
+                let small = u32::try_from(count);
+                small.map(Amount::Count).map_err(|_| E::invalid_value(de::Unexpected::Signed(count), &self))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Amount, E> {
+                let share = text.strip_suffix('%').map(str::trim_end);
+                let amount = match share {
+                    Some(share) => share.parse().ok().filter(|share| *share <= 100).map(Amount::Percent),
+                    None => text.parse().ok().map(Amount::Count),
+                };
+                amount.ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+            }
+        }
+        from.deserialize_any(Reader)
+    }
+}
+
 impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -50,7 +91,7 @@ impl fmt::Display for Amount {
 
 /// Bounds on one wave, or on the whole rollout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Budgets {
     /// At most so many between offer and outcome.
     pub in_flight: Amount,

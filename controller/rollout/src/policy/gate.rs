@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// A check that has to pass.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Gate {
     /// Its name in status and messages; unique in a policy.
     pub name: String,
@@ -15,7 +15,13 @@ pub struct Gate {
     /// What is looked at.
     pub check: Check,
     /// How long it may take to pass.
+    #[serde(default = "five_minutes", with = "super::words::duration")]
     pub deadline: Duration,
+}
+
+/// Long enough for a database to settle after a restart.
+fn five_minutes() -> Duration {
+    Duration::from_secs(300)
 }
 
 /// On which side of the change.
@@ -30,7 +36,7 @@ pub enum When {
 
 /// What an agent can look at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum Check {
     /// A systemd unit is active.
     UnitActive {

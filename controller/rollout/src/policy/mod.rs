@@ -4,6 +4,7 @@ mod budget;
 mod draw;
 mod gate;
 mod window;
+pub(crate) mod words;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -19,7 +20,7 @@ use crate::member::Member;
 
 /// Everything the operator may decide about a rollout. `Policy::default()` suits a fleet of any size.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Policy {
     /// Who goes first.
     pub canaries: Canaries,
@@ -36,8 +37,10 @@ pub struct Policy {
     /// How long each step of a node may take.
     pub deadlines: Deadlines,
     /// How long the canaries are watched before the next wave.
+    #[serde(with = "words::duration")]
     pub canary_bake: Duration,
     /// How long every other wave is watched.
+    #[serde(with = "words::duration")]
     pub bake: Duration,
     /// What is asked of a node before and after it changes.
     pub gates: Vec<Gate>,
@@ -72,7 +75,7 @@ impl Default for Policy {
 
 /// Who goes first: those named, and as many drawn as are asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Canaries {
     /// Always among the first.
     pub named: Vec<NodeName>,
@@ -88,7 +91,7 @@ impl Default for Canaries {
 
 /// Who comes earlier. Within one rank the lot decides, so that it is not always the same nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum Order {
     /// The lot alone.
     #[default]
@@ -106,19 +109,25 @@ pub enum Order {
 
 /// How long each step may take. Counted in time during which a controller was there to listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Deadlines {
     /// From the offer to the first word about it.
+    #[serde(with = "words::duration")]
     pub answer: Duration,
     /// Fetching.
+    #[serde(with = "words::duration")]
     pub fetch: Duration,
     /// On trial.
+    #[serde(with = "words::duration")]
     pub trial: Duration,
     /// In a row during which a node says that somebody is busy.
+    #[serde(with = "words::duration")]
     pub busy: Duration,
     /// Without a session, before a node counts as silent.
+    #[serde(with = "words::duration")]
     pub silent: Duration,
     /// Between two questions to the same gate.
+    #[serde(with = "words::duration")]
     pub ask_again: Duration,
 }
 

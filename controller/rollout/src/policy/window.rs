@@ -55,9 +55,11 @@ pub struct Window {
     pub zone: String,
     /// On which days it opens.
     pub days: Vec<Weekday>,
-    /// Minute of the day at which it opens.
+    /// Minute of the day at which it opens; written `22:00`.
+    #[serde(with = "super::words::hour")]
     pub from: u16,
     /// Minute of the day at which it closes; not after `from` means on the following day.
+    #[serde(with = "super::words::hour")]
     pub until: u16,
 }
 

@@ -233,6 +233,44 @@ fn undo_sends_back_whoever_was_touched_and_nobody_else() {
 }
 
 #[test]
+fn one_node_is_sent_back_and_stays_there_without_a_halt() {
+    let mut world = finished();
+    let check = |world: &mut World, node: &str, hint: &str| {
+        let event = Event::SendBack { node: name(node), by: "me".into() };
+        let refused = world.try_event(event).expect_err("refused").to_string();
+        assert!(refused.contains(hint), "{refused}");
+    };
+    check(&mut world, "nobody", "no node of this rollout");
+    world.event(Event::SendBack { node: name("b"), by: "me".into() });
+    let told = world.last.clone();
+    assert!(told.iter().any(|effect| matches!(effect, Effect::Offer { back: true, .. })), "{told:?}");
+    // Whatever was lost is said again.
+    world.fail_over(Duration::from_secs(60));
+    assert!(world.last.iter().any(|effect| matches!(effect, Effect::Offer { back: true, .. })));
+    world.say("b", OLD, Step::Trial);
+    world.say("b", OLD, Step::Committed);
+    assert_eq!(world.state("b"), State::RolledBack);
+    assert_eq!(world.rollout.standing(), Standing::Finished);
+    check(&mut world, "b", "runs what it ran before");
+    world.wait(3600);
+    assert_eq!(world.state("b"), State::RolledBack, "it is not offered the release again");
+    assert_eq!(world.rollout.outcome(&name("b")), Some(Outcome::RolledBack));
+    world.replays();
+}
+
+#[test]
+fn a_node_that_cannot_go_back_says_why() {
+    let mut world = finished();
+    world.event(Event::SendBack { node: name("b"), by: "me".into() });
+    world.say("b", OLD, Step::Failed { reason: because(Kind::Other) });
+    let why = explain(&world.rollout, &name("b")).expect("known").to_string();
+    assert!(why.contains("an operator sent it back: me; it cannot go back: it failed"), "{why}");
+    world.connect("b");
+    assert!(world.last.is_empty(), "it is not told again: {:?}", world.last);
+    world.replays();
+}
+
+#[test]
 fn undo_of_a_finished_rollout_reaches_a_sleeper_later() {
     let mut world = finished();
     world.event(Event::Undo);

@@ -26,7 +26,7 @@ fn moves() -> impl Strategy<Value = Move> {
         10 => (node.clone(), 0..6_u8, any::<bool>()).prop_map(|(n, s, new)| Move::Say(n, s, new)),
         8 => (node.clone(), any::<bool>()).prop_map(|(n, passed)| Move::Answer(n, passed)),
         6 => (node, any::<bool>()).prop_map(|(n, open)| Move::Session(n, open)),
-        3 => (0..8_u8).prop_map(Move::Command),
+        3 => (0..9_u8).prop_map(Move::Command),
         4 => (10..400_u64).prop_map(Move::Wait),
         1 => (-1_000_000..1_000_000_i64).prop_map(Move::Jump),
         1 => Just(Move::FailOver),
@@ -62,6 +62,7 @@ fn make(world: &mut World, next: &Move) {
         Move::Command(4) => Event::Undo,
         Move::Command(5) => Event::StopLine { by: "me".into(), reason: "a doubt".into() },
         Move::Command(6) => Event::ClearLine,
+        Move::Command(7) => Event::SendBack { node: name("d"), by: "me".into() },
         Move::Command(_) => Event::Hold { node: name("c"), reason: "a doubt".into() },
         Move::Wait(seconds) => return world.wait(seconds),
         Move::Jump(seconds) => {
@@ -73,6 +74,17 @@ fn make(world: &mut World, next: &Move) {
     };
     // Random operators say what makes no sense; `World` checks that a refusal changes nothing.
     let _ = world.try_event(event);
+}
+
+/// No windows, no gates.
+fn all_there_and_started() -> World {
+    let policy = Policy { windows: Default::default(), gates: Vec::new(), ..policy() };
+    let mut world = World::new(policy, &NODES);
+    for node in NODES {
+        world.connect(node);
+    }
+    world.event(Event::Start);
+    world
 }
 
 proptest! {
@@ -103,12 +115,7 @@ proptest! {
     fn every_rollout_ends_and_every_node_in_one_outcome(
         steps in proptest::collection::vec(moves(), 1..60),
     ) {
-        let policy = Policy { windows: Default::default(), gates: Vec::new(), ..policy() };
-        let mut world = World::new(policy, &NODES);
-        for node in NODES {
-            world.connect(node);
-        }
-        world.event(Event::Start);
+        let mut world = all_there_and_started();
         for next in &steps {
             make(&mut world, next);
         }
@@ -162,12 +169,7 @@ proptest! {
 /// Found by the property above: failures heard of while the line was stopped belong to the wave that comes next.
 #[test]
 fn a_wave_with_too_many_failures_is_halted_before_it_starts() {
-    let policy = Policy { windows: Default::default(), gates: Vec::new(), ..policy() };
-    let mut world = World::new(policy, &NODES);
-    for node in NODES {
-        world.connect(node);
-    }
-    world.event(Event::Start);
+    let mut world = all_there_and_started();
     let moves = [
         Move::Say(0, 0, true),
         Move::Command(5),
@@ -188,12 +190,7 @@ fn a_wave_with_too_many_failures_is_halted_before_it_starts() {
 /// Found by the property above: the only canary failed, and all others took the release up by themselves.
 #[test]
 fn a_rollout_that_nobody_can_prove_any_more_ends() {
-    let policy = Policy { windows: Default::default(), gates: Vec::new(), ..policy() };
-    let mut world = World::new(policy, &NODES);
-    for node in NODES {
-        world.connect(node);
-    }
-    world.event(Event::Start);
+    let mut world = all_there_and_started();
     make(&mut world, &Move::Say(0, 2, true));
     make(&mut world, &Move::Wait(270));
     for node in 1..NODES.len() {
