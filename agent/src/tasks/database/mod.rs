@@ -38,8 +38,8 @@ impl Database {
     async fn look(&self, wanted: &Wanted) -> Result<(Verdict, Vec<String>), TaskError> {
         // The table first: should a server go in between, its replica is one of a server that is away, and not one
         // that a server which is there has lost.
-        let table =
-            self.cluster.table(&wanted.database, &wanted.table).await.map_err(|error| trouble(&error))?;
+        let table = self.cluster.table(&wanted.spread.database, &wanted.spread.table).await;
+        let table = table.map_err(|error| trouble(&error))?;
         let view = self.cluster.view().await.map_err(|error| trouble(&error))?;
         let (verdict, mut warnings) = judge(wanted, &view, table.as_ref());
         warnings.extend(issues(&view));
@@ -72,8 +72,8 @@ impl Task for Database {
             Verdict::Wait(what) => Finding::waiting(what),
             Verdict::Create => Finding::drift([format!(
                 "there is no table `{}.{}`, to have replicas: {}",
-                wanted.database,
-                wanted.table,
+                wanted.spread.database,
+                wanted.spread.table,
                 wanted.places()
             )]),
             Verdict::Move(reasons) => Finding::drift(reasons),
@@ -82,13 +82,13 @@ impl Task for Database {
     }
 
     async fn apply(&self, _node: &Node) -> Result<(), TaskError> {
-        let Wanted { database, table, replicas, primary, .. } = &Wanted::read(&self.spec)?;
+        let wanted = Wanted::read(&self.spec)?;
         // Looked at anew: a member may have gone since.
-        let (verdict, _) = self.look(&Wanted::read(&self.spec)?).await?;
+        let (verdict, _) = self.look(&wanted).await?;
         let done = match verdict {
             Verdict::Leave | Verdict::Wait(_) => Ok(()),
-            Verdict::Create => self.cluster.create(database, table, replicas, primary).await,
-            Verdict::Move(_) => self.cluster.reconfigure(database, table, replicas, primary).await,
+            Verdict::Create => self.cluster.create(&wanted.spread).await,
+            Verdict::Move(_) => self.cluster.reconfigure(&wanted.spread).await,
         };
         done.map_err(|error| trouble(&error))
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use fleet_proto::v1::DatabaseTask;
 use fleet_task::TaskError;
 
-use crate::tasks::rethinkdb::cluster::{Layout, Replica, View};
+use crate::tasks::rethinkdb::cluster::{Layout, Replica, Spread, View};
 
 /// State of a replica whose server cannot be reached.
 const GONE: &str = "disconnected";
@@ -17,11 +17,7 @@ const MAX_NAME: usize = 128;
 /// What is to be, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Wanted {
-    pub(super) database: String,
-    pub(super) table: String,
-    /// How many replicas on servers of each tag.
-    pub(super) replicas: BTreeMap<String, u32>,
-    pub(super) primary: String,
+    pub(super) spread: Spread,
     /// Names of all servers of the cluster.
     pub(super) members: BTreeSet<String>,
 }
@@ -57,22 +53,23 @@ impl Wanted {
         if !spec.members.iter().any(|member| member.tag == spec.primary_tag) {
             return Err(refuse(format!("no server has the tag `{}` of the primary", spec.primary_tag)));
         }
-        Ok(Self {
+        let spread = Spread {
             database: spec.database.clone(),
             table: spec.table.clone(),
             replicas: spread(spec),
             primary: spec.primary_tag.clone(),
-            members,
-        })
+        };
+        Ok(Self { spread, members })
     }
 
     fn count(&self) -> usize {
-        self.replicas.values().sum::<u32>() as usize
+        self.spread.replicas.values().sum::<u32>() as usize
     }
 
     /// Where the replicas go, for people.
     pub(super) fn places(&self) -> String {
-        let all: Vec<String> = self.replicas.iter().map(|(tag, count)| format!("{count} in {tag}")).collect();
+        let all: Vec<String> =
+            self.spread.replicas.iter().map(|(tag, count)| format!("{count} in {tag}")).collect();
         all.join(", ")
     }
 }
@@ -130,7 +127,7 @@ pub(super) fn judge(wanted: &Wanted, view: &View, table: Option<&Layout>) -> (Ve
         return (obstacle.map_or(Verdict::Create, Verdict::Wait), Vec::new());
     };
     let mut warnings = Vec::new();
-    let name = format!("`{}.{}`", wanted.database, wanted.table);
+    let name = format!("`{}.{}`", wanted.spread.database, wanted.spread.table);
     let Some(shards) = &table.shards else {
         let verdict = Verdict::Wait(match obstacle {
             Some(what) => format!("{what}; nobody who holds {name} can be asked"),
@@ -190,7 +187,7 @@ pub(super) fn judge(wanted: &Wanted, view: &View, table: Option<&Layout>) -> (Ve
             replicas.len(),
             wanted.count()
         ));
-    } else if places(view, replicas).is_some_and(|places| places != wanted.replicas) {
+    } else if places(view, replicas).is_some_and(|places| places != wanted.spread.replicas) {
         warnings.push(format!("{name} has its replicas elsewhere than {}, and is left so", wanted.places()));
     }
     if !missing.is_empty() {
@@ -279,7 +276,7 @@ pub(super) mod tests {
         let check = |replicas, members: &[(&str, &str)], expected: &[(&str, u32)]| {
             let wanted = Wanted::read(&spec(replicas, members)).expect("fine");
             let expected = expected.iter().map(|(tag, count)| ((*tag).to_owned(), *count)).collect();
-            assert_eq!(wanted.replicas, expected, "{replicas} {members:?}");
+            assert_eq!(wanted.spread.replicas, expected, "{replicas} {members:?}");
         };
         check(1, &FIVE, &[("Amsterdam", 1)]);
         check(3, &FIVE, &[("Amsterdam", 1), ("Brussels", 1), ("Frankfurt", 1)]);
@@ -312,12 +309,12 @@ pub(super) mod tests {
             match Wanted::read(&spec) {
                 Ok(wanted) => {
                     prop_assert_eq!(wanted.count(), spec.replicas as usize);
-                    for (tag, count) in &wanted.replicas {
+                    for (tag, count) in &wanted.spread.replicas {
                         prop_assert!(*count as usize <= tags.iter().filter(|other| *other == tag).count());
                     }
                     let distinct: BTreeSet<&String> = tags.iter().collect();
-                    prop_assert_eq!(wanted.replicas.len(), distinct.len().min(wanted.count()));
-                    prop_assert!(wanted.replicas.contains_key(&spec.primary_tag));
+                    prop_assert_eq!(wanted.spread.replicas.len(), distinct.len().min(wanted.count()));
+                    prop_assert!(wanted.spread.replicas.contains_key(&spec.primary_tag));
                 }
                 Err(_) => prop_assert!(spec.replicas as usize > members.len()),
             }

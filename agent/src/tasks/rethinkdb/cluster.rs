@@ -109,6 +109,17 @@ pub(crate) struct Replica {
     pub(crate) state: Option<String>,
 }
 
+/// A table, and over which servers its replicas are spread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Spread {
+    pub(crate) database: String,
+    pub(crate) table: String,
+    /// How many replicas on servers of each tag.
+    pub(crate) replicas: BTreeMap<String, u32>,
+    /// Tag of the server of the primary one.
+    pub(crate) primary: String,
+}
+
 /// The way to a cluster.
 #[async_trait]
 pub(crate) trait Cluster: Send + Sync + fmt::Debug {
@@ -121,21 +132,9 @@ pub(crate) trait Cluster: Send + Sync + fmt::Debug {
     /// The table, if database and table exist.
     async fn table(&self, database: &str, table: &str) -> Result<Option<Layout>, ReqlError>;
     /// Creates a database, if there is none, and a table in it, if there is none.
-    async fn create(
-        &self,
-        database: &str,
-        table: &str,
-        replicas: &BTreeMap<String, u32>,
-        primary: &str,
-    ) -> Result<(), ReqlError>;
+    async fn create(&self, spread: &Spread) -> Result<(), ReqlError>;
     /// Lays the replicas of a table out anew.
-    async fn reconfigure(
-        &self,
-        database: &str,
-        table: &str,
-        replicas: &BTreeMap<String, u32>,
-        primary: &str,
-    ) -> Result<(), ReqlError>;
+    async fn reconfigure(&self, spread: &Spread) -> Result<(), ReqlError>;
 }
 
 /// The real one.
@@ -149,8 +148,9 @@ impl Loopback {
     }
 }
 
-fn laid_out(replicas: &BTreeMap<String, u32>, primary: &str) -> Shape {
-    Shape::one_shard(Replicas::ByTag { replicas: replicas.clone(), primary: primary.to_owned() })
+fn laid_out(spread: &Spread) -> Shape {
+    let Spread { replicas, primary, .. } = spread;
+    Shape::one_shard(Replicas::ByTag { replicas: replicas.clone(), primary: primary.clone() })
 }
 
 #[async_trait]
@@ -189,28 +189,18 @@ impl Cluster for Loopback {
         Ok(layout)
     }
 
-    async fn create(
-        &self,
-        database: &str,
-        table: &str,
-        replicas: &BTreeMap<String, u32>,
-        primary: &str,
-    ) -> Result<(), ReqlError> {
+    async fn create(&self, spread: &Spread) -> Result<(), ReqlError> {
+        let Spread { database, table, .. } = spread;
         let connection = Self::open().await?;
         there(connection.run(db_create(database)).await)?;
-        there(connection.run(db(database).table_create(table, &laid_out(replicas, primary))).await)?;
+        there(connection.run(db(database).table_create(table, &laid_out(spread))).await)?;
         ready(&connection, database, table).await
     }
 
-    async fn reconfigure(
-        &self,
-        database: &str,
-        table: &str,
-        replicas: &BTreeMap<String, u32>,
-        primary: &str,
-    ) -> Result<(), ReqlError> {
+    async fn reconfigure(&self, spread: &Spread) -> Result<(), ReqlError> {
+        let Spread { database, table, .. } = spread;
         let connection = Self::open().await?;
-        let change = db(database).table(table).reconfigure(&laid_out(replicas, primary));
+        let change = db(database).table(table).reconfigure(&laid_out(spread));
         connection.run_within::<serde_json::Value>(change, READY).await?;
         ready(&connection, database, table).await
     }

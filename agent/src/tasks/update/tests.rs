@@ -78,6 +78,19 @@ async fn a_reboot_is_only_told_unless_the_plan_wants_it() {
     assert_eq!(debian.ran("reboot").len(), 0);
 }
 
+/// Is permitted to reboot, and does.
+async fn reboots(debian: &Debian, rig: &Rig) {
+    rig.controller.grant(PERMIT);
+    debian.fault_at(0, Fault::DiesAfter);
+    tokio::select! {
+        _ = rig.run(Arc::new(task(true))) => panic!("it goes down"),
+        () = debian.dead() => (),
+    }
+    assert_eq!(debian.ran("systemctl reboot").len(), 1);
+    debian.revive();
+    fs::write(rig.path("/proc/sys/kernel/random/boot_id"), "boot-2\n").expect("boot");
+}
+
 #[tokio::test]
 async fn a_reboot_waits_for_the_permit_then_happens_once() {
     let (debian, rig) = Debian::rig(&[]);
@@ -86,17 +99,8 @@ async fn a_reboot_waits_for_the_permit_then_happens_once() {
     let what = rig.waits(&task(true)).await;
     assert!(what.contains("reboot"), "{what}");
     assert_eq!(debian.ran("reboot").len(), 0);
-    rig.controller.grant(PERMIT);
-    debian.fault_at(0, Fault::DiesAfter);
-    tokio::select! {
-        _ = rig.run(Arc::new(task(true))) => panic!("it goes down"),
-        () = debian.dead() => (),
-    }
-    assert_eq!(debian.ran("systemctl reboot").len(), 1);
-    // It comes up again.
-    debian.revive();
+    reboots(&debian, &rig).await;
     fs::remove_file(rig.path("/run/reboot-required")).expect("mark");
-    fs::write(rig.path("/proc/sys/kernel/random/boot_id"), "boot-2\n").expect("boot");
     let changes = rig.changed(&task(true)).await;
     assert_eq!(changes[0], "reboot: for libc6");
     rig.unchanged(&task(true)).await;
@@ -108,14 +112,7 @@ async fn a_reboot_that_settles_nothing_is_not_repeated() {
     let (debian, rig) = Debian::rig(&[]);
     aged(&rig, 1);
     needs_reboot(&rig);
-    rig.controller.grant(PERMIT);
-    debian.fault_at(0, Fault::DiesAfter);
-    tokio::select! {
-        _ = rig.run(Arc::new(task(true))) => panic!("it goes down"),
-        () = debian.dead() => (),
-    }
-    debian.revive();
-    fs::write(rig.path("/proc/sys/kernel/random/boot_id"), "boot-2\n").expect("boot");
+    reboots(&debian, &rig).await;
     let report = rig.run(Arc::new(task(true))).await;
     assert!(report.warnings[0].contains("a reboot did not change that"), "{report:?}");
     assert_eq!(debian.ran("systemctl reboot").len(), 1);
@@ -126,15 +123,8 @@ async fn the_same_reason_after_another_upgrade_is_another_reboot() {
     let (debian, rig) = Debian::rig(&[]);
     aged(&rig, 1);
     needs_reboot(&rig);
-    rig.controller.grant(PERMIT);
-    debian.fault_at(0, Fault::DiesAfter);
-    tokio::select! {
-        _ = rig.run(Arc::new(task(true))) => panic!("it goes down"),
-        () = debian.dead() => (),
-    }
-    debian.revive();
+    reboots(&debian, &rig).await;
     fs::remove_file(rig.path("/run/reboot-required")).expect("mark");
-    fs::write(rig.path("/proc/sys/kernel/random/boot_id"), "boot-2\n").expect("boot");
     rig.changed(&task(true)).await;
     // Weeks later the same library is upgraded again.
     debian.has("libc6").offers_newer("libc6", "2.1");

@@ -55,7 +55,9 @@ impl FakeCluster {
         Ok(state)
     }
 
-    fn lay(state: &mut State, key: (String, String), replicas: &BTreeMap<String, u32>, primary: &str) {
+    fn lay(&self, what: &str, spread: &Spread) -> Result<(), ReqlError> {
+        let Spread { database, table, replicas, primary } = spread;
+        let mut state = self.change(format!("{what} {database}.{table} {replicas:?} {primary}"))?;
         let servers = state.view.as_ref().map(|view| view.servers.clone()).unwrap_or_default();
         let mut shard = Vec::new();
         for (tag, count) in replicas {
@@ -74,7 +76,8 @@ impl FakeCluster {
             durability: "hard".into(),
             write_acks: "majority".into(),
         };
-        state.tables.insert(key, layout);
+        state.tables.insert((database.clone(), table.clone()), layout);
+        Ok(())
     }
 }
 
@@ -110,27 +113,11 @@ impl Cluster for FakeCluster {
         Ok(state.tables.get(&(database.into(), table.into())).cloned())
     }
 
-    async fn create(
-        &self,
-        database: &str,
-        table: &str,
-        replicas: &BTreeMap<String, u32>,
-        primary: &str,
-    ) -> Result<(), ReqlError> {
-        let mut state = self.change(format!("create {database}.{table} {replicas:?} {primary}"))?;
-        Self::lay(&mut state, (database.into(), table.into()), replicas, primary);
-        Ok(())
+    async fn create(&self, spread: &Spread) -> Result<(), ReqlError> {
+        self.lay("create", spread)
     }
 
-    async fn reconfigure(
-        &self,
-        database: &str,
-        table: &str,
-        replicas: &BTreeMap<String, u32>,
-        primary: &str,
-    ) -> Result<(), ReqlError> {
-        let mut state = self.change(format!("reconfigure {database}.{table} {replicas:?} {primary}"))?;
-        Self::lay(&mut state, (database.into(), table.into()), replicas, primary);
-        Ok(())
+    async fn reconfigure(&self, spread: &Spread) -> Result<(), ReqlError> {
+        self.lay("reconfigure", spread)
     }
 }
