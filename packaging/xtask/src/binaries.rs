@@ -16,6 +16,8 @@ use crate::{
 pub struct Binary {
     /// Its package.
     pub package: String,
+    /// What cargo calls the kind of its target: `lib`, `bin`, `test`, ….
+    pub kind: String,
     /// The library, program or file in `tests/` that it tests.
     pub target: String,
     /// Where it lies.
@@ -25,9 +27,12 @@ pub struct Binary {
 }
 
 impl Binary {
-    /// What it is called in tables and in names of files.
+    /// What it is called, as no other is.
     pub fn name(&self) -> String {
-        format!("{} {}", self.package, self.target)
+        match self.kind.as_str() {
+            "test" => format!("{} {}", self.package, self.target),
+            kind => format!("{} {kind} {}", self.package, self.target),
+        }
     }
 
     /// The command that runs it, in the surroundings that `cargo test` makes.
@@ -74,9 +79,11 @@ fn binary(message: &str) -> Done<Option<Binary>> {
     }
     let read = || {
         let manifest = PathBuf::from(text(after(message, r#""manifest_path":"#)?)?);
+        let target = after(message, r#""target":{"#)?;
         Some(Binary {
             package: package(&manifest)?,
-            target: text(after(after(message, r#""target":{"#)?, r#""name":"#)?)?,
+            kind: text(after(target, r#""kind":["#)?)?,
+            target: text(after(target, r#""name":"#)?)?,
             program: text(after(message, r#""executable":"#)?)?.into(),
             folder: manifest.parent()?.to_owned(),
         })
@@ -127,6 +134,8 @@ mod tests {
     fn test_binaries_are_told_from_everything_else() {
         let found = binary(&message("test", true, r#""/deps/a \"b\"""#)).expect("reads").expect("a binary");
         assert_eq!(found.name(), "xtask wire");
+        let library = binary(&message("lib", true, r#""/deps/c""#)).expect("reads").expect("a binary");
+        assert_eq!(library.name(), "xtask lib wire");
         assert_eq!(found.program, Path::new("/deps/a \"b\""));
         assert_eq!(found.folder, Path::new(env!("CARGO_MANIFEST_DIR")));
         assert_eq!(binary(&message("bin", false, r#""/debug/wire""#)), Ok(None), "a program, not a test");

@@ -42,7 +42,8 @@ pub fn test() -> Done {
 fn lanes(mut binaries: Vec<Binary>) -> Done<Vec<Lane>> {
     let mut take = |named: &[(&str, &str)]| {
         let mut take = |&(package, target): &(&str, &str)| {
-            let at = binaries.iter().position(|binary| binary.package == package && binary.target == target);
+            let at =
+                binaries.iter().position(|binary| (&*binary.package, &*binary.target) == (package, target));
             // Else it would move to the last lane unnoticed.
             let at =
                 at.ok_or_else(|| format!("no test binary is called `{package} {target}`; see test.rs"))?;
