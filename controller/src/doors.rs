@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use fleet_proto::v1::{
     agents_server::AgentsServer, enrolment_server::EnrolmentServer, operator_server::OperatorServer,
+    releases_server::ReleasesServer,
 };
 use futures::{FutureExt, future::BoxFuture};
 use http::{Request, Response};
@@ -14,6 +15,7 @@ use crate::{
     api::OperatorService,
     enrol::{revoke::Revoked, service::EnrolmentService},
     first_boot,
+    releases::ReleasesService,
     session::service::AgentsService,
     tls::{listen::Door, peer::Peer},
 };
@@ -22,7 +24,7 @@ use crate::{
 const FROM_AGENTS: usize = 256 * 1024;
 /// Largest enrolment request: a token, a CSR, a greeting.
 const FROM_STRANGERS: usize = 16 * 1024;
-/// Largest message from an operator: a plan.
+/// Largest message from an operator: a plan, or a release with its chain of roots.
 const FROM_OPERATORS: usize = 1024 * 1024;
 
 /// Behind the enrolment listener.
@@ -59,15 +61,22 @@ impl Door for EnrolDoor {
 pub struct SessionDoor {
     agents: AgentsServer<AgentsService>,
     operator: OperatorServer<OperatorService>,
+    releases: ReleasesServer<ReleasesService>,
     revoked: Revoked,
 }
 
 impl SessionDoor {
     /// Serves agents and operators; which is which, the handlers decide from the certificate.
-    pub fn new(agents: AgentsService, operator: OperatorService, revoked: Revoked) -> Self {
+    pub fn new(
+        agents: AgentsService,
+        operator: OperatorService,
+        releases: ReleasesService,
+        revoked: Revoked,
+    ) -> Self {
         Self {
             agents: AgentsServer::new(agents).max_decoding_message_size(FROM_AGENTS),
             operator: OperatorServer::new(operator).max_decoding_message_size(FROM_OPERATORS),
+            releases: ReleasesServer::new(releases).max_decoding_message_size(FROM_OPERATORS),
             revoked,
         }
     }
@@ -90,6 +99,8 @@ impl Door for SessionDoor {
             answered(self.agents.clone().call(request))
         } else if path.starts_with("/fleet.v1.Operator/") {
             answered(self.operator.clone().call(request))
+        } else if path.starts_with("/fleet.v1.Releases/") {
+            answered(self.releases.clone().call(request))
         } else {
             refuse(Status::unimplemented("no such service"))
         }

@@ -22,6 +22,7 @@ pub mod memory;
 pub mod permit;
 pub mod reconcile;
 pub mod records;
+pub mod releases;
 pub mod sealing;
 pub mod serve;
 pub mod session;

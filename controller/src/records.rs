@@ -16,6 +16,8 @@
 //! addresses/<node>          Addresses        written from the cloud API alone
 //! arrived/<node>            Timestamp        when its server was first seen
 //! observed/<node>           ObservedRecord   written from the agent's reports alone
+//! releaser/trust            TrustRecord      whom releases are taken from; written by `releases`
+//! release/<sha256>          ReleaseRecord    signed releases by their agent; written by `releases`
 //! password/<node>           sealed
 //! revoked/<serial>          RevokedRecord
 //! ```
@@ -462,6 +464,10 @@ pub mod keys {
         foundations = "founded";
         /// Above all initial passwords.
         passwords = "password";
+        /// Whom releases are taken from.
+        releaser = "releaser/trust";
+        /// Above all releases.
+        releases = "release";
         /// Above all nodes that are being replaced.
         replacings = "replacing";
     }
@@ -490,6 +496,10 @@ pub mod keys {
     /// A node that is being replaced.
     pub fn replacing(node: &NodeName) -> Key {
         of("replacing", node.as_str())
+    }
+    /// A release, by the hex of its agent's hash.
+    pub fn release(sha256: &str) -> Key {
+        of("release", sha256)
     }
     /// A key that was retired, by the hex of its hash.
     pub fn retired(hash: &str) -> Key {

@@ -4,8 +4,8 @@
 //! artifacts/<sha256>   0600, in the controller's folder; whole, or not there
 //! ```
 //!
-//! [`draft`] takes new ones in, [`transfer`] gives them out, [`named`] says which a desired state names. What no
-//! plan names any more goes a while later: [`Artifacts::sweep`].
+//! [`draft`] takes new ones in, [`transfer`] gives them out, [`named`] says which a desired state names. What neither
+//! a plan nor a release names any more goes a while later: [`Artifacts::sweep`].
 
 pub mod draft;
 pub mod named;
@@ -19,7 +19,7 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     str::FromStr,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -131,6 +131,8 @@ pub enum ArtifactError {
 pub struct Artifacts {
     dir: Arc<Path>,
     clock: Arc<dyn Clock>,
+    /// Kept whatever plans name: releases name them.
+    pinned: Arc<Mutex<BTreeSet<Digest>>>,
 }
 
 impl Artifacts {
@@ -147,7 +149,7 @@ impl Artifacts {
                 fs::remove_file(&path).map_err(|source| ArtifactError::File { path, source })?;
             }
         }
-        Ok(Self { dir: dir.into(), clock })
+        Ok(Self { dir: dir.into(), clock, pinned: Arc::default() })
     }
 
     /// Those of `wanted` that are not kept here, each once.
@@ -209,7 +211,29 @@ impl Artifacts {
         Draft::begin(self, artifact)
     }
 
-    /// Removes what is not among `named` and has not been for [`GRACE`]; says how many. Blocks.
+    /// The file of one of them.
+    ///
+    /// # Errors
+    /// [`ArtifactError::Unknown`] if it is not kept here.
+    pub fn file(&self, digest: &Digest) -> Result<File, ArtifactError> {
+        let path = self.path(digest);
+        File::open(&path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => ArtifactError::Unknown(digest.clone()),
+            _ => ArtifactError::File { path, source },
+        })
+    }
+
+    /// Keeps these from now on, whatever plans name.
+    pub fn pin(&self, digests: impl IntoIterator<Item = Digest>) {
+        self.pinned().extend(digests);
+    }
+
+    fn pinned(&self) -> MutexGuard<'_, BTreeSet<Digest>> {
+        // No critical section can leave the set half changed.
+        self.pinned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes what is neither pinned nor among `named` and has not been for [`GRACE`]; says how many. Blocks.
     ///
     /// # Errors
     /// [`ArtifactError::File`].
@@ -221,14 +245,14 @@ impl Artifacts {
             let Some(digest) = entry.file_name().to_str().and_then(|name| name.parse::<Digest>().ok()) else {
                 continue;
             };
-            if named.contains(&digest) {
+            if named.contains(&digest) || self.pinned().contains(&digest) {
                 self.stamp(&digest);
                 continue;
             }
             let last = entry.metadata().and_then(|file| file.modified()).map_err(failed)?;
             if self.now().duration_since(last).is_ok_and(|age| age >= GRACE) {
                 fs::remove_file(entry.path()).map_err(failed)?;
-                tracing::info!(%digest, "artifact removed: no plan names it any more");
+                tracing::info!(%digest, "artifact removed: nothing names it any more");
                 removed += 1;
             }
         }
@@ -370,6 +394,18 @@ mod tests {
         clock.advance(GRACE);
         assert_eq!(artifacts.sweep(&named).expect("sweeps"), 1);
         assert_eq!(artifacts.missing(&[a, b.clone()]).expect("digests"), [b]);
+    }
+
+    #[test]
+    fn what_a_release_names_stays() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (artifacts, clock) = opened(dir.path());
+        let released = artifact("x", b"agent");
+        keep(&artifacts, &released, b"agent").expect("kept");
+        artifacts.pin([released.sha256.parse().expect("a digest")]);
+        clock.advance(GRACE * 2);
+        assert_eq!(artifacts.sweep(&BTreeSet::new()).expect("sweeps"), 0);
+        assert_eq!(artifacts.missing(&[released]).expect("digests"), []);
     }
 
     #[test]

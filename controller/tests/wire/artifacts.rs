@@ -25,12 +25,12 @@ fn bytes() -> Vec<u8> {
     (0..BYTES).map(|at| u8::try_from(at % 253).expect("small")).collect()
 }
 
-fn artifact(name: &str, bytes: &[u8]) -> v1::Artifact {
+pub fn artifact(name: &str, bytes: &[u8]) -> v1::Artifact {
     let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     v1::Artifact { name: name.to_owned(), sha256, size: bytes.len() as u64 }
 }
 
-async fn keep(fixture: &Fixture, artifact: &v1::Artifact, bytes: &[u8]) -> Result<(), Status> {
+pub async fn keep(fixture: &Fixture, artifact: &v1::Artifact, bytes: &[u8]) -> Result<(), Status> {
     let first = KeepChunk { artifact: Some(artifact.clone()), data: Vec::new() };
     let rest = bytes.chunks(65_536).map(|data| KeepChunk { artifact: None, data: data.to_vec() });
     let chunks: Vec<_> = std::iter::once(first).chain(rest).collect();

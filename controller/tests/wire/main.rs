@@ -5,6 +5,7 @@ mod enrolment;
 mod harness;
 mod operator;
 mod permits;
+mod releases;
 mod replace;
 mod runs;
 mod services;
