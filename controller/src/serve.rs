@@ -42,7 +42,6 @@ use crate::{
         provision::Provisioners,
     },
     records::{EnrolmentRecord, ObservedRecord, RecordError, Records, keys},
-    releases::{Releases, ReleasesService},
     sealing::{Sealing, SealingError},
     session::{dispatch::Dispatch, registry::Registry, service::AgentsService, stream::Desk},
     settings::Settings,
@@ -159,7 +158,6 @@ pub struct Controller {
     /// The todo application's program, or why there is none.
     todo: Result<v1::Artifact, String>,
     permits: Arc<Keeper>,
-    releases: Arc<Releases>,
     /// Owns everything that runs.
     tasks: TaskTracker,
 }
@@ -196,7 +194,6 @@ impl Controller {
         Ok(Self {
             board: Arc::new(Board::load(records.clone(), desk.clone(), todo.clone().ok()).await?),
             permits: Arc::new(Keeper::load(records.clone(), desk.clone()).await?),
-            releases: Arc::new(Releases::load(records.clone(), artifacts.clone(), desk.clock.clone()).await?),
             provisioners: Arc::new(CloudControl {
                 fleet: settings.fleet.clone(),
                 access: settings.cloud.clone(),
@@ -204,7 +201,11 @@ impl Controller {
                 vault: vault.clone(),
                 clock: desk.clock.clone(),
             }),
-            first_boot: Arc::new(OverSsh::new(settings.fleet.clone(), settings.agent.clone())),
+            first_boot: Arc::new(OverSsh::new(
+                settings.fleet.clone(),
+                settings.agent.clone(),
+                settings.supervisor.clone(),
+            )),
             first_boots: Arc::default(),
             settings,
             home,
@@ -346,7 +347,6 @@ impl Controller {
             door: SessionDoor::new(
                 agents,
                 OperatorService::new(fleet.clone(), driver, artifacts, todo),
-                ReleasesService::new(self.releases.clone(), self.board.clone(), self.desk.clone()),
                 self.revoked.clone(),
             ),
             handshakes: handshakes.clone(),

@@ -19,6 +19,8 @@ pub struct Settings {
     pub cloud: Arc<dyn CloudAccessSource>,
     /// The static agent for new nodes; without it nodes cannot be brought home.
     pub agent: Option<PathBuf>,
+    /// The static supervisor that starts it there.
+    pub supervisor: Option<PathBuf>,
     /// The todo application's static program; without it no plan may have a `todo` task.
     pub todo: Option<PathBuf>,
     /// Deadlines.
@@ -36,6 +38,7 @@ impl Settings {
             advertise: Vec::new(),
             cloud,
             agent: None,
+            supervisor: None,
             todo: None,
             timing: Timing::default(),
             max_sessions: 20_000,

@@ -219,7 +219,8 @@ pub struct Serve {
     /// [default: the local cloud of this home]
     #[arg(long, value_name = "URL")]
     pub cloud_endpoint: Option<String>,
-    /// The agent's binary [default: `fleet-agent` beside this program, then /usr/lib/fleet/fleet-agent]
+    /// The agent's binary, with `fleet-supervisor` beside it [default: `fleet-agent` beside this program, then
+    /// /usr/lib/fleet/fleet-agent]
     #[arg(long, env = "FLEET_AGENT", value_name = "FILE")]
     pub agent: Option<PathBuf>,
     /// The todo application's binary [default: `fleet-todo` beside this program, then /usr/lib/fleet/fleet-todo;

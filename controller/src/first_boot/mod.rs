@@ -3,11 +3,18 @@
 pub mod http;
 pub mod reports;
 
-use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use async_trait::async_trait;
 use fleet_model::{FleetName, NodeName, Secret};
-use fleet_provider::bootstrap::{self, AgentArchive, BootStage, BootstrapError, SeedInputs, SshTarget};
+use fleet_provider::bootstrap::{self, BootStage, BootstrapError, Packed, SeedInputs, SshTarget};
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -50,6 +57,8 @@ pub struct Way<'a> {
     pub enrol_addresses: &'a [String],
     /// What it trusts, PEM.
     pub trust_bundle_pem: &'a str,
+    /// The signed root of releases it trusts at first, if there is one yet.
+    pub release_root: Option<&'a str>,
 }
 
 /// Where a new server is reached.
@@ -93,53 +102,56 @@ pub struct OverSsh {
     fleet: FleetName,
     /// The static agent's binary.
     agent: Option<PathBuf>,
-    /// Compressed once, and again only when the file changes.
-    packed: Mutex<Option<(SystemTime, Arc<AgentArchive>)>>,
+    /// What starts it.
+    supervisor: Option<PathBuf>,
+    /// Each compressed once, and again only when the file changes.
+    packed: Mutex<BTreeMap<PathBuf, (SystemTime, Arc<Packed>)>>,
 }
 
 impl OverSsh {
-    /// With this agent.
-    pub fn new(fleet: FleetName, agent: Option<PathBuf>) -> Self {
-        Self { fleet, agent, packed: Mutex::default() }
+    /// With this agent and what starts it.
+    pub fn new(fleet: FleetName, agent: Option<PathBuf>, supervisor: Option<PathBuf>) -> Self {
+        Self { fleet, agent, supervisor, packed: Mutex::default() }
     }
 
-    async fn archive(&self) -> Result<Arc<AgentArchive>, FirstBootError> {
-        let Some(path) = self.agent.clone() else {
-            return Err(FirstBootError::lasting(
-                "this controller was started without an agent for new nodes; start it with one",
-            ));
+    async fn packed(&self, name: &str, file: Option<&Path>) -> Result<Arc<Packed>, FirstBootError> {
+        let Some(path) = file else {
+            return Err(FirstBootError::lasting(format!(
+                "this controller was started without the {name} for new nodes; start it with one"
+            )));
         };
         let unreadable = |error: &std::io::Error| {
             FirstBootError::lasting(format!(
-                "agent {}: {error}; put it back (`cargo xtask build` makes it) and run `fleetctl up` again",
+                "{name} {}: {error}; put it back (`cargo xtask build` makes it) and run `fleetctl up` again",
                 path.display()
             ))
         };
-        let changed = tokio::fs::metadata(&path)
+        let changed = tokio::fs::metadata(path)
             .await
             .and_then(|metadata| metadata.modified())
             .map_err(|error| unreadable(&error))?;
         let mut packed = self.packed.lock().await;
-        if let Some((held, archive)) = &*packed
+        if let Some((held, program)) = packed.get(path)
             && *held == changed
         {
-            return Ok(archive.clone());
+            return Ok(program.clone());
         }
-        let reading = path.clone();
-        let archive = tokio::task::spawn_blocking(move || AgentArchive::pack(&std::fs::read(reading)?))
+        let reading = path.to_owned();
+        let program = tokio::task::spawn_blocking(move || Packed::pack(&std::fs::read(reading)?))
             .await
             .map_err(|_| FirstBootError::lasting("the controller is stopping"))?
             .map_err(|error| unreadable(&error))?;
-        let archive = Arc::new(archive);
-        *packed = Some((changed, archive.clone()));
-        Ok(archive)
+        let program = Arc::new(program);
+        packed.insert(path.to_owned(), (changed, program.clone()));
+        Ok(program)
     }
 }
 
 #[async_trait]
 impl FirstBoot for OverSsh {
     async fn document(&self, way: Way<'_>) -> Result<Vec<u8>, FirstBootError> {
-        let agent = self.archive().await?;
+        let agent = self.packed("agent", self.agent.as_deref()).await?;
+        let supervisor = self.packed("supervisor", self.supervisor.as_deref()).await?;
         Ok(bootstrap::document(&SeedInputs {
             node: way.node,
             fleet: &self.fleet,
@@ -147,6 +159,8 @@ impl FirstBoot for OverSsh {
             enrol_addresses: way.enrol_addresses,
             trust_bundle_pem: way.trust_bundle_pem,
             agent: &agent,
+            supervisor: &supervisor,
+            release_root: way.release_root,
         }))
     }
 

@@ -314,6 +314,7 @@ impl Homecoming {
             token: &token.text,
             enrol_addresses: &self.enrol_addresses,
             trust_bundle_pem: &self.ca.bundle_pem(),
+            release_root: None,
         };
         let document = self.first_boot.document(way).await.map_err(|error| error.why)?;
         Ok(Seed { document, token: token.hash, expires: token.expires })

@@ -57,7 +57,9 @@ pub async fn run(global: &Global, args: Serve) -> Result<Exit, Failure> {
     let listen = listen_addresses(&args, guests_reach);
     let mut settings = Settings::new(fleet, dir.clone(), Arc::new(Access { home: home.clone() }));
     settings.advertise = advertised(&args, &listen);
-    settings.agent = Some(find_agent(args.agent.as_deref())?);
+    let agent = find_agent(args.agent.as_deref())?;
+    settings.supervisor = Some(find_supervisor(&agent)?);
+    settings.agent = Some(agent);
     settings.todo = find_todo(args.todo.as_deref())?;
     settings.timing.boot = Duration::from_secs(args.boot_deadline);
     // Looked at before anything is bound: a folder that is taken is a better reason than a port that is.
@@ -151,6 +153,14 @@ pub fn find_agent(told: Option<&Path>) -> Result<PathBuf, Failure> {
     find("fleet-agent", told).map_err(|tried| {
         Failure::new(Exit::Input, format!("no agent binary at {tried}"))
             .hint("`cargo xtask build` makes one; --agent or FLEET_AGENT names another place")
+    })
+}
+
+/// What starts the agent on nodes: beside the agent.
+fn find_supervisor(agent: &Path) -> Result<PathBuf, Failure> {
+    find("fleet-supervisor", Some(&agent.with_file_name("fleet-supervisor"))).map_err(|tried| {
+        Failure::new(Exit::Input, format!("no supervisor binary at {tried}"))
+            .hint("it belongs beside the agent; `cargo xtask build` makes both")
     })
 }
 

@@ -9,4 +9,4 @@ pub mod push;
 pub mod seed;
 
 pub use push::{BootStage, BootstrapError, SshTarget, push};
-pub use seed::{AgentArchive, SeedInputs, document};
+pub use seed::{Packed, SeedInputs, document};

@@ -17,9 +17,9 @@ const UNIT: &str = include_str!("assets/fleet-agent.service");
 /// Characters per base64 line (RFC 2045, section 6.8).
 const LINE: usize = 76;
 
-/// The agent as it travels.
+/// A program as it travels.
 #[derive(Clone, Debug)]
-pub struct AgentArchive {
+pub struct Packed {
     /// The static binary, gzip: every image that has cloud-init has gunzip.
     pub gz: Bytes,
     /// SHA-256 of the binary before compression, lower-case hex.
@@ -28,7 +28,7 @@ pub struct AgentArchive {
     pub size: u64,
 }
 
-impl AgentArchive {
+impl Packed {
     /// Compresses a binary.
     ///
     /// # Errors
@@ -59,23 +59,31 @@ pub struct SeedInputs<'a> {
     /// Certificates to trust, PEM.
     pub trust_bundle_pem: &'a str,
     /// The agent.
-    pub agent: &'a AgentArchive,
+    pub agent: &'a Packed,
+    /// What starts it.
+    pub supervisor: &'a Packed,
+    /// The signed root of releases that the node trusts at first; without one it takes none.
+    pub release_root: Option<&'a str>,
 }
 
-/// The seed document: a shell script with the agent behind it.
+/// The seed document: a shell script with supervisor and agent behind it.
 pub fn document(inputs: &SeedInputs<'_>) -> Vec<u8> {
-    let enrol = serde_json::json!({
+    let mut enrol = serde_json::json!({
         "fleet": inputs.fleet.as_str(),
         "node": inputs.node.as_str(),
         "token": inputs.token.reveal(),
         "enrol_addresses": inputs.enrol_addresses,
         "trust_bundle": inputs.trust_bundle_pem,
     });
-    // The binary, its predecessor while both exist, and a little air.
-    let need_kib = inputs.agent.size.div_ceil(1024) * 2 + 1024;
+    if let Some(root) = inputs.release_root {
+        enrol["release_root"] = root.into();
+    }
+    // The binaries, their predecessors while both exist, and a little air.
+    let need_kib = (inputs.agent.size + inputs.supervisor.size).div_ceil(1024) * 2 + 1024;
     let script = SCRIPT
         .replace("@NODE@", inputs.node.as_str())
         .replace("@FLEET@", inputs.fleet.as_str())
+        .replace("@SUPERVISOR_SHA256@", &inputs.supervisor.sha256_hex)
         .replace("@SHA256@", &inputs.agent.sha256_hex)
         .replace("@NEED_KIB@", &need_kib.to_string())
         .replace("@REPORT@", REPORT.trim_end())
@@ -83,13 +91,19 @@ pub fn document(inputs: &SeedInputs<'_>) -> Vec<u8> {
         // Last, so that nothing inside it is taken for a placeholder.
         .replace("@ENROL@", &enrol.to_string());
     let mut document = script.into_bytes();
-    let text = STANDARD.encode(&inputs.agent.gz);
+    append(&mut document, inputs.supervisor);
+    document.extend_from_slice(b"__AGENT__\n");
+    append(&mut document, inputs.agent);
+    document
+}
+
+fn append(document: &mut Vec<u8>, program: &Packed) {
+    let text = STANDARD.encode(&program.gz);
     document.reserve(text.len() + text.len() / LINE + 1);
     for line in text.as_bytes().chunks(LINE) {
         document.extend_from_slice(line);
         document.push(b'\n');
     }
-    document
 }
 
 #[cfg(test)]
@@ -105,7 +119,7 @@ mod tests {
         for dir in ["etc/systemd/system", "etc/fleet-agent", "bin"] {
             std::fs::create_dir_all(sandbox.join(dir)).unwrap();
         }
-        let split = document.windows(11).position(|w| w == b"\n__AGENT__\n").unwrap();
+        let split = document.windows(16).position(|w| w == b"\n__SUPERVISOR__\n").unwrap();
         let (script, payload) = document.split_at(split);
         let script = String::from_utf8(script.to_vec())
             .unwrap()
@@ -124,10 +138,14 @@ mod tests {
         (output.status.success(), String::from_utf8(output.stdout).unwrap())
     }
 
-    fn sample() -> (AgentArchive, Vec<u8>) {
-        let binary: Vec<u8> =
-            (0..200_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
-        let agent = AgentArchive::pack(&binary).unwrap();
+    /// An agent that knows its version, followed by what no shell reads, and a supervisor that notes what it is told.
+    fn sample() -> (Packed, Vec<u8>) {
+        let noise = (0..200_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes());
+        let mut binary = b"#!/bin/sh\necho fleet-agent 1.2.3\nexit 0\n".to_vec();
+        binary.extend(noise);
+        let agent = Packed::pack(&binary).unwrap();
+        let supervisor =
+            "#!/bin/sh\ndir=${0%/*}\necho \"$1 $3\" >\"$dir/told\"\ncp \"$2\" \"$dir/adopted\"\n";
         let document = document(&SeedInputs {
             node: &"db-1".parse().unwrap(),
             fleet: &"web".parse().unwrap(),
@@ -135,24 +153,34 @@ mod tests {
             enrol_addresses: &["198.51.100.1:7001".to_owned()],
             trust_bundle_pem: "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
             agent: &agent,
+            supervisor: &Packed::pack(supervisor.as_bytes()).unwrap(),
+            release_root: Some("fleet-release 1 root\n\n{}"),
         });
         (agent, document)
     }
 
     #[test]
-    fn the_script_installs_the_agent_and_its_settings() {
+    fn the_script_installs_supervisor_agent_and_settings() {
         let sandbox = tempfile::tempdir().unwrap();
         let (agent, document) = sample();
+        let lib = sandbox.path().join("usr/local/lib/fleet");
+        // As a node of before has it: an agent with nobody to start it.
+        std::fs::create_dir_all(&lib).unwrap();
+        std::fs::write(lib.join("fleet-agent"), "older").unwrap();
         let (ok, said) = run(&document, sandbox.path());
         assert!(ok, "{said}");
         let stages: Vec<&str> =
             said.lines().filter_map(|line| line.strip_prefix("fleet-first-boot: ")).collect();
         assert_eq!(stages, ["seed-read ", "agent-unpacked ", "agent-started "]);
-        let installed = std::fs::read(sandbox.path().join("usr/local/lib/fleet/fleet-agent")).unwrap();
-        assert_eq!(installed.len() as u64, agent.size);
+        assert_eq!(std::fs::read(lib.join("adopted")).unwrap().len() as u64, agent.size);
+        assert_eq!(std::fs::read_to_string(lib.join("told")).unwrap(), "adopt 1.2.3\n");
+        for gone in ["fleet-agent", "fleet-agent.new", "fleet-supervisor.new"] {
+            assert!(!lib.join(gone).exists(), "{gone} takes space for nobody");
+        }
         let enrol = std::fs::read(sandbox.path().join("etc/fleet-agent/enrol.json")).unwrap();
         let enrol: serde_json::Value = serde_json::from_slice(&enrol).unwrap();
         assert_eq!(enrol["token"], "tok@UNIT@en", "settings are never taken for placeholders");
+        assert_eq!(enrol["release_root"], "fleet-release 1 root\n\n{}");
         // Again: nothing is in its own way.
         assert!(run(&document, sandbox.path()).0);
     }
@@ -168,15 +196,41 @@ mod tests {
         assert!(said.contains("damaged in transfer") && said.contains(&agent.sha256_hex), "{said}");
         let told = BootstrapError::Failed(said).to_string();
         assert_eq!(told.matches("fleetctl up").count(), 1, "the next step once: {told}");
-        assert!(!sandbox.path().join("usr/local/lib/fleet/fleet-agent").exists());
+        let lib = sandbox.path().join("usr/local/lib/fleet");
+        assert!(!lib.join("adopted").exists() && !lib.join("fleet-agent.new").exists());
+    }
+
+    #[test]
+    fn a_damaged_supervisor_is_refused_before_anything_is_replaced() {
+        let sandbox = tempfile::tempdir().unwrap();
+        let (_, mut document) = sample();
+        let marker = b"\n__SUPERVISOR__\n";
+        let at = document.windows(marker.len()).position(|w| w == marker).unwrap() + marker.len() + 40;
+        document[at] = if document[at] == b'A' { b'B' } else { b'A' };
+        let (ok, said) = run(&document, sandbox.path());
+        assert!(
+            !ok && said.contains("unpack fleet-supervisor") && said.contains("damaged in transfer"),
+            "{said}"
+        );
+        assert!(!sandbox.path().join("usr/local/lib/fleet/fleet-supervisor").exists());
     }
 
     #[test]
     fn no_placeholder_is_left() {
         let (_, document) = sample();
         let text = String::from_utf8(document).unwrap();
-        let script = text.split("__AGENT__\n").next().unwrap().replace("tok@UNIT@en", "");
-        for name in ["@NODE@", "@FLEET@", "@SHA256@", "@NEED_KIB@", "@REPORT@", "@UNIT@", "@ENROL@"] {
+        let script = text.split("\n__SUPERVISOR__\n").next().unwrap().replace("tok@UNIT@en", "");
+        let names = [
+            "@NODE@",
+            "@FLEET@",
+            "@SHA256@",
+            "@SUPERVISOR_SHA256@",
+            "@NEED_KIB@",
+            "@REPORT@",
+            "@UNIT@",
+            "@ENROL@",
+        ];
+        for name in names {
             assert!(!script.contains(name), "{name}");
         }
     }

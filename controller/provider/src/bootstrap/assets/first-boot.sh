@@ -1,6 +1,6 @@
 #!/bin/sh
 # First boot of node @NODE@ of fleet @FLEET@; written by the fleet's controller, run by cloud-init.
-# Installs the agent that follows this script, checks its digest, starts it. Safe to run again.
+# Installs the supervisor and the agent that follow this script, checks their digests, starts them. Safe to run again.
 # The token in here is single-use, expires, and is worthless once the agent has enrolled.
 set -u
 umask 077
@@ -44,15 +44,24 @@ say seed-read
 free=$(df -Pk "$lib" | awk 'NR == 2 { print $4 }')
 [ "${free:-0}" -ge @NEED_KIB@ ] ||
     fail "unpack the agent: $lib has ${free:-0} KiB free, @NEED_KIB@ are needed"
-sed '1,/^__AGENT__$/d' "$0" | base64 -d 2>/dev/null | gunzip -c >"$lib/fleet-agent.new" 2>/dev/null
-got=$(sha256sum "$lib/fleet-agent.new" | cut -d ' ' -f 1)
-if [ "$got" != @SHA256@ ]; then
-    rm -f "$lib/fleet-agent.new"
-    fail "unpack the agent: its digest is $got, not @SHA256@: damaged in transfer"
-fi
-step "install the agent" chmod 755 "$lib/fleet-agent.new"
-sync "$lib/fleet-agent.new"
-step "install the agent" mv "$lib/fleet-agent.new" "$lib/fleet-agent"
+# unpack NAME DIGEST LINES: what those lines below hold, to NAME.new.
+unpack() {
+    sed "$3" "$0" | base64 -d 2>/dev/null | gunzip -c >"$lib/$1.new" 2>/dev/null
+    got=$(sha256sum "$lib/$1.new" | cut -d ' ' -f 1)
+    if [ "$got" != "$2" ]; then
+        rm -f "$lib/$1.new"
+        fail "unpack $1: its digest is $got, not $2: damaged in transfer"
+    fi
+    step "install $1" chmod 755 "$lib/$1.new"
+    sync "$lib/$1.new"
+}
+unpack fleet-supervisor @SUPERVISOR_SHA256@ '1,/^__SUPERVISOR__$/d;/^__AGENT__$/,$d'
+unpack fleet-agent @SHA256@ '1,/^__AGENT__$/d'
+step "install fleet-supervisor" mv "$lib/fleet-supervisor.new" "$lib/fleet-supervisor"
+# A node that has an agent in a slot already keeps that one: what it runs is for releases to say.
+version=$("$lib/fleet-agent.new" --version 2>/dev/null | cut -d ' ' -f 2)
+step "install fleet-agent" "$lib/fleet-supervisor" adopt "$lib/fleet-agent.new" "${version:-unknown}"
+rm -f "$lib/fleet-agent.new"
 say agent-unpacked
 
 step "enable fleet-agent.service" systemctl daemon-reload
@@ -60,7 +69,9 @@ step "enable fleet-agent.service" systemctl enable --quiet fleet-agent.service
 if ! systemctl restart fleet-agent.service; then
     fail "start fleet-agent.service: $(journalctl -u fleet-agent.service -n 1 -o cat 2>/dev/null)"
 fi
+# Where the agent was before there was a supervisor.
+rm -f "$lib/fleet-agent"
 say agent-started
 wait
 exit 0
-__AGENT__
+__SUPERVISOR__
