@@ -42,6 +42,7 @@ use crate::{
         provision::Provisioners,
     },
     records::{EnrolmentRecord, ObservedRecord, RecordError, Records, keys},
+    releases::{Releases, ReleasesService},
     sealing::{Sealing, SealingError},
     session::{dispatch::Dispatch, registry::Registry, service::AgentsService, stream::Desk},
     settings::Settings,
@@ -158,6 +159,7 @@ pub struct Controller {
     /// The todo application's program, or why there is none.
     todo: Result<v1::Artifact, String>,
     permits: Arc<Keeper>,
+    releases: Arc<Releases>,
     /// Owns everything that runs.
     tasks: TaskTracker,
 }
@@ -194,6 +196,7 @@ impl Controller {
         Ok(Self {
             board: Arc::new(Board::load(records.clone(), desk.clone(), todo.clone().ok()).await?),
             permits: Arc::new(Keeper::load(records.clone(), desk.clone()).await?),
+            releases: Arc::new(Releases::load(records.clone(), artifacts.clone(), desk.clock.clone()).await?),
             provisioners: Arc::new(CloudControl {
                 fleet: settings.fleet.clone(),
                 access: settings.cloud.clone(),
@@ -347,6 +350,7 @@ impl Controller {
             door: SessionDoor::new(
                 agents,
                 OperatorService::new(fleet.clone(), driver, artifacts, todo),
+                ReleasesService::new(self.releases.clone(), self.board.clone(), self.desk.clone()),
                 self.revoked.clone(),
             ),
             handshakes: handshakes.clone(),
