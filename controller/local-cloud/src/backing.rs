@@ -137,7 +137,7 @@ pub enum Match {
     Range(std::net::IpAddr, std::net::IpAddr),
 }
 
-/// One server. Its first disk is made from the image; SCSI id 0 is the guest's `/dev/sda`, 1 `/dev/sdb`.
+/// One server. Its first disks are made from an image; SCSI id 0 is the guest's `/dev/sda`, 1 `/dev/sdb`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerSpec {
     /// Id of the server.
@@ -146,8 +146,8 @@ pub struct ServerSpec {
     pub name: String,
     /// Id of its network domain.
     pub domain: Id,
-    /// Image, by the name the backing gave in [`Backing::image`].
-    pub image: String,
+    /// The image of the customer's that its first disks are copies of; without one they are the platform's.
+    pub image: Option<Id>,
     /// Virtual CPUs.
     pub cpus: u32,
     /// Memory in MiB.
@@ -193,6 +193,8 @@ pub struct World {
     pub domains: Vec<DomainSpec>,
     /// All servers, with whether the state believes them running.
     pub servers: Vec<(ServerSpec, bool)>,
+    /// The customer's images.
+    pub images: Vec<Id>,
 }
 
 /// How a running server is brought down.
@@ -238,18 +240,11 @@ pub trait Backing: Send + Sync {
     /// Powers off and deletes disks and files. Fine if it is not there.
     async fn remove_server(&self, id: &str) -> Result<(), BackingError>;
 
-    /// Whether [`Backing::clone_server`] can do it.
-    fn clones(&self) -> bool {
-        false
-    }
-
     /// Copies a stopped server's disks into an image that later servers may name.
-    async fn clone_server(&self, _id: &str, _image: &str) -> Result<(), BackingError> {
-        Err(BackingError::Host {
-            what: "the machines of this cloud cannot be copied".to_owned(),
-            fix: "make servers from the images there are".to_owned(),
-        })
-    }
+    async fn clone_server(&self, server: &ServerSpec, image: &str) -> Result<(), BackingError>;
+
+    /// Deletes such an image. Servers made from it keep their disks. Fine if it is not there.
+    async fn remove_image(&self, image: &str) -> Result<(), BackingError>;
 
     /// Ids of the servers running right now; polled by the state to notice guests that shut themselves down.
     async fn running(&self) -> Result<Vec<Id>, BackingError>;
@@ -325,11 +320,11 @@ impl Backing for NoBacking {
         Ok(())
     }
 
-    fn clones(&self) -> bool {
-        true
+    async fn clone_server(&self, _server: &ServerSpec, _image: &str) -> Result<(), BackingError> {
+        Ok(())
     }
 
-    async fn clone_server(&self, _id: &str, _image: &str) -> Result<(), BackingError> {
+    async fn remove_image(&self, _image: &str) -> Result<(), BackingError> {
         Ok(())
     }
 

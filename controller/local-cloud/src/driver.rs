@@ -56,6 +56,7 @@ enum Finished {
     Applied { id: Id, revision: u64, result: Result<(), String> },
     Removed { id: Id, result: Result<(), String> },
     Server { id: Id, result: Result<(), String> },
+    ImageGone { id: Id, result: Result<(), String> },
     Running { seen: Timestamp, result: Result<Vec<Id>, String> },
     Again { id: Id },
 }
@@ -205,7 +206,6 @@ impl Driver {
                     delays: &self.settings.delays,
                     quotas: &self.settings.quotas,
                     choices: &self.settings.choices,
-                    clones: self.backing.clones(),
                     twist,
                 };
                 match self.state.handle(&call, &mut context) {
@@ -282,6 +282,14 @@ impl Driver {
     fn begin(&mut self, work: Work) {
         match work {
             Work::Domain(id) | Work::RemoveDomain(id) => self.drive_domain(id),
+            Work::RemoveImage(id) => {
+                let backing = self.backing.clone();
+                let lost = Finished::ImageGone { id: id.clone(), result: Err(DEFECT.to_owned()) };
+                self.spawn(lost, async move {
+                    let result = backing.remove_image(&id).await.map_err(|error| chain(&error));
+                    Finished::ImageGone { id, result }
+                });
+            }
             Work::Server(id, steps) => {
                 let (backing, limit, prepared) =
                     (self.backing.clone(), self.limit.clone(), self.prepared.clone());
@@ -372,6 +380,16 @@ impl Driver {
                 self.state.server_done(&id, result);
                 self.dirty = true;
             }
+            Finished::ImageGone { id, result } => {
+                // The next process removes what this one could not: it keeps no image that the state lacks.
+                if let Err(why) = result {
+                    tracing::warn!(
+                        image = id,
+                        why,
+                        "files of an image are left until the cloud starts again"
+                    );
+                }
+            }
             Finished::Again { id } => self.drive_domain(id),
             Finished::Running { seen, result } => {
                 self.polling = false;
@@ -439,7 +457,7 @@ async fn serve_server(
             Step::Start(spec) => backing.start(&spec).await,
             Step::Stop(how) => backing.stop(id, how).await,
             Step::Reset => backing.reset(id).await,
-            Step::Clone(image) => backing.clone_server(id, &image).await,
+            Step::Clone(spec, image) => backing.clone_server(&spec, &image).await,
             Step::Remove => backing.remove_server(id).await,
         };
         result.map_err(|error| chain(&error))?;

@@ -20,6 +20,7 @@ mod proxy;
 mod serve;
 pub mod settings;
 pub mod state;
+mod time;
 mod tls;
 
 pub use access::{Access, ServerStatus, Status, is_served, log, status};

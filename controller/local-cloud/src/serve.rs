@@ -28,7 +28,7 @@ use crate::{
     proxy,
     settings::Settings,
     state::State,
-    tls,
+    time, tls,
 };
 
 /// Connections at once; the rest waits in the kernel's queue.
@@ -100,12 +100,18 @@ pub async fn serve(
     let driver_stop = CancellationToken::new();
     let driving = tokio::spawn(driver.run(queue, driver_stop.clone()));
 
+    let telling = access.host_address.map(|host| tokio::spawn(time::tell(host, stop.clone())));
     tracing::info!(endpoint = access.endpoint, backing = access.backing, "cloud is ready");
     ready(&access);
     accept(listener, tls, service, stop, drain).await;
     driver_stop.cancel();
     if let Err(error) = driving.await {
         tracing::error!(%error, "the cloud's driver failed");
+    }
+    if let Some(telling) = telling
+        && let Err(error) = telling.await
+    {
+        tracing::error!(%error, "telling servers the time failed");
     }
     tracing::info!("cloud has stopped");
     Ok(())

@@ -5,13 +5,14 @@ import time
 
 import requests
 
-PATIENCE = 30
 
 
 class Held:
     """The API of one region, by its host name and through the proxy of the environment."""
 
-    def __init__(self, host="api-eu.dimensiondata.com", version="2.4"):
+    def __init__(self, host="api-eu.dimensiondata.com", version="2.4", patience=30):
+        """`patience`, in seconds, is how long an operation may take."""
+        self.patience = patience
         self.base = "https://" + host
         self.version = version
         self.http = requests.Session()
@@ -45,7 +46,7 @@ class Held:
 
     def settled(self, path):
         """The thing at `path` once nothing is under way for it."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + self.patience
         while True:
             found = self.get(path)
             if not found["state"].startswith("PENDING_"):
@@ -56,7 +57,7 @@ class Held:
 
     def gone(self, path):
         """Waits until there is nothing at `path`."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + self.patience
         while True:
             answer = self.answer(path)
             if answer.status_code == 400 and answer.json()["responseCode"] == "RESOURCE_NOT_FOUND":

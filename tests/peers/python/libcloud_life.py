@@ -26,6 +26,7 @@ from libcloud.compute.types import NodeState, Provider
 from held import Held, refused
 
 SCENARIOS = {}
+PASSWORD = "correct horse"
 
 
 def scenario(function):
@@ -46,9 +47,9 @@ def nttcis(**more):
 class World:
     """A network domain with a VLAN, for scenarios about what is in them."""
 
-    def __init__(self, driver, held, name="RethinkFox"):
+    def __init__(self, driver, held, name="RethinkFox", location="EU7"):
         self.driver, self.held = driver, held
-        self.location = driver.ex_get_location_by_id("EU7")
+        self.location = driver.ex_get_location_by_id(location)
         made = driver.ex_create_network_domain(self.location, name, "ESSENTIALS", description="#peers")
         held.settled("network/networkDomain/" + made.id)
         self.domain = driver.ex_get_network_domain(made.id)
@@ -60,10 +61,10 @@ class World:
         self.held.settled("network/vlan/" + vlan.id)
         return self.driver.ex_get_vlan(vlan.id)
 
-    def server(self, name, started=False, **more):
+    def server(self, name, started=False, image=None, **more):
         more.setdefault("ex_primary_nic_vlan", self.vlan)
         node = self.driver.create_node(
-            name, self.image, NodeAuthPassword("correct horse"), ex_network_domain=self.domain,
+            name, image or self.image, NodeAuthPassword(PASSWORD), ex_network_domain=self.domain,
             ex_is_started=started, **more
         )
         self.settled(node)

@@ -8,15 +8,13 @@ With `deploy` it is that action only, for who measures it.
 
 import collections
 import os
-import subprocess
 import sys
 import tempfile
-import time
 
-import paramiko
 import yaml
 
 from held import Held
+from launch import identity, launch
 from nodes import Nodes
 
 SECRET = "correct horse battery"
@@ -46,24 +44,16 @@ class Life:
     def __init__(self, plan, folder):
         self.plan, self.folder, self.held = plan, folder, Held()
         self.nodes = Nodes(os.path.join(folder, "nodes"), SECRET)
-        self.key = "ssh-rsa " + paramiko.RSAKey.generate(2048).get_base64() + " operator"
-        with open(os.path.join(folder, "operator.pub"), "w") as file:
-            file.write(self.key)
+        self.key = identity(folder).get_base64()
 
     def run(self, action):
         """Runs an action; gives what it said and the changing calls it made, by operation."""
-        before, started = self.log()["count"], time.monotonic()
-        launcher = os.path.join(os.path.dirname(os.path.abspath(__file__)), "run_plumbery.py")
-        environment = dict(os.environ, SHARED_SECRET=SECRET, NODES_PORT=str(self.nodes.port),
-                           SHARED_KEY=os.path.join(self.folder, "operator.pub"))
-        ended = subprocess.run([sys.executable, launcher, self.plan, action], cwd=self.folder, env=environment,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        errors = [line for line in ended.stdout.splitlines() if "\033[31m" in line]
-        assert ended.returncode == 0 and not errors, action + ":\n" + ended.stdout + "\n".join(errors)
+        before = self.log()["count"]
+        said = launch(self.plan, action, self.folder, SECRET, NODES_PORT=str(self.nodes.port))
         calls = self.log(before)["calls"]
-        print("{}: {:.1f} s, {} calls".format(action, time.monotonic() - started, len(calls)), flush=True)
+        print("{}: {} calls".format(action, len(calls)), flush=True)
         calls = [call for call in calls if call["changing"]]
-        return ended.stdout, collections.Counter(call["operation"] for call in calls)
+        return said, collections.Counter(call["operation"] for call in calls)
 
     def log(self, after=0):
         answer = self.held.http.get(self.held.base + "/fleet/log", params={"after": after})

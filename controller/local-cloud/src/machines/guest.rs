@@ -1,6 +1,6 @@
 //! What a server is told about itself: the document its `customise` script reads.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, net::Ipv4Addr};
 
 use crate::{
     backing::{BackingError, DomainSpec, ServerSpec},
@@ -13,9 +13,10 @@ pub const DOCUMENT: &str = "opt/fleet-local-cloud/guest";
 const LONGEST_LABEL: usize = 63;
 
 /// Lines of `key value…` as the script in the image expects them. `password` is the hash of root's, never the
-/// password itself.
-pub fn document(server: &ServerSpec, domain: &DomainSpec, password: Option<&str>) -> String {
-    let mut text = format!("hostname {}\ndns {RESOLVER}\n", host_name(&server.name));
+/// password itself. `host` tells the time.
+pub fn document(server: &ServerSpec, domain: &DomainSpec, host: Ipv4Addr, password: Option<&str>) -> String {
+    let mut text =
+        format!("server {}\nhostname {}\ndns {RESOLVER}\nntp {host}\n", server.id, host_name(&server.name));
     if let Some(hash) = password {
         writeln!(text, "password {hash}").expect("a string takes everything");
     }
@@ -99,7 +100,7 @@ mod tests {
             id: "s".into(),
             name: "EU7rethink_01".into(),
             domain: "d".into(),
-            image: String::new(),
+            image: None,
             cpus: 1,
             memory_mib: 1024,
             disks: vec![],
@@ -107,15 +108,18 @@ mod tests {
             root_password: None,
         };
         let hash = hash("pass word").expect("a hash");
-        let text = document(&server, &domain, Some(&hash));
+        let host = [198, 51, 100, 1].into();
+        let text = document(&server, &domain, host, Some(&hash));
         assert!(!text.contains("pass word"));
-        assert!(!document(&server, &domain, None).contains("password"));
+        assert!(!document(&server, &domain, host, None).contains("password"));
         let (password, rest): (Vec<&str>, Vec<&str>) =
             text.lines().partition(|line| line.starts_with("password"));
         assert!(password[0].starts_with("password $6$"), "{password:?}");
         insta::assert_snapshot!(rest.join("\n"), @r"
+        server s
         hostname EU7rethink-01
         dns 100.127.255.3
+        ntp 198.51.100.1
         nic 00:50:56:ab:cd:01 10.60.0.7/24 10.60.0.1 2001:db8:60::7/64 2001:db8:60::1
         nic 00:50:56:ab:cd:01 10.70.0.7/24 - 2001:db8:70::7/64 -
         ");

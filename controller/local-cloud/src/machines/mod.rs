@@ -6,6 +6,7 @@
 //! and a claim on the public addresses, all of which a reboot removes.
 
 mod accelerator;
+mod copies;
 mod filter;
 mod guest;
 pub mod image;
@@ -35,6 +36,7 @@ use async_trait::async_trait;
 use tokio::sync::OnceCell;
 
 use self::{
+    copies::Copies,
     image::{Image, Recipe},
     names::Names,
     net::Network,
@@ -78,6 +80,10 @@ impl Settings {
     fn servers(&self) -> PathBuf {
         self.cloud.join("servers")
     }
+
+    fn copies(&self) -> Copies {
+        Copies::of(&self.cloud)
+    }
 }
 
 /// Names are derived from the folder and QEMU leaves the working directory: both need the whole path.
@@ -103,7 +109,7 @@ impl Machines {
         let names = Names::new(&settings.prefix, &settings.cloud);
         Self {
             network: Network::new(names.clone(), settings.public, settings.cloud.clone()),
-            vms: Vms::new(settings.servers(), names),
+            vms: Vms::new(settings.servers(), settings.copies(), names, settings.public.host),
             domains: Mutex::default(),
             ready: OnceCell::new(),
             settings,
@@ -180,6 +186,7 @@ impl Backing for Machines {
                 Some(_) => {}
             }
         }
+        self.settings.copies().keep(&world.images)?;
         self.network.remove_strays(&world.domains).await?;
         Ok(self.running_now())
     }
@@ -231,6 +238,14 @@ impl Backing for Machines {
 
     async fn remove_server(&self, id: &str) -> Result<(), BackingError> {
         self.vms.remove(id).await
+    }
+
+    async fn clone_server(&self, server: &ServerSpec, image: &str) -> Result<(), BackingError> {
+        self.vms.copy(server, image).await
+    }
+
+    async fn remove_image(&self, image: &str) -> Result<(), BackingError> {
+        self.settings.copies().remove(image)
     }
 
     async fn running(&self) -> Result<Vec<Id>, BackingError> {

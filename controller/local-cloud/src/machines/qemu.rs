@@ -104,6 +104,11 @@ impl Files {
         self.folder.join("domain")
     }
 
+    /// There once all its first disks are.
+    pub fn made(&self) -> PathBuf {
+        self.folder.join("made")
+    }
+
     /// A disk. The system disk is an overlay of the image, the others are raw.
     pub fn disk(&self, disk: &DiskSpec) -> PathBuf {
         match disk.scsi_id {
@@ -224,7 +229,7 @@ mod tests {
             id: "0c9cde1c-8a0b-4f55-9e1e-7c3b3a1f0001".into(),
             name: "web".into(),
             domain: "d".into(),
-            image: "i".into(),
+            image: None,
             cpus: 2,
             memory_mib: 1024,
             disks: vec![

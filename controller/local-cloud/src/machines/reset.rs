@@ -37,7 +37,7 @@ pub async fn reset(settings: &Settings) -> Result<Vec<String>, BackingError> {
         namespace::ip(None, "remove a namespace", &format!("netns del {name}\n")).await?;
         removed.push(format!("namespace {name}"));
     }
-    for folder in [settings.servers(), settings.cloud.join("net")] {
+    for folder in [settings.servers(), settings.copies().folder().to_owned(), settings.cloud.join("net")] {
         match fs::remove_dir_all(&folder) {
             Ok(()) => removed.push(format!("folder {}", folder.display())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeSet,
     fs, io,
+    net::Ipv4Addr,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
+    copies::Copies,
     guest,
     image::Image,
     names::Names,
@@ -47,13 +49,16 @@ const GIB: u64 = 1 << 30;
 #[derive(Debug)]
 pub struct Vms {
     folder: PathBuf,
+    copies: Copies,
     names: Names,
+    /// The host as machines reach it: it tells them the time.
+    host: Ipv4Addr,
 }
 
 impl Vms {
-    /// Machines whose files lie in `folder`, one folder each.
-    pub fn new(folder: PathBuf, names: Names) -> Self {
-        Self { folder, names }
+    /// Machines whose files lie in `folder`, one folder each; disks of theirs that became images are `copies`.
+    pub fn new(folder: PathBuf, copies: Copies, names: Names, host: Ipv4Addr) -> Self {
+        Self { folder, copies, names, host }
     }
 
     /// Files of one server.
@@ -100,6 +105,11 @@ impl Vms {
             .create(files.folder())
             .and_then(|()| fs::write(files.domain(), &server.domain))
             .map_err(|source| Doing::new(format!("make {}", files.folder().display())).io(source))?;
+        if let Some(copy) = &server.image
+            && !files.made().exists()
+        {
+            self.copies.lay_out(copy, server, &files).await?;
+        }
         if let Some(password) = &server.root_password {
             let hash = guest::hash(password.reveal())?;
             write_secret(&files.password(), &hash)
@@ -122,7 +132,20 @@ impl Vms {
                 plug_disk(qmp, &files, disk, bytes).await?;
             }
         }
-        self.remove_other_disks(server, &files, qmp.as_mut()).await
+        self.remove_other_disks(server, &files, qmp.as_mut()).await?;
+        fs::write(files.made(), "")
+            .map_err(|source| Doing::new(format!("write {}", files.made().display())).io(source))
+    }
+
+    /// Copies a stopped server's disks into an image.
+    pub async fn copy(&self, server: &ServerSpec, image: &str) -> Result<(), BackingError> {
+        if self.is_running(&server.id) {
+            return Err(BackingError::Host {
+                what: format!("server {} still runs, so its disks are not at rest", server.id),
+                fix: "shut it down first".into(),
+            });
+        }
+        self.copies.take(server, &self.files(&server.id), image).await
     }
 
     /// Deletes disks the server no longer has.
@@ -170,7 +193,7 @@ impl Vms {
                 return Err(Doing::new(format!("read {}", files.password().display())).io(source));
             }
         };
-        write_secret(&files.document(), &guest::document(server, domain, password.as_deref()))
+        write_secret(&files.document(), &guest::document(server, domain, self.host, password.as_deref()))
             .map_err(|source| Doing::new(format!("write {}", files.document().display())).io(source))?;
         let namespace = self.names.domain(&server.domain);
         Program::new("ip")

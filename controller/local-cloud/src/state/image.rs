@@ -9,7 +9,8 @@ use fleet_mcp::{
 };
 
 use super::{
-    Context, Copy, Done, Operation, Refused, State, Work, catalogue, deploy::check_name, power::usable, uuid,
+    Context, Copy, Done, Operation, Record, Refused, State, Work, catalogue, deploy::check_name,
+    power::usable, record::Under, uuid,
 };
 
 type Changed = Result<(Done, Vec<Work>), Refused>;
@@ -21,12 +22,6 @@ impl State {
         let record = self.record(id)?;
         usable(record)?;
         check_name(&request.image_name)?;
-        if !cx.clones {
-            return Err(Refused::new(
-                "OPERATION_NOT_SUPPORTED",
-                "This cloud cannot copy the disks of its machines.",
-            ));
-        }
         if record.entity.started {
             return Err(Refused::new("SERVER_STARTED", format!("Server {id} is started; stop it first.")));
         }
@@ -70,7 +65,7 @@ impl State {
             progress: None,
             virtual_hardware: server.virtual_hardware.clone(),
         };
-        let copy = Copy { entity, image: record.image.clone() };
+        let copy = Copy { entity, image: image.clone() };
         self.put_marks(&AssetType::CustomerImage, &image, tags)?;
         self.copies.push(copy);
         let (mut done, work) = self.begin(id, Operation::Clone(image.clone()), cx)?;
@@ -89,8 +84,16 @@ impl State {
         if self.copies[index].entity.state == Some(Phase::PendingAdd) {
             return Err(Refused::busy("Customer image", id, "CLONE_SERVER"));
         }
+        let deployed_from = |record: &&Record| {
+            record.entity.source_image_id.as_ref().is_some_and(|image| image.as_str() == id)
+                && matches!(&record.pending, Some(Under { operation: Operation::Deploy { .. }, .. }))
+        };
+        if self.servers.iter().any(|record| deployed_from(&record)) {
+            return Err(Refused::busy("Customer image", id, "DEPLOY_SERVER"));
+        }
         self.copies.remove(index);
-        Ok((Done::at_once(format!("Customer image {id} has been deleted.")), Vec::new()))
+        let done = Done::at_once(format!("Customer image {id} has been deleted."));
+        Ok((done, vec![Work::RemoveImage(id.to_owned())]))
     }
 
     /// Ends the making of an image, well or with a reason.

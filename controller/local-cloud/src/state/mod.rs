@@ -114,8 +114,6 @@ pub struct Context<'a> {
     pub quotas: &'a Quotas,
     /// What the documents of the platform leave open.
     pub choices: &'a Choices,
-    /// Whether what stands behind us can copy a server's disks.
-    pub clones: bool,
     /// What goes wrong on request.
     pub twist: Twist,
 }
@@ -138,6 +136,8 @@ pub enum Work {
     RemoveDomain(Id),
     /// Take these steps for a server, one after the other.
     Server(Id, Vec<Step>),
+    /// Remove an image of the customer's.
+    RemoveImage(Id),
 }
 
 /// One step for a server.
@@ -151,8 +151,8 @@ pub enum Step {
     Stop(Stop),
     /// Hard reset.
     Reset,
-    /// Copy the system disk into an image.
-    Clone(Id),
+    /// Copy the disks into an image.
+    Clone(ServerSpec, Id),
     /// Power off and delete.
     Remove,
 }

@@ -190,9 +190,11 @@ impl Operation {
             Self::Shutdown => vec![Step::Stop(Stop::Graceful)],
             Self::PowerOff => vec![Step::Stop(Stop::PowerOff)],
             Self::Reboot | Self::Reset if record.ghost => Vec::new(),
-            Self::Reboot | Self::Reset => vec![Step::Reset],
+            // What a guest has not written down yet is safe only if it is told.
+            Self::Reboot => vec![Step::Stop(Stop::Graceful), Step::Start(target)],
+            Self::Reset => vec![Step::Reset],
             Self::ChangeDiskSpeed(..) | Self::NotifyNic { .. } | Self::UpdateTools => Vec::new(),
-            Self::Clone(image) => vec![Step::Clone(image.clone())],
+            Self::Clone(image) => vec![Step::Clone(target, image.clone())],
             Self::Delete | Self::Clean => vec![Step::Remove],
             Self::Deploy { .. }
             | Self::Reconfigure { .. }

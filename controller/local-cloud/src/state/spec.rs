@@ -10,7 +10,7 @@ use fleet_mcp::types::{
     Protocol as Wire, State as Phase,
 };
 
-use super::{Record, State, network, record::Under};
+use super::{Record, State, catalogue::BACKING_IMAGE, network, record::Under};
 use crate::backing::{
     DiskSpec, DomainSpec, Match, NatSpec, NicSpec, Protocol, RuleSpec, ServerSpec, VlanSpec, World,
 };
@@ -74,7 +74,7 @@ impl State {
             id: record.id().to_owned(),
             name: server.name.clone(),
             domain: record.domain().unwrap_or_default().to_owned(),
-            image: record.image.clone(),
+            image: Some(&record.image).filter(|image| *image != BACKING_IMAGE).cloned(),
             cpus: server.cpu.count,
             memory_mib: u64::from(server.memory_gb) * 1024,
             disks: server
@@ -100,6 +100,7 @@ impl State {
             servers: servers
                 .map(|server| (self.server_spec(server), server.entity.started && !server.ghost))
                 .collect(),
+            images: self.copies.iter().map(|copy| copy.entity.id.to_string()).collect(),
         }
     }
 

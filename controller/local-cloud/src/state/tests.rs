@@ -91,7 +91,6 @@ impl World {
             delays: &self.delays,
             quotas: &self.quotas,
             choices: &Choices::default(),
-            clones: true,
             twist: Twist::default(),
         };
         let outcome = self.state.handle(call, &mut context);
@@ -145,6 +144,7 @@ impl World {
             }
             Work::RemoveDomain(id) => self.state.domain_removed(&id, result()),
             Work::Server(id, _) => self.state.server_done(&id, result()),
+            Work::RemoveImage(_) => {}
         }
     }
 

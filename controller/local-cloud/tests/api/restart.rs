@@ -142,6 +142,12 @@ impl Backing for Held {
     async fn remove_server(&self, id: &str) -> Result<(), BackingError> {
         self.inner.remove_server(id).await
     }
+    async fn clone_server(&self, _server: &ServerSpec, _image: &str) -> Result<(), BackingError> {
+        self.pass("clone").await
+    }
+    async fn remove_image(&self, _image: &str) -> Result<(), BackingError> {
+        self.pass("remove image").await
+    }
     async fn running(&self) -> Result<Vec<Id>, BackingError> {
         let panics = self.defective.lock().expect("no panic").take_if(|at| *at == "running").is_some();
         assert!(!panics, "a defect, wanted by a test");

@@ -22,6 +22,8 @@ const ATTEMPTS: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(5);
 /// How often a process that waits for another one's build looks again.
 const LOCK_INTERVAL: Duration = Duration::from_millis(500);
+/// How the names of folders end in which an image is being built.
+pub(super) const UNFINISHED: &str = ".unfinished";
 /// The script that tells whether an accelerator works.
 const PROBE: &str = include_str!("files/probe-init");
 
@@ -45,7 +47,7 @@ pub async fn ensure(
     }
 
     // Only the holder of the lock touches this folder, so what is in it is what an earlier build left.
-    let work = images.join(format!(".{}.unfinished", recipe.key()));
+    let work = images.join(format!(".{}{UNFINISHED}", recipe.key()));
     let stages = Stages { work: &work, recipe, mirror, progress };
     stages.tree().await?;
     stages.parts().await?;

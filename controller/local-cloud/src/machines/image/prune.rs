@@ -2,7 +2,7 @@
 //!
 //! Several clouds share one cache, so an image's folder says who uses it: `users/<hash>` holds the folder of a
 //! cloud. A cloud uses an image while it is served, because it makes servers from it any time, and for as long as a
-//! disk of a server of its is an overlay of it.
+//! disk of a server of its, or a copy of one, is an overlay of it.
 
 use std::{
     fs, io,
@@ -14,8 +14,8 @@ use std::{
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest as _, Sha256};
 
-use super::Image;
-use crate::machines::qcow2;
+use super::{Image, build::UNFINISHED};
+use crate::machines::{copies::Copies, qcow2};
 
 /// Images kept though nobody uses them: going back to the version before is common.
 const NEWEST: usize = 2;
@@ -35,7 +35,8 @@ pub(crate) fn prune(image: &Image, cloud: &Path, is_served: impl Fn(&Path) -> bo
     for entry in fs::read_dir(images)? {
         let folder = entry?.path();
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with(GOING) {
+        // The lock is held: whatever build left something unfinished has ended, and this cloud's image is there.
+        if name.starts_with(GOING) || name.ends_with(UNFINISHED) {
             fs::remove_dir_all(&folder)?;
         } else if !name.starts_with('.') && folder.is_dir() && folder != image.folder {
             others.push(Image { folder: folder.clone() });
@@ -57,10 +58,12 @@ pub(crate) fn prune(image: &Image, cloud: &Path, is_served: impl Fn(&Path) -> bo
     Ok(())
 }
 
-/// Images that disks of a cloud's servers are overlays of.
+/// Images that disks of a cloud's servers, and copies of such disks, are overlays of.
 fn bases(cloud: &Path) -> Vec<PathBuf> {
     let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    let files = entries(&cloud.join("servers")).flat_map(|server| entries(&server).collect::<Vec<_>>());
+    let kept = Copies::of(cloud);
+    let owners = entries(&cloud.join("servers")).chain(entries(kept.folder()));
+    let files = owners.flat_map(|owner| entries(&owner).collect::<Vec<_>>());
     // Sockets, logs and added disks are none.
     files.filter(|file| file.is_file()).filter_map(|file| qcow2::base(&file).ok()).collect()
 }
@@ -156,12 +159,12 @@ mod tests {
         let ours = fixture.cloud("ours", Some(&now));
         let is_served = |cloud: &Path| cloud == served || cloud == ours;
         prune(&now, &ours, is_served).expect("prunes");
-        assert_eq!(fixture.left(), [".y.unfinished", "a", "b", "d", "e"]);
+        assert_eq!(fixture.left(), ["a", "b", "d", "e"]);
 
         // Its server goes; the other cloud is not served any more. Only when a cloud looks next.
         fs::remove_dir_all(stopped.join("servers")).expect("removed");
         prune(&now, &ours, |cloud| cloud == ours).expect("prunes");
-        assert_eq!(fixture.left(), [".y.unfinished", "d", "e"]);
+        assert_eq!(fixture.left(), ["d", "e"]);
         assert!(d.disk().is_file());
     }
 
@@ -175,7 +178,11 @@ mod tests {
         let new = fixture.image("new", 10);
         prune(&new, &ours, |_| true).expect("prunes");
         assert_eq!(fixture.left(), ["middle", "new", "old"], "a server is still on it");
-        fs::remove_dir_all(ours.join("servers")).expect("removed");
+        fs::create_dir_all(ours.join("images")).expect("made");
+        fs::rename(ours.join("servers/s1"), ours.join("images/i1")).expect("moved");
+        prune(&new, &ours, |_| true).expect("prunes");
+        assert_eq!(fixture.left(), ["middle", "new", "old"], "a copy of its disk is still on it");
+        fs::remove_dir_all(ours.join("images")).expect("removed");
         prune(&new, &ours, |_| true).expect("prunes");
         assert_eq!(fixture.left(), ["middle", "new"]);
         assert!(middle.disk().is_file());

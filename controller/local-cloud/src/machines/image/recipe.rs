@@ -35,7 +35,7 @@ const PACKAGES: [&str; 20] = [
 macro_rules! files {
     ($($name:literal),* $(,)?) => { [$(($name, include_str!(concat!("files/", $name)))),*] };
 }
-const FILES: [(&str, &str); 16] = files![
+const FILES: [(&str, &str); 19] = files![
     "apt.conf",
     "cloud.cfg",
     "customise",
@@ -43,11 +43,14 @@ const FILES: [(&str, &str); 16] = files![
     "guest-customise.service",
     "guest-devices.service",
     "guest-power.service",
+    "guest-seed.service",
     "initramfs-init",
     "lvmlocal.conf",
     "masked-units",
     "power-button",
     "probe-init",
+    "seed",
+    "seed.cfg",
     "sshd.conf",
     "units/console.conf",
     "units/journald.conf",
