@@ -304,6 +304,7 @@ impl Controller {
             vault: self.vault.clone(),
             first_boot: self.first_boot.clone(),
             first_boots: self.first_boots.clone(),
+            releases: self.releases.clone(),
             enrol_addresses: Arc::new(enrol_addresses),
             timing: self.settings.timing,
         };

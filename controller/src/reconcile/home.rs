@@ -51,6 +51,8 @@ pub struct Homecoming {
     pub first_boot: Arc<dyn FirstBoot>,
     /// What new servers say.
     pub first_boots: Arc<FirstBoots>,
+    /// Whose releases nodes take.
+    pub releases: Arc<crate::releases::Releases>,
     /// Where nodes enrol.
     pub enrol_addresses: Arc<Vec<String>>,
     /// Deadlines.
@@ -309,12 +311,14 @@ impl Homecoming {
         let token = token::issue(&self.records, node, now, self.timing.token)
             .await
             .map_err(|error| format!("enrolment token: {}", fleet_model::chain(&error)))?;
+        let roots = self.releases.roots();
+        let root = roots.last().map(|root| String::from_utf8_lossy(root));
         let way = Way {
             node,
             token: &token.text,
             enrol_addresses: &self.enrol_addresses,
             trust_bundle_pem: &self.ca.bundle_pem(),
-            release_root: None,
+            release_root: root.as_deref(),
         };
         let document = self.first_boot.document(way).await.map_err(|error| error.why)?;
         Ok(Seed { document, token: token.hash, expires: token.expires })
