@@ -30,8 +30,8 @@ pub trait Cloud: Send + Sync {
     async fn servers_in(&self, domain: &Id<NetworkDomain>) -> Result<Vec<Server>, McpError>;
     /// One server.
     async fn server(&self, id: &Id<Server>) -> Result<Option<Server>, McpError>;
-    /// Images of a data centre, the platform's before the customer's.
-    async fn images(&self, datacenter: &str) -> Result<Vec<Image>, McpError>;
+    /// Images of the platform, of all data centres.
+    async fn platform_images(&self) -> Result<Vec<Image>, McpError>;
     /// Images the customer made, of all data centres.
     async fn customer_images(&self) -> Result<Vec<Image>, McpError>;
     /// Blocks of public addresses of a network domain.
@@ -176,8 +176,8 @@ impl Cloud for Client {
     async fn server(&self, id: &Id<Server>) -> Result<Option<Server>, McpError> {
         self.find(id).await
     }
-    async fn images(&self, datacenter: &str) -> Result<Vec<Image>, McpError> {
-        Client::images(self, &Filter::in_datacenter(datacenter)).await
+    async fn platform_images(&self) -> Result<Vec<Image>, McpError> {
+        self.list(&Filter::all()).await
     }
     async fn customer_images(&self) -> Result<Vec<Image>, McpError> {
         let images = self.list::<CustomerImage>(&Filter::all()).await?;

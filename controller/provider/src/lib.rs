@@ -14,6 +14,7 @@ pub mod event;
 mod execute;
 pub mod fake;
 pub mod graph;
+mod images;
 pub mod journal;
 pub mod mark;
 pub mod observe;

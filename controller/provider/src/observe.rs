@@ -1,5 +1,5 @@
-//! One look at the whole cloud, with as few calls as possible: three lists, and three more for each network domain
-//! that holds something of ours, in parallel.
+//! One look at the whole cloud, with as few calls as possible: three lists, or one of an empty cloud, and three more for
+//! each network domain that holds something of ours, in parallel.
 
 use std::sync::Arc;
 
@@ -38,8 +38,12 @@ pub async fn observe_fleets(cloud: &Arc<dyn Cloud>) -> Result<View, McpError> {
 }
 
 async fn look(cloud: &Arc<dyn Cloud>, concerns: impl Fn(Option<&str>) -> bool) -> Result<View, McpError> {
-    let (domains, vlans, servers) =
-        tokio::try_join!(cloud.network_domains(), cloud.vlans(), cloud.servers())?;
+    let domains = cloud.network_domains().await?;
+    // Nothing is outside of a domain.
+    let (vlans, servers) = match domains.is_empty() {
+        true => Default::default(),
+        false => tokio::try_join!(cloud.vlans(), cloud.servers())?,
+    };
     let mut view = View::default();
     domains.into_iter().for_each(|domain| view.put_domain(domain));
     vlans.into_iter().for_each(|vlan| view.put_vlan(vlan));

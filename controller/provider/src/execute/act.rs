@@ -26,6 +26,16 @@ pub(super) enum Done<T> {
     Found(T),
 }
 
+/// How a change came about that makes something without a name.
+pub(super) enum Unnamed<T> {
+    /// It is there.
+    Made(T),
+    /// The cloud accepted the change, yet shows nothing.
+    Unlisted,
+    /// Nothing came of it, for certain.
+    Refused(Failure),
+}
+
 impl Run {
     /// A read, repeated a few times while the cloud is in trouble.
     pub(super) async fn read<T, F, R>(&self, read: F) -> Result<T, McpError>
@@ -84,17 +94,17 @@ impl Run {
     }
 
     /// The same for what has no name and no mark: blocks of addresses and translations. What was made is in the index
-    /// before the intent is closed, and an intent is closed only once a look has told what came of it: after a kill,
-    /// or a cloud that fell silent in between, the next run finds it open. `None` if the cloud accepted the change, yet
-    /// shows nothing.
+    /// before the intent is closed, and an intent is closed only once it is known what came of it, by the answer if `told`
+    /// can read it there, else by a look: after a kill, or a cloud that fell silent in between, the next run finds it
+    /// open.
     pub(super) async fn act_unnamed<T, L, R>(
         &self,
         step: &Step,
         about: About,
         change: &Change,
-        look: L,
+        (look, told): (L, impl FnOnce(String) -> Option<T>),
         (kind, id): (&'static str, fn(&T) -> &str),
-    ) -> Result<Option<T>, Failure>
+    ) -> Result<Unnamed<T>, Failure>
     where
         L: Fn() -> R,
         R: Future<Output = Result<Option<T>, McpError>>,
@@ -102,22 +112,24 @@ impl Run {
         let intent = self.journal.intend(change.name(), step, about.domain, about.before).await?;
         let found = match self.send(step, change, &look).await {
             Ok(Done::Found(found)) => Some(found),
-            Ok(Done::Accepted(_)) => self.read(&look).await?,
+            Ok(Done::Accepted(new)) => match new.and_then(told) {
+                Some(made) => Some(made),
+                None => self.read(&look).await?,
+            },
             Err(Failure(why)) => match self.read(&look).await {
                 // It came about all the same, as an answer that was lost did not tell.
                 Ok(Some(found)) => Some(found),
                 Ok(None) => {
                     self.journal.finish(intent, format!("failed: {why}")).await?;
-                    return Err(Failure(why));
+                    return Ok(Unnamed::Refused(Failure(why)));
                 }
                 Err(_) => return Err(Failure(why)),
             },
         };
-        if let Some(found) = &found {
-            self.journal.made(kind, id(found)).await?;
-            self.journal.finish(intent, "made").await?;
-        }
-        Ok(found)
+        let Some(found) = found else { return Ok(Unnamed::Unlisted) };
+        self.journal.made(kind, id(&found)).await?;
+        self.journal.finish(intent, "made").await?;
+        Ok(Unnamed::Made(found))
     }
 
     async fn send<T, L, R>(&self, step: &Step, change: &Change, look: L) -> Result<Done<T>, Failure>

@@ -14,7 +14,7 @@ use fleet_plan::resolved::{Node, Service};
 use super::{
     Failure, Run,
     act::{About, Done},
-    wait::Settled,
+    wait::{Began, Settled},
 };
 use crate::{
     cloud::Change,
@@ -106,30 +106,35 @@ impl Run {
                 Service::Advanced => DomainType::Advanced,
             },
         });
+        // What was seen at the run's beginning counts at first: a name that somebody takes meanwhile is refused.
+        let mut there =
+            self.view().domain(&resource.location, &resource.domain).map(|held| held.domain.clone());
         let mut why = String::new();
-        for _ in 0..self.pace.makes {
-            let id = match self.read(look).await? {
+        for attempt in 0..self.pace.makes {
+            if attempt > 0 {
+                there = self.read(look).await?;
+            }
+            let (id, began) = match there.take() {
                 Some(found) => {
                     self.adopt(found.description.as_deref())?;
-                    found.id
+                    (found.id, Began::some_time_ago())
                 }
-                None => match self.act(step, About::default(), &request, look).await? {
-                    Done::Accepted(Some(id)) => Id::new(id),
-                    Done::Accepted(None) => continue,
-                    Done::Found(found) => {
-                        self.adopt(found.description.as_deref())?;
-                        found.id
+                None => {
+                    let done = self.act(step, About::default(), &request, look).await?;
+                    let began = Began::by(&request, &done);
+                    match done {
+                        Done::Accepted(Some(id)) => (Id::new(id), began),
+                        Done::Accepted(None) => continue,
+                        Done::Found(found) => {
+                            self.adopt(found.description.as_deref())?;
+                            (found.id, began)
+                        }
                     }
-                },
+                }
             };
-            match self.settle_domain(step, &id).await? {
+            match self.settle(step, &id, began).await? {
                 Settled::Normal(domain) => {
                     self.journal.made("domain", domain.id.as_str()).await?;
-                    // What a new domain comes with: the platform's own rules.
-                    let rules = self.read(|| self.cloud.firewall_rules(&id)).await?;
-                    if let Some(held) = self.view().domains.get_mut(&id) {
-                        held.rules.extend(rules.into_iter().map(|rule| (rule.id.clone(), rule)));
-                    }
                     return Ok(());
                 }
                 Settled::Gone => "it was being deleted".clone_into(&mut why),
@@ -151,23 +156,35 @@ impl Run {
             }))
         };
         let change = Change::DeployVlan(request.clone());
+        let mut there = {
+            let view = self.view();
+            let held = view.domains.get(&request.network_domain_id);
+            held.and_then(|held| held.vlan(&request.name)).cloned()
+        };
         let mut why = String::new();
-        for _ in 0..self.pace.makes {
-            let id = match self.read(look).await? {
+        for attempt in 0..self.pace.makes {
+            if attempt > 0 {
+                there = self.read(look).await?;
+            }
+            let (id, began) = match there.take() {
                 Some(found) => {
                     self.adopt(found.description.as_deref())?;
-                    found.id
+                    (found.id, Began::some_time_ago())
                 }
-                None => match self.act(step, About::default(), &change, look).await? {
-                    Done::Accepted(Some(id)) => Id::new(id),
-                    Done::Accepted(None) => continue,
-                    Done::Found(found) => {
-                        self.adopt(found.description.as_deref())?;
-                        found.id
+                None => {
+                    let done = self.act(step, About::default(), &change, look).await?;
+                    let began = Began::by(&change, &done);
+                    match done {
+                        Done::Accepted(Some(id)) => (Id::new(id), began),
+                        Done::Accepted(None) => continue,
+                        Done::Found(found) => {
+                            self.adopt(found.description.as_deref())?;
+                            (found.id, began)
+                        }
                     }
-                },
+                }
             };
-            match self.settle_vlan(step, &id).await? {
+            match self.settle(step, &id, began).await? {
                 Settled::Normal(vlan) => {
                     self.journal.made("vlan", vlan.id.as_str()).await?;
                     return Ok(());
@@ -196,27 +213,37 @@ impl Run {
             let all = self.cloud.servers_in(&domain).await?;
             Ok(choose(&self.mark, all.iter(), node.name.as_str()).cloned())
         };
+        let mut there = {
+            let view = self.view();
+            let held = view.domains.get(&domain);
+            held.and_then(|held| held.server(&self.mark, node.name.as_str())).cloned()
+        };
         let mut why = String::new();
-        for _ in 0..self.pace.makes {
-            let id = match self.read(look).await? {
+        for attempt in 0..self.pace.makes {
+            if attempt > 0 {
+                there = self.read(look).await?;
+            }
+            let (id, began) = match there.take() {
                 Some(found) => {
                     self.adopt(found.description.as_deref())?;
-                    found.id
+                    (found.id, Began::some_time_ago())
                 }
                 None => {
                     let request = self.server_request(resource, node, network, &domain).await?;
                     let change = Change::DeployServer(Box::new(request));
-                    match self.act(step, About::default(), &change, look).await? {
-                        Done::Accepted(Some(id)) => Id::new(id),
+                    let done = self.act(step, About::default(), &change, look).await?;
+                    let began = Began::by(&change, &done);
+                    match done {
+                        Done::Accepted(Some(id)) => (Id::new(id), began),
                         Done::Accepted(None) => continue,
                         Done::Found(found) => {
                             self.adopt(found.description.as_deref())?;
-                            found.id
+                            (found.id, began)
                         }
                     }
                 }
             };
-            match self.settle_server(step, &id).await? {
+            match self.settle(step, &id, began).await? {
                 Settled::Normal(server) => {
                     self.journal.made("server", server.id.as_str()).await?;
                     return Ok(());
@@ -244,16 +271,10 @@ impl Run {
         network: &str,
         domain: &Id<NetworkDomain>,
     ) -> Result<DeployServer, Failure> {
-        let images = self.read(|| self.cloud.images(&resource.location)).await?;
-        let Some(image) = images.iter().find(|image| image.name.contains(&node.image)) else {
-            let names: Vec<&str> = images.iter().map(|image| image.name.as_str()).take(20).collect();
-            return Err(Failure(format!(
-                "{} has no image whose name contains `{}`; there are: {}",
-                resource.location,
-                node.image,
-                names.join(", ")
-            )));
-        };
+        let platform = self.read(|| self.cloud.platform_images());
+        let customer = self.read(|| self.cloud.customer_images());
+        let found = self.images.find(&resource.location, &node.image, platform, customer).await?;
+        let image = found.map_err(Failure)?;
         let vlan = {
             let view = self.view();
             view.domains.get(domain).and_then(|held| held.vlan(network)).map(|vlan| vlan.id.clone())
@@ -268,9 +289,9 @@ impl Run {
         Ok(DeployServer {
             name: node.name.to_string(),
             description: Some(self.mark.describe(&node.description)),
-            image_id: image.id.clone(),
-            // Started once its disks are in.
-            start: false,
+            image_id: image.id,
+            // One with more disks is started once they are in.
+            start: node.disks.is_empty(),
             administrator_password: Some(fleet_mcp::Secret::new(password.reveal())),
             cpu: Some(CpuRequest {
                 count: Some(node.cpu.count),

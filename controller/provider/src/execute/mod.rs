@@ -1,14 +1,17 @@
 //! Work done: ready pieces in parallel, calls bounded, a failure stops what needs it and nothing else.
 
 mod act;
+mod looks;
 mod make;
 mod network;
 mod remove;
 mod server;
+mod timing;
 mod wait;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
+    net::Ipv4Addr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -16,7 +19,10 @@ use std::{
     time::Duration,
 };
 
-use fleet_mcp::McpError;
+use fleet_mcp::{
+    McpError,
+    types::{NetworkDomain, Server, Vlan},
+};
 use fleet_model::chain;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
@@ -24,15 +30,17 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::{looks::Looks, timing::Timing};
 use crate::{
     cloud::Cloud,
     diff::{Task, Work},
     event::{Event, Step, StepState},
     graph::Key,
+    images::Images,
     journal::{Journal, JournalError},
     mark::Mark,
     vault::Vault,
-    view::View,
+    view::{DomainView, View},
 };
 
 /// How patient a run is.
@@ -40,7 +48,7 @@ use crate::{
 pub struct Pace {
     /// Calls under way at once.
     pub calls: usize,
-    /// First pause between two looks at something under way; later ones grow to `longest`.
+    /// First pause, where nothing is known yet of how long something takes; later ones grow to `longest`.
     pub first: Duration,
     /// Longest pause.
     pub longest: Duration,
@@ -60,7 +68,7 @@ impl Default for Pace {
     fn default() -> Self {
         Self {
             calls: 8,
-            first: Duration::from_millis(150),
+            first: Duration::from_millis(300),
             longest: Duration::from_secs(5),
             // Public clients wait up to half an hour for a server.
             settle: Duration::from_secs(30 * 60),
@@ -109,6 +117,13 @@ pub(crate) struct Run {
     pub(crate) changes: AtomicU64,
     view: Mutex<View>,
     calls: Semaphore,
+    timing: Mutex<Timing>,
+    domains: Looks<NetworkDomain>,
+    vlans: Looks<Vlan>,
+    servers: Looks<Server>,
+    images: Images,
+    /// Public addresses that came with blocks of this run.
+    added: Mutex<BTreeSet<Ipv4Addr>>,
     turns: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
 
@@ -123,6 +138,7 @@ impl Run {
         view: View,
     ) -> Self {
         let calls = Semaphore::new(pace.calls.max(1));
+        let inside = |count: fn(&DomainView) -> usize| view.domains.values().map(count).sum();
         Self {
             cloud,
             journal,
@@ -131,8 +147,14 @@ impl Run {
             pace,
             events,
             changes: AtomicU64::new(0),
-            view: Mutex::new(view),
             calls,
+            timing: Mutex::default(),
+            domains: Looks::new(view.domains.len()),
+            vlans: Looks::new(inside(|held| held.vlans.len())),
+            servers: Looks::new(inside(|held| held.servers.len())),
+            images: Images::default(),
+            added: Mutex::default(),
+            view: Mutex::new(view),
             turns: Mutex::default(),
         }
     }
@@ -141,6 +163,16 @@ impl Run {
     pub(crate) fn view(&self) -> MutexGuard<'_, View> {
         // Every critical section leaves the view whole, so a poisoned lock is still good.
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of how long things take; likewise.
+    fn timing(&self) -> MutexGuard<'_, Timing> {
+        self.timing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Public addresses that came with blocks of this run; likewise.
+    fn added(&self) -> MutexGuard<'_, BTreeSet<Ipv4Addr>> {
+        self.added.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many changing calls were sent.

@@ -1,6 +1,6 @@
 //! Public addresses, translations and firewall rules.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use fleet_mcp::{
     Id, McpError,
@@ -13,7 +13,7 @@ use fleet_model::NodeName;
 
 use super::{
     Failure, Run,
-    act::{About, Done},
+    act::{About, Done, Unnamed},
 };
 use crate::{
     cloud::Change,
@@ -47,16 +47,32 @@ impl Run {
             let all = self.cloud.nat_rules(&domain).await?;
             Ok(all.into_iter().find(|nat| nat.internal_ip == internal))
         };
-        for _ in 0..self.pace.attempts {
-            self.refresh_addresses(&domain).await?;
+        for attempt in 0..self.pace.attempts {
+            // What was seen at the run's beginning counts at first.
+            if attempt > 0 {
+                self.refresh_addresses(&domain).await?;
+            }
             if self.view().domains.get(&domain).is_some_and(|held| held.nat(internal).is_some()) {
                 return Ok(());
             }
             let external = self.free_address(step, &domain, resource).await?;
-            let before = {
+            let (datacenter_id, before) = {
                 let view = self.view();
                 let held = view.domains.get(&domain);
-                held.map(|held| held.nats.keys().map(ToString::to_string).collect()).unwrap_or_default()
+                let before = held.map(|held| held.nats.keys().map(ToString::to_string).collect());
+                (Id::new(&*resource.location), before.unwrap_or_default())
+            };
+            let told = |id: String| {
+                Some(NatRule {
+                    id: Id::new(id),
+                    datacenter_id,
+                    network_domain_id: domain.clone(),
+                    internal_ip: internal,
+                    external_ip: external,
+                    external_ip_addressability: None,
+                    create_time: None,
+                    state: None,
+                })
             };
             let change = Change::CreateNatRule(CreateNatRule {
                 network_domain_id: domain.clone(),
@@ -64,15 +80,18 @@ impl Run {
                 external_ip: Some(external),
             });
             let about = About { domain: Some(domain.to_string()), before };
-            let made = self
-                .act_unnamed(step, about, &change, look, ("nat", |nat: &NatRule| nat.id.as_str()))
-                .await?;
-            // Accepted, yet not listed: look at everything again.
-            let Some(found) = made else { continue };
-            if let Some(held) = self.view().domains.get_mut(&domain) {
-                held.nats.insert(found.id.clone(), found);
+            let kind = ("nat", (|nat: &NatRule| nat.id.as_str()) as fn(&NatRule) -> &str);
+            match self.act_unnamed(step, about, &change, (look, told), kind).await? {
+                Unnamed::Made(nat) => {
+                    if let Some(held) = self.view().domains.get_mut(&domain) {
+                        held.nats.insert(nat.id.clone(), nat);
+                    }
+                    return Ok(());
+                }
+                // Others may have taken the address since the run began: look at everything again, once.
+                Unnamed::Refused(why) if attempt > 0 => return Err(why),
+                Unnamed::Unlisted | Unnamed::Refused(_) => {}
             }
-            return Ok(());
         }
         Err(Failure(
             "no translation came of it; see which addresses are in use at the cloud, and run again".into(),
@@ -96,15 +115,20 @@ impl Run {
         domain: &Id<NetworkDomain>,
         resource: &Resource,
     ) -> Result<Ipv4Addr, Failure> {
-        // Translations are not the only users of addresses.
-        let reserved = self.read(|| self.cloud.reserved_addresses(domain)).await?;
-        let free = || {
-            let view = self.view();
-            let held = view.domains.get(domain)?;
-            free_addresses(held).into_iter().find(|free| !reserved.iter().any(|used| used.value == *free))
-        };
-        if let Some(free) = free() {
-            return Ok(free);
+        let free = || self.view().domains.get(domain).map(free_addresses).unwrap_or_default();
+        let (ours, others): (BTreeSet<_>, BTreeSet<_>) =
+            free().into_iter().partition(|address| self.added().contains(address));
+        if !others.is_empty() {
+            // Translations are not the only users of addresses.
+            let reserved = self.read(|| self.cloud.reserved_addresses(domain)).await?;
+            let unused = others.into_iter().find(|free| !reserved.iter().any(|used| used.value == *free));
+            if let Some(unused) = unused {
+                return Ok(unused);
+            }
+        }
+        // Nobody else knows the addresses this run has added.
+        if let Some(unused) = ours.first() {
+            return Ok(*unused);
         }
         let block = Step {
             verb: Verb::Create,
@@ -122,7 +146,8 @@ impl Run {
         };
         self.tell(Event::Step(block, state)).await;
         added?;
-        free().ok_or_else(|| Failure("the new block's addresses are in use; run again".into()))
+        let unused = free().into_iter().find(|address| self.added().contains(address));
+        unused.ok_or_else(|| Failure("the new block's addresses are in use; run again".into()))
     }
 
     /// Adds a block. Blocks have no name: what was there before tells whether one came.
@@ -140,16 +165,18 @@ impl Run {
             before: before.iter().map(ToString::to_string).collect(),
         };
         let change = Change::AddPublicIpBlock(AddPublicIpBlock { network_domain_id: domain.clone() });
-        let made = self.act_unnamed(
-            step,
-            about,
-            &change,
-            look,
-            ("block", |block: &PublicIpBlock| block.id.as_str()),
-        );
-        let found = made.await?.ok_or_else(|| {
-            Failure("the cloud accepted the block, yet does not list it; run again in a while".into())
-        })?;
+        let kind = ("block", (|block: &PublicIpBlock| block.id.as_str()) as fn(&PublicIpBlock) -> &str);
+        // The answer does not say which addresses they are.
+        let found = match self.act_unnamed(step, about, &change, (look, |_| None), kind).await? {
+            Unnamed::Made(found) => found,
+            Unnamed::Unlisted => {
+                return Err(Failure(
+                    "the cloud accepted the block, yet does not list it; run again in a while".into(),
+                ));
+            }
+            Unnamed::Refused(why) => return Err(why),
+        };
+        self.added().extend(found.addresses());
         if let Some(held) = self.view().domains.get_mut(domain) {
             held.blocks.insert(found.id.clone(), found);
         }
@@ -216,15 +243,22 @@ impl Run {
         on: bool,
     ) -> Result<(), Failure> {
         let domain = self.domain_of(resource)?;
-        let held = {
-            let view = self.view();
-            view.domains.get(&domain).and_then(|held| held.rule(DENY_IPV6)).cloned()
+        let seen = || self.view().domains.get(&domain).and_then(|held| held.rule(DENY_IPV6)).cloned();
+        let held = match seen() {
+            Some(held) => Some(held),
+            // It came with the domain, which this run has made.
+            None => self.platform_rule(&domain).await?,
         };
         // A platform without that rule has nothing to turn off.
         let Some(held) = held.filter(|held| held.enabled != on) else { return Ok(()) };
         let change = Change::EditFirewallRule(Box::new(EditFirewallRule::enabling(held.id.clone(), on)));
         let look = || self.look_rule(&domain, |rule| rule.id == held.id && rule.enabled == on);
         self.act(step, About::default(), &change, look).await.map(drop)
+    }
+
+    /// The platform's own rule, looked for.
+    async fn platform_rule(&self, domain: &Id<NetworkDomain>) -> Result<Option<FirewallRule>, McpError> {
+        self.read(|| self.look_rule(domain, |rule| same_name(&rule.name, DENY_IPV6))).await
     }
 
     async fn look_rule(

@@ -5,7 +5,11 @@ use fleet_mcp::{
     types::{NetworkDomain, Server, State, Vlan},
 };
 
-use super::{Failure, Run, act::About, wait::Settled};
+use super::{
+    Failure, Run,
+    act::About,
+    wait::{Began, Settled},
+};
 use crate::{cloud::Change, diff::Removal, event::Step};
 
 impl Run {
@@ -50,7 +54,11 @@ impl Run {
             }
             Removal::Server(id, forget) => {
                 let _turn = self.turn(step.name.clone()).await;
-                match self.settle_server(step, &id).await? {
+                let server = match self.seen_idle(&id) {
+                    Some(server) => Settled::Normal(server),
+                    None => self.settle(step, &id, Began::some_time_ago()).await?,
+                };
+                match server {
                     Settled::Gone => {}
                     Settled::Failed(server, _) if server.state == State::FailedAdd => {
                         self.clean_server(step, &id).await?;
@@ -69,15 +77,17 @@ impl Run {
 
     async fn delete_server(&self, step: &Step, id: &Id<Server>) -> Result<(), Failure> {
         let look = || self.leaving_server(id);
-        self.act(step, About::default(), &Change::DeleteServer(id.clone()), look).await?;
-        gone(self.settle_server(step, id).await?)
+        let change = Change::DeleteServer(id.clone());
+        let done = self.act(step, About::default(), &change, look).await?;
+        gone(self.settle(step, id, Began::by(&change, &done)).await?)
     }
 
     /// Removes what is left of a server that could not be made.
     pub(super) async fn clean_server(&self, step: &Step, id: &Id<Server>) -> Result<(), Failure> {
         let look = || self.leaving_server(id);
-        self.act(step, About::default(), &Change::CleanServer(id.clone()), look).await?;
-        gone(self.settle_server(step, id).await?)
+        let change = Change::CleanServer(id.clone());
+        let done = self.act(step, About::default(), &change, look).await?;
+        gone(self.settle(step, id, Began::by(&change, &done)).await?)
     }
 
     /// Whether a server is gone or on its way.
@@ -91,8 +101,9 @@ impl Run {
             let found = self.cloud.vlan(id).await?;
             Ok(found.is_none_or(|vlan| is_leaving(&vlan.state)).then_some(()))
         };
-        self.act(step, About::default(), &Change::DeleteVlan(id.clone()), look).await?;
-        gone(self.settle_vlan(step, id).await?)
+        let change = Change::DeleteVlan(id.clone());
+        let done = self.act(step, About::default(), &change, look).await?;
+        gone(self.settle(step, id, Began::by(&change, &done)).await?)
     }
 
     pub(super) async fn delete_domain(&self, step: &Step, id: &Id<NetworkDomain>) -> Result<(), Failure> {
@@ -100,8 +111,9 @@ impl Run {
             let found = self.cloud.network_domain(id).await?;
             Ok(found.is_none_or(|domain| is_leaving(&domain.state)).then_some(()))
         };
-        self.act(step, About::default(), &Change::DeleteNetworkDomain(id.clone()), look).await?;
-        gone(self.settle_domain(step, id).await?)
+        let change = Change::DeleteNetworkDomain(id.clone());
+        let done = self.act(step, About::default(), &change, look).await?;
+        gone(self.settle(step, id, Began::by(&change, &done)).await?)
     }
 }
 

@@ -7,7 +7,12 @@ use fleet_mcp::{
 use fleet_model::NodeName;
 use fleet_plan::resolved::{Cpu, Disk, Service};
 
-use super::{Failure, Run, act::About};
+use super::{
+    Failure, Run,
+    act::About,
+    looks::Kind,
+    wait::{Began, Settled},
+};
 use crate::{
     cloud::Change,
     diff::{has_size, service_plan},
@@ -25,6 +30,22 @@ impl Run {
             .filter(|server| self.mark.is_ours(server.description.as_deref()))
             .map(|server| server.id.clone())
             .ok_or_else(|| Failure(format!("server `{node}` is gone; run again to make it anew")))
+    }
+
+    /// A server as it is once nothing is under way. What this run saw last counts: whoever has its turn changes it, and
+    /// what others began since shows as busy.
+    async fn idle_server(&self, step: &Step, id: &Id<Server>) -> Result<Server, Failure> {
+        match self.seen_idle(id) {
+            Some(server) => Ok(server),
+            None => self.sound_server(step, id, Began::some_time_ago()).await,
+        }
+    }
+
+    /// A server that was idle when this run saw it last.
+    pub(super) fn seen_idle(&self, id: &Id<Server>) -> Option<Server> {
+        let view = self.view();
+        let seen = view.domains.values().find_map(|held| held.servers.get(id));
+        seen.filter(|server| server.is_idle()).cloned()
     }
 
     /// One look at a server that says whether it is as `wanted`.
@@ -57,7 +78,9 @@ impl Run {
         }
         let resized = self.resize(step, &id, cpu, memory_gb).await;
         if was_on {
-            self.start(step, &id).await?;
+            // However that went: what it is now only the cloud knows.
+            let server = self.sound_server(step, &id, Began::some_time_ago()).await?;
+            self.start(step, &server).await?;
         }
         resized
     }
@@ -71,8 +94,8 @@ impl Run {
             cores_per_socket: Some(cpu.cores_per_socket),
         });
         let as_wanted = |server: &Server| has_size(server, cpu, memory_gb);
-        self.act(step, About::default(), &change, || self.look_server(id, as_wanted)).await?;
-        if as_wanted(&self.idle_server(step, id).await?) {
+        let done = self.act(step, About::default(), &change, || self.look_server(id, as_wanted)).await?;
+        if as_wanted(&self.sound_server(step, id, Began::by(&change, &done)).await?) {
             return Ok(());
         }
         Err(Failure("the cloud accepted the change, yet the size is not as wanted; look at it there".into()))
@@ -82,12 +105,17 @@ impl Run {
     async fn shut_down(&self, step: &Step, id: &Id<Server>) -> Result<(), Failure> {
         let change = Change::ShutdownServer(id.clone());
         let off = |server: &Server| !server.started;
-        if let Err(Failure(why)) =
-            self.act(step, About::default(), &change, || self.look_server(id, off)).await
-        {
-            self.waiting(step, format!("the guest does not shut down ({why}); its power is cut")).await;
+        let began = match self.act(step, About::default(), &change, || self.look_server(id, off)).await {
+            Ok(done) => Began::by(&change, &done),
+            Err(Failure(why)) => {
+                self.waiting(step, format!("the guest does not shut down ({why}); its power is cut")).await;
+                Began::some_time_ago()
+            }
+        };
+        match self.settle(step, id, began).await? {
+            Settled::Normal(server) if server.started => self.cut_power(step, id).await,
+            _ => Ok(()),
         }
-        self.power_off(step, id).await
     }
 
     pub(super) async fn make_disk(
@@ -120,8 +148,8 @@ impl Run {
         // Disks have no name: what was there before tells whether one came.
         let before = server.disks().iter().map(|found| found.scsi_id.to_string()).collect();
         let about = About { before, ..About::default() };
-        self.act(step, about, &change, || self.look_server(&id, large_enough)).await?;
-        let server = self.idle_server(step, &id).await?;
+        let done = self.act(step, about, &change, || self.look_server(&id, large_enough)).await?;
+        let server = self.sound_server(step, &id, Began::by(&change, &done)).await?;
         if large_enough(&server) {
             return Ok(());
         }
@@ -154,8 +182,8 @@ impl Run {
                 Change::ChangeMonitoring(ChangeServerMonitoringPlan { id: id.clone(), service_plan })
             }
         };
-        self.act(step, About::default(), &change, || self.look_server(&id, as_wanted)).await?;
-        self.idle_server(step, &id).await.map(drop)
+        // Done at once: there is nothing to wait for.
+        self.act(step, About::default(), &change, || self.look_server(&id, as_wanted)).await.map(drop)
     }
 
     pub(super) async fn power_on(
@@ -166,30 +194,41 @@ impl Run {
     ) -> Result<(), Failure> {
         let _turn = self.turn(node.as_str()).await;
         let id = self.server_of(resource, node)?;
-        self.start(step, &id).await
+        let server = self.idle_server(step, &id).await?;
+        self.start(step, &server).await
     }
 
-    async fn start(&self, step: &Step, id: &Id<Server>) -> Result<(), Failure> {
-        if self.idle_server(step, id).await?.started {
+    async fn start(&self, step: &Step, server: &Server) -> Result<(), Failure> {
+        if server.started {
             return Ok(());
         }
+        let id = &server.id;
         let change = Change::StartServer(id.clone());
-        self.act(step, About::default(), &change, || self.look_server(id, |server| server.started)).await?;
-        if self.idle_server(step, id).await?.started {
+        let done = self
+            .act(step, About::default(), &change, || self.look_server(id, |server| server.started))
+            .await?;
+        if self.sound_server(step, id, Began::by(&change, &done)).await?.started {
             return Ok(());
         }
         Err(Failure("the cloud started the server, yet it is off; look at its console".into()))
     }
 
     pub(super) async fn power_off(&self, step: &Step, id: &Id<Server>) -> Result<(), Failure> {
-        let off = |server: &Server| !server.started;
-        match self.settle_server(step, id).await? {
-            super::wait::Settled::Normal(server) if server.started => {}
+        let server = match self.seen_idle(id) {
+            Some(server) => Settled::Normal(server),
+            None => self.settle(step, id, Began::some_time_ago()).await?,
+        };
+        match server {
+            Settled::Normal(server) if server.started => self.cut_power(step, id).await,
             // Gone, off, or failed: deleting it will show.
-            _ => return Ok(()),
+            _ => Ok(()),
         }
+    }
+
+    async fn cut_power(&self, step: &Step, id: &Id<Server>) -> Result<(), Failure> {
+        let off = |server: &Server| !server.started;
         let change = Change::PowerOffServer(id.clone());
-        self.act(step, About::default(), &change, || self.look_server(id, off)).await?;
-        self.settle_server(step, id).await.map(drop)
+        let done = self.act(step, About::default(), &change, || self.look_server(id, off)).await?;
+        self.settle(step, id, Began::by(&change, &done)).await.map(drop)
     }
 }

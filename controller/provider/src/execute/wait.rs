@@ -1,16 +1,13 @@
-//! Polling until something is settled or gone; what is gone leaves the index.
-
-use std::future::Future;
+//! Waiting until something is settled or gone; what is gone leaves the index.
 
 use fleet_mcp::{
-    Id, McpError,
-    resource::Stateful,
-    types::{NetworkDomain, Server, State, Vlan},
+    Id,
+    types::{Server, State},
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
-use super::{Failure, Run};
-use crate::{diff::is_idle, event::Step};
+use super::{Failure, Run, act::Done, looks::Kind, timing::Rhythm};
+use crate::{cloud::Change, event::Step};
 
 /// How waiting ended.
 pub(super) enum Settled<T> {
@@ -22,67 +19,58 @@ pub(super) enum Settled<T> {
     Gone,
 }
 
+/// What is waited for the end of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Began {
+    /// The operation, if we know which it is and since when.
+    operation: Option<&'static str>,
+    at: Instant,
+}
+
+impl Began {
+    /// Whatever is under way, and since when nobody knows.
+    pub(super) fn some_time_ago() -> Self {
+        Self { operation: None, at: Instant::now() }
+    }
+
+    /// `change` was just accepted, or found to have been.
+    pub(super) fn by<T>(change: &Change, done: &Done<T>) -> Self {
+        match done {
+            Done::Accepted(_) => Self { operation: Some(change.name()), at: Instant::now() },
+            Done::Found(_) => Self::some_time_ago(),
+        }
+    }
+}
+
 impl Run {
-    /// Waits for a network domain.
-    pub(super) async fn settle_domain(
+    /// Waits until it is settled, and takes note of what it then is.
+    pub(super) async fn settle<T: Kind>(
         &self,
         step: &Step,
-        id: &Id<NetworkDomain>,
-    ) -> Result<Settled<NetworkDomain>, Failure> {
-        let settled =
-            self.settle(step, || self.cloud.network_domain(id), |domain| domain.state.is_normal()).await?;
+        id: &Id<T>,
+        began: Began,
+    ) -> Result<Settled<T>, Failure> {
+        let settled = self.settled(step, id, began).await?;
         if matches!(settled, Settled::Gone) {
-            self.journal.gone("domain", id.as_str()).await?;
+            self.journal.gone(T::WORD, id.as_str()).await?;
         }
         let mut view = self.view();
         match &settled {
-            Settled::Normal(domain) | Settled::Failed(domain, _) => view.put_domain(domain.clone()),
-            Settled::Gone => {
-                view.domains.remove(id);
-            }
+            Settled::Normal(found) | Settled::Failed(found, _) => found.clone().put(&mut view),
+            Settled::Gone => T::remove(&mut view, id),
         }
-        Ok(settled)
-    }
-
-    /// Waits for a VLAN.
-    pub(super) async fn settle_vlan(&self, step: &Step, id: &Id<Vlan>) -> Result<Settled<Vlan>, Failure> {
-        let settled = self.settle(step, || self.cloud.vlan(id), |vlan| vlan.state.is_normal()).await?;
-        if matches!(settled, Settled::Gone) {
-            self.journal.gone("vlan", id.as_str()).await?;
-        }
-        let mut view = self.view();
-        match &settled {
-            Settled::Normal(vlan) | Settled::Failed(vlan, _) => view.put_vlan(vlan.clone()),
-            Settled::Gone => view.domains.values_mut().for_each(|held| {
-                held.vlans.remove(id);
-            }),
-        }
-        Ok(settled)
-    }
-
-    /// Waits for a server.
-    pub(super) async fn settle_server(
-        &self,
-        step: &Step,
-        id: &Id<Server>,
-    ) -> Result<Settled<Server>, Failure> {
-        let settled = self.settle(step, || self.cloud.server(id), is_idle).await?;
-        if matches!(settled, Settled::Gone) {
-            self.journal.gone("server", id.as_str()).await?;
-        }
-        let mut view = self.view();
-        match &settled {
-            Settled::Normal(server) | Settled::Failed(server, _) => view.put_server(server.clone()),
-            Settled::Gone => view.domains.values_mut().for_each(|held| {
-                held.servers.remove(id);
-            }),
-        }
+        drop(view);
         Ok(settled)
     }
 
     /// Waits for a server that must be there and sound.
-    pub(super) async fn idle_server(&self, step: &Step, id: &Id<Server>) -> Result<Server, Failure> {
-        match self.settle_server(step, id).await? {
+    pub(super) async fn sound_server(
+        &self,
+        step: &Step,
+        id: &Id<Server>,
+        began: Began,
+    ) -> Result<Server, Failure> {
+        match self.settle(step, id, began).await? {
             Settled::Normal(server) => Ok(server),
             Settled::Failed(_, why) => Err(Failure(format!(
                 "the server is {why}; look at it at the cloud, delete it there or have it repaired, and run again"
@@ -91,31 +79,31 @@ impl Run {
         }
     }
 
-    async fn settle<T, F, R>(
-        &self,
-        step: &Step,
-        look: F,
-        idle: impl Fn(&T) -> bool,
-    ) -> Result<Settled<T>, Failure>
-    where
-        T: Stateful,
-        F: Fn() -> R,
-        R: Future<Output = Result<Option<T>, McpError>>,
-    {
-        let started = Instant::now();
-        let mut pause = self.pace.first;
-        let mut told = None;
+    async fn settled<T: Kind>(&self, step: &Step, id: &Id<T>, began: Began) -> Result<Settled<T>, Failure> {
+        let mut rhythm = match began.operation {
+            Some(operation) => self.timing().rhythm(operation, &self.pace),
+            None => Rhythm::now(&self.pace),
+        };
+        let (mut missed, mut told) = (false, None);
         loop {
-            let Some(found) = self.read(&look).await? else { return Ok(Settled::Gone) };
-            let state = found.state().clone();
-            if idle(&found) {
+            let due = began.at + rhythm.next();
+            let (looked, found) = T::looks(self).at(self, id, due, due + rhythm.slack()).await?;
+            let after = looked.saturating_duration_since(began.at);
+            if found.as_ref().is_none_or(Kind::is_idle)
+                && let Some(operation) = began.operation
+            {
+                self.timing().learn(operation, after, missed);
+            }
+            let Some(found) = found else { return Ok(Settled::Gone) };
+            if found.is_idle() {
                 return Ok(Settled::Normal(found));
             }
+            let state = found.state().clone();
             if state.is_failed() {
                 let reason = found.failure().map(|why| format!(" ({why})")).unwrap_or_default();
                 return Ok(Settled::Failed(found, format!("{state}{reason}")));
             }
-            if started.elapsed() > self.pace.settle {
+            if after > self.pace.settle {
                 let minutes = self.pace.settle.as_secs() / 60;
                 return Err(Failure(format!(
                     "still {state} after {minutes} minutes; see what the cloud does, and run again"
@@ -125,8 +113,8 @@ impl Run {
                 self.waiting(step, in_words(&state)).await;
                 told = Some(state);
             }
-            sleep(pause).await;
-            pause = self.pace.next(pause);
+            rhythm.missed(after);
+            missed = true;
         }
     }
 }

@@ -9,6 +9,7 @@ mod state;
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -58,12 +59,18 @@ struct Script {
     faults: BTreeMap<usize, Fault>,
     calls: usize,
     changes: Vec<&'static str>,
+    reads: Vec<&'static str>,
 }
 
 impl FakeCloud {
     /// A cloud with an image `Debian 12` everywhere, in which nothing happens by itself for `looks` looks.
     pub fn new(looks: u32) -> Self {
         Self { state: Mutex::new(State::new(looks)), ..Self::default() }
+    }
+
+    /// The same in which every operation takes so long, however often it is looked at.
+    pub fn slow(takes: Duration) -> Self {
+        Self { state: Mutex::new(State::slow(takes)), ..Self::default() }
     }
 
     /// Puts `fault` on the call of this number, counted from the last [`FakeCloud::count_anew`].
@@ -84,6 +91,11 @@ impl FakeCloud {
     /// Names of the changing calls there were.
     pub fn changes(&self) -> Vec<&'static str> {
         self.script().changes.clone()
+    }
+
+    /// Names of the calls that only looked.
+    pub fn reads(&self) -> Vec<&'static str> {
+        self.script().reads.clone()
     }
 
     /// Resolves once a call hangs.
@@ -113,6 +125,8 @@ impl FakeCloud {
             let mut script = self.script();
             if change {
                 script.changes.push(operation);
+            } else {
+                script.reads.push(operation);
             }
             script.calls += 1;
             let number = script.calls - 1;
@@ -147,19 +161,19 @@ fn refusal(operation: &str, code: &str) -> Refusal {
 #[async_trait]
 impl Cloud for FakeCloud {
     async fn network_domains(&self) -> Result<Vec<NetworkDomain>, McpError> {
-        self.call("LIST_NETWORK_DOMAIN", false, |state| Ok(state.domains.values().cloned().collect())).await
+        self.call("LIST_NETWORK_DOMAIN", false, |state| Ok(state.look_domains())).await
     }
     async fn network_domain(&self, id: &Id<NetworkDomain>) -> Result<Option<NetworkDomain>, McpError> {
         self.call("GET_NETWORK_DOMAIN", false, |state| Ok(state.look_domain(id))).await
     }
     async fn vlans(&self) -> Result<Vec<Vlan>, McpError> {
-        self.call("LIST_VLAN", false, |state| Ok(state.vlans.values().cloned().collect())).await
+        self.call("LIST_VLAN", false, |state| Ok(state.look_vlans())).await
     }
     async fn vlan(&self, id: &Id<Vlan>) -> Result<Option<Vlan>, McpError> {
         self.call("GET_VLAN", false, |state| Ok(state.look_vlan(id))).await
     }
     async fn servers(&self) -> Result<Vec<Server>, McpError> {
-        self.call("LIST_SERVER", false, |state| Ok(state.servers.values().cloned().collect())).await
+        self.call("LIST_SERVER", false, |state| Ok(state.look_servers())).await
     }
     async fn servers_in(&self, domain: &Id<NetworkDomain>) -> Result<Vec<Server>, McpError> {
         self.call("LIST_SERVER", false, |state| Ok(state.servers_in(domain).cloned().collect())).await
@@ -167,8 +181,11 @@ impl Cloud for FakeCloud {
     async fn server(&self, id: &Id<Server>) -> Result<Option<Server>, McpError> {
         self.call("GET_SERVER", false, |state| Ok(state.look_server(id))).await
     }
-    async fn images(&self, datacenter: &str) -> Result<Vec<Image>, McpError> {
-        self.call("LIST_IMAGE", false, |_| Ok(state::images(datacenter))).await
+    async fn platform_images(&self) -> Result<Vec<Image>, McpError> {
+        // Data centres of every plan of the tests.
+        let everywhere =
+            |_: &mut State| Ok((0..10).flat_map(|at| state::images(&format!("EU{at}"))).collect());
+        self.call("LIST_OS_IMAGE", false, everywhere).await
     }
     async fn customer_images(&self) -> Result<Vec<Image>, McpError> {
         self.call("LIST_CUSTOMER_IMAGE", false, |state| Ok(state.customer_images.clone())).await

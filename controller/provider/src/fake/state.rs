@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, Ipv6Addr},
+    time::Duration,
 };
 
 use fleet_mcp::{
@@ -15,6 +16,7 @@ use fleet_mcp::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::refusal;
 use crate::{cloud::Change, graph::DENY_IPV6};
@@ -43,9 +45,10 @@ pub struct State {
     /// Public addresses in use by something else than translations.
     pub reserved: Vec<Ipv4Addr>,
     looks: u32,
+    takes: Duration,
     next: u32,
-    /// Looks left until something under way is settled, by id.
-    under_way: BTreeMap<String, u32>,
+    /// Looks left until something under way is settled, and the moment before which it is not, by id.
+    under_way: BTreeMap<String, (u32, Instant)>,
 }
 
 type Answer = Result<Option<String>, McpError>;
@@ -68,6 +71,10 @@ impl State {
         Self { looks, ..Self::default() }
     }
 
+    pub(super) fn slow(takes: Duration) -> Self {
+        Self { takes, ..Self::default() }
+    }
+
     /// Servers of a network domain.
     pub fn servers_in(&self, domain: &Id<NetworkDomain>) -> impl Iterator<Item = &Server> {
         let domain = domain.clone();
@@ -86,15 +93,33 @@ impl State {
     fn tick(&mut self, id: &str) -> bool {
         match self.under_way.get_mut(id) {
             None => true,
-            Some(0) => {
-                self.under_way.remove(id);
-                true
+            Some((0, until)) => {
+                let settled = *until <= Instant::now();
+                if settled {
+                    self.under_way.remove(id);
+                }
+                settled
             }
-            Some(left) => {
+            Some((left, _)) => {
                 *left -= 1;
                 false
             }
         }
+    }
+
+    pub(super) fn look_domains(&mut self) -> Vec<NetworkDomain> {
+        let ids: Vec<_> = self.domains.keys().cloned().collect();
+        ids.iter().filter_map(|id| self.look_domain(id)).collect()
+    }
+
+    pub(super) fn look_vlans(&mut self) -> Vec<Vlan> {
+        let ids: Vec<_> = self.vlans.keys().cloned().collect();
+        ids.iter().filter_map(|id| self.look_vlan(id)).collect()
+    }
+
+    pub(super) fn look_servers(&mut self) -> Vec<Server> {
+        let ids: Vec<_> = self.servers.keys().cloned().collect();
+        ids.iter().filter_map(|id| self.look_server(id)).collect()
     }
 
     pub(super) fn look_domain(&mut self, id: &Id<NetworkDomain>) -> Option<NetworkDomain> {
@@ -332,7 +357,7 @@ impl State {
         ipv6[7] = u16::try_from(self.next).unwrap_or(u16::MAX);
         let server: Server = shape(json!({
             "id": id, "datacenterId": vlan.datacenter_id, "name": request.name,
-            "description": request.description, "state": "PENDING_ADD", "started": false, "deployed": false,
+            "description": request.description, "state": "PENDING_ADD", "started": request.start, "deployed": false,
             "cpu": {"count": request.cpu.as_ref().and_then(|cpu| cpu.count).unwrap_or(1)},
             "memoryGb": request.memory_gb.unwrap_or(1),
             "disk": [{"id": format!("{id}-0"), "scsiId": 0, "sizeGb": 10, "speed": "STANDARD"}],
@@ -454,7 +479,7 @@ impl State {
     }
 
     fn begin(&mut self, id: &str) -> Answer {
-        self.under_way.insert(id.to_owned(), self.looks);
+        self.under_way.insert(id.to_owned(), (self.looks, Instant::now() + self.takes));
         Ok(None)
     }
 

@@ -86,7 +86,8 @@ async fn a_strangers_server_in_our_network_is_left_and_named() {
     world.apply(&plan).await;
     {
         let mut state = world.cloud.state();
-        let mut stranger = state.servers.values().next().expect("a server").clone();
+        let seed = state.servers.values().find(|server| server.name == "EU7rethinkSeed");
+        let mut stranger = seed.expect("a server").clone();
         stranger.id = Id::new("stranger");
         stranger.name = "stranger".into();
         stranger.description = None;

@@ -4,6 +4,7 @@ mod changing;
 mod faults;
 mod leaving;
 mod orphans;
+mod pacing;
 mod replacing;
 
 use std::collections::BTreeSet;
