@@ -1,247 +1,47 @@
-//! Table of tasks × {error of a program, death at any program, power cut at any sync, full disk}: each ends converged, or
-//! with one clear reason and converged once the trouble is over.
+//! Table of tasks × {error, `kill -9` of the agent, power cut of the machine, full disk}: each ends converged, or with one
+//! clear reason and converged once the trouble is over.
 //!
-//! A death is a `kill -9` of the agent: the future is gone at that very point, and the disk remembers all. At a power
-//! cut it does not: what was not synced may be gone ([`power`]).
+//! | column | where it strikes |
+//! |---|---|
+//! | error | at any program, and at any sync of a file |
+//! | `kill -9` | before and after any program, and at any sync: the future is gone, and the disk remembers all |
+//! | power cut | at any sync: what was not synced may be gone ([`power`]) |
+//! | full disk | with so many free pages, also none |
+//!
+//! Every kind of task has a row ([`rows`]) that each column strikes; a new kind without one does not compile, or fails.
 
 pub(crate) mod power;
+mod rows;
 
-use std::{
-    fs, io::Write, os::unix::fs::PermissionsExt, path::Path, process::Command as Process, sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, fs, io::Write, path::Path, process::Command as Process, time::Duration};
 
-use fleet_proto::v1;
-use fleet_task::{Outcome, Output, Report, Task, TaskId};
+use fleet_task::{Outcome, Report};
 
-use super::{
-    Clock, Command, File, Package, Service, Update, User, access, rethinkdb,
-    support::fake::{Debian, Fault},
-    tests::Rig,
-    todo,
-};
+use super::{support::fake::Fault, tests::Rig};
+use power::Strike;
+use rows::{KINDS, Made, Row, rows};
 
-type Made = (Arc<Debian>, Rig, Arc<dyn Task>);
+/// Which kinds a column has struck.
+#[derive(Default)]
+struct Struck(BTreeSet<&'static str>);
 
-/// One row: a node and a task with work to do on it.
-struct Row {
-    name: &'static str,
-    make: fn() -> Made,
-    /// What is done to the node after it had converged; nothing means it never had.
-    damage: Option<fn(&Debian, &Rig)>,
-    /// What must be so at any time, whatever happened.
-    always: fn(&Debian, &Rig),
-    /// What must be so in the end, beside that the task is content.
-    end: fn(&Debian, &Rig),
-}
+impl Struck {
+    fn note(&mut self, row: &Row) {
+        self.0.insert(row.kind());
+    }
 
-fn rows() -> Vec<Row> {
-    let row = |name, make, damage, end| Row { name, make, damage, always: |_, _| (), end };
-    let doors = |name, damage| Row { always: a_way_in, ..row(name, access_to_image, damage, closed) };
-    vec![
-        row("clock, from nothing", clock, None, ticks),
-        row(
-            "clock, its file gone",
-            clock,
-            Some(|_, rig| gone(rig, "/etc/chrony/sources.d/fleet.sources")),
-            ticks,
-        ),
-        row("clock, stopped", clock, Some(|debian, _| _ = debian.unit("chrony.service", false, true)), ticks),
-        row("update, with a cut run before it", update, None, |_, rig| {
-            assert!(rig.text("/var/lib/dpkg/status").contains("Version: 2.0"));
-        }),
-        doors("access, from nothing", None),
-        doors(
-            "access, drop-in gone",
-            Some(|debian, rig| {
-                gone(rig, "/etc/ssh/sshd_config.d/10-fleet.conf");
-                debian.reload_sshd();
-            }),
-        ),
-        doors("access, keys gone", Some(|_, rig| gone(rig, "/home/fleet/.ssh/authorized_keys"))),
-        doors("access, sudo's file gone", Some(|_, rig| gone(rig, "/etc/sudoers.d/fleet-fleet"))),
-        doors("access, keys of the image", Some(|_, rig| access::tests::came_from_the_image(rig))),
-        row("file, from nothing", file, None, holds),
-        row("file, edited", file, Some(|_, rig| write(rig, "/srv/page", "damage\n")), holds),
-        row(
-            "file, open to all",
-            file,
-            Some(|_, rig| {
-                fs::set_permissions(rig.path("/srv/page"), fs::Permissions::from_mode(0o777))
-                    .expect("damage");
-            }),
-            holds,
-        ),
-        row("package, missing", package, None, |_, _| ()),
-        row("package, removed", package, Some(|debian, _| _ = debian.lost("nginx")), |_, _| ()),
-        row("service, never started", service, None, serves),
-        row("service, its file changed", service, Some(|_, rig| write(rig, "/etc/x.conf", "two")), serves),
-        row("user, missing", user, None, |_, rig| assert!(rig.path("/home/web").is_dir())),
-        row(
-            "user, home gone",
-            user,
-            Some(|_, rig| fs::remove_dir(rig.path("/home/web")).expect("damage")),
-            |_, rig| {
-                assert!(rig.path("/home/web").is_dir());
-            },
-        ),
-        row("certificate, from nothing", certificate, None, |_, _| ()),
-        row(
-            "certificate, key gone",
-            certificate,
-            Some(|_, rig| gone(rig, super::certificate::KEY)),
-            |_, _| (),
-        ),
-        row("rethinkdb, from nothing", rethinkdb::tests::made, None, member),
-        row(
-            "rethinkdb, stopped",
-            rethinkdb::tests::made,
-            Some(|debian, _| _ = debian.unit("rethinkdb@fleet.service", false, true)),
-            member,
-        ),
-        row(
-            "rethinkdb, another certificate",
-            rethinkdb::tests::made,
-            Some(|_, rig| write(rig, super::certificate::CERTIFICATE, "another")),
-            member,
-        ),
-        row("todo, from nothing", todo::tests::made, None, lists),
-        row(
-            "todo, its program gone",
-            todo::tests::made,
-            Some(|_, rig| gone(rig, "/usr/local/lib/fleet/fleet-todo")),
-            lists,
-        ),
-        row("command", command, None, |debian, _| assert!(!debian.ran("work").is_empty())),
-    ]
-}
-
-/// chrony runs and has read what its files say now.
-fn ticks(debian: &Debian, rig: &Rig) {
-    assert_eq!(debian.is_up("chrony.service"), (true, true));
-    assert_eq!(rig.text("/etc/chrony/sources.d/fleet.sources"), "server ntp.example iburst\n");
-}
-
-/// sshd has read that all is closed, the plan's key is in place, and nothing of a proof is left.
-fn closed(debian: &Debian, rig: &Rig) {
-    assert_eq!(
-        (debian.sshd_says("PasswordAuthentication"), debian.sshd_says("PermitRootLogin")),
-        ("no".into(), "no".into())
-    );
-    assert!(debian.gets_in("fleet") && rig.text("/etc/shadow").starts_with("root:!"));
-    assert!(!rig.text("/home/fleet/.ssh/authorized_keys").contains("proof"));
-    assert!(!rig.path("/var/lib/fleet-agent/proof").exists());
-}
-
-fn holds(_: &Debian, rig: &Rig) {
-    assert_eq!(rig.text("/srv/page").len(), 5 * 8 * 1024);
-}
-
-fn serves(debian: &Debian, _: &Rig) {
-    assert_eq!(debian.is_up("x.service"), (true, true));
-}
-
-/// The server runs on data made once, with the files that belong together.
-fn member(debian: &Debian, rig: &Rig) {
-    assert_eq!(debian.is_up("rethinkdb@fleet.service"), (true, true));
-    assert_eq!(rig.text("/etc/rethinkdb/tls/cert.pem"), rig.text(super::certificate::CERTIFICATE));
-    assert_eq!(fs::read_dir(rig.path("/var/lib/rethinkdb")).expect("list").count(), 1);
-}
-
-fn lists(debian: &Debian, rig: &Rig) {
-    assert_eq!(debian.is_up("fleet-todo.service"), (true, true));
-    assert_eq!(fs::read(rig.path("/usr/local/lib/fleet/fleet-todo")).expect("program"), [7; 40_000]);
-}
-
-fn gone(rig: &Rig, path: &str) {
-    fs::remove_file(rig.path(path)).expect(path);
-}
-
-fn write(rig: &Rig, path: &str, text: &str) {
-    fs::write(rig.path(path), text).expect(path);
-}
-
-fn certificate() -> Made {
-    let (rig, task) = super::certificate::tests::made();
-    (Arc::default(), rig, task)
-}
-
-fn clock() -> Made {
-    let (debian, rig) = Debian::rig(&[]);
-    debian.brings("chrony", "/etc/chrony/chrony.conf", "pool p iburst\nsourcedir /etc/chrony/sources.d\n");
-    let spec = v1::ClockTask { servers: vec!["ntp.example".into()], most_offset_ms: 0 };
-    (debian, rig, Arc::new(Clock::new(TaskId::new("clock"), spec)))
-}
-
-fn update() -> Made {
-    let (debian, rig) = Debian::rig(&[]);
-    debian.has("openssl").offers_newer("openssl", "2.0").half_done("bash");
-    (
-        debian,
-        rig,
-        Arc::new(Update::new(TaskId::new("update"), v1::UpdateTask { every_hours: 24, reboot: false })),
-    )
-}
-
-fn access_to_image() -> Made {
-    let (debian, rig) = access::tests::rig();
-    (debian, rig, Arc::new(access::tests::task()))
-}
-
-/// Either root still gets in as before, or sshd was proved to let the login user in.
-fn a_way_in(debian: &Debian, rig: &Rig) {
-    let password =
-        debian.sshd_says("PasswordAuthentication") != "no" && rig.text("/etc/shadow").starts_with("root:$6$");
-    let proved = debian.gets_in("fleet") || debian.ran("ssh -F").len() > 1;
-    assert!(password || proved, "everybody is locked out after {:?}", debian.ran(""));
-    assert!(debian.has_host_key(), "sshd has no key after {:?}", debian.ran(""));
-}
-
-fn file() -> Made {
-    let (debian, rig) = Debian::rig(&[("/srv/.keep", "")]);
-    let text = "line\n".repeat(8 * 1024);
-    let spec = v1::FileTask {
-        path: "/srv/page".into(),
-        content: Some(v1::file_task::Content::Text(text.into())),
-        ..v1::FileTask::default()
-    };
-    (debian, rig, Arc::new(File::new(TaskId::new("file"), spec)))
-}
-
-fn package() -> Made {
-    let (debian, rig) = Debian::rig(&[]);
-    debian.offers("nginx").offers("curl").half_done("curl");
-    let spec = v1::PackageTask { names: vec!["nginx".into(), "curl".into()], absent: false };
-    (debian, rig, Arc::new(Package::new(TaskId::new("package"), spec)))
-}
-
-fn service() -> Made {
-    let (debian, rig) = Debian::rig(&[("/etc/x.conf", "one")]);
-    debian.unit("x.service", false, false);
-    let restart_on = vec!["/etc/x.conf".to_owned()];
-    let spec = v1::ServiceTask { unit: "x.service".into(), running: true, enabled: true, restart_on };
-    (debian, rig, Arc::new(Service::new(TaskId::new("service"), spec)))
-}
-
-fn user() -> Made {
-    let (debian, rig) = Debian::rig(&[("/bin/bash", ""), ("/home/.keep", ""), ("/etc/group", "adm:x:4:\n")]);
-    let spec = v1::UserTask {
-        name: "web".into(),
-        shell: "/bin/bash".into(),
-        groups: vec!["adm".into()],
-        ..v1::UserTask::default()
-    };
-    (debian, rig, Arc::new(User::new(TaskId::new("user"), spec)))
-}
-
-fn command() -> Made {
-    let (debian, rig) = Debian::rig(&[]);
-    debian.answers("work", Output::ok("done\n"));
-    let spec = v1::CommandTask { args: vec!["work".into()], ..v1::CommandTask::default() };
-    (debian, rig, Arc::new(Command::new(TaskId::new("command"), spec)))
+    /// A kind the column never struck is one nobody tried.
+    fn every_kind(&self) {
+        assert_eq!(self.0, KINDS.iter().copied().collect());
+    }
 }
 
 impl Row {
+    fn kind(&self) -> &'static str {
+        let kind = self.name.split(',').next().unwrap_or_default();
+        KINDS.iter().find(|known| **known == kind).expect("a row is named after its kind")
+    }
+
     /// The node with work to do, and how many programs that work takes.
     async fn ready(&self) -> Made {
         let (debian, rig, task) = (self.make)();
@@ -294,7 +94,9 @@ impl Row {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_program_that_fails_anywhere_is_survived() {
+async fn an_error_anywhere_is_survived() {
+    power::be_forgetful();
+    let mut struck = Struck::default();
     for row in rows() {
         for nth in 0..row.programs().await {
             let (debian, rig, task) = row.ready().await;
@@ -306,11 +108,27 @@ async fn a_program_that_fails_anywhere_is_survived() {
             debian.revive();
             row.converges(&(debian, rig, task), &what).await;
         }
+        for nth in 1.. {
+            let (debian, rig, task) = row.ready().await;
+            power::watch(&rig.path("/"), &debian, nth, Strike::Error);
+            let report = rig.run(task.clone()).await;
+            if !power::is_over() {
+                break;
+            }
+            struck.note(&row);
+            let what = format!("an error at sync {nth}, last `{:?}`", debian.ran("").last());
+            row.is_clear(&report, &what);
+            (row.always)(&debian, &rig);
+            row.converges(&(debian, rig, task), &what).await;
+        }
     }
+    struck.every_kind();
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_death_anywhere_is_survived() {
+    power::be_forgetful();
+    let mut struck = Struck::default();
     for row in rows() {
         for nth in 0..row.programs().await {
             for fault in [Fault::DiesBefore, Fault::DiesAfter] {
@@ -329,46 +147,58 @@ async fn a_death_anywhere_is_survived() {
                 row.converges(&(debian, rig, task), &what).await;
             }
         }
+        for nth in 1.. {
+            let (debian, rig, task) = row.ready().await;
+            power::watch(&rig.path("/"), &debian, nth, Strike::Death);
+            tokio::select! {
+                _ = rig.run(task.clone()) => (),
+                () = debian.dead() => (),
+            }
+            if !power::is_over() {
+                break;
+            }
+            struck.note(&row);
+            let what = format!("death at sync {nth}, last `{:?}`", debian.ran("").last());
+            debian.revive();
+            (row.always)(&debian, &rig);
+            row.converges(&(debian, rig, task), &what).await;
+        }
     }
+    struck.every_kind();
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_power_cut_anywhere_is_survived() {
     power::be_forgetful();
+    let mut struck = Struck::default();
     for row in rows() {
-        for left in [power::Left::Nothing, power::Left::Names] {
+        for strike in [Strike::Cut, Strike::CutBehindNames] {
             for nth in 1.. {
                 let (debian, rig, task) = row.ready().await;
-                power::watch(&rig.path("/"), &debian, nth, left);
+                power::watch(&rig.path("/"), &debian, nth, strike);
                 tokio::select! {
                     _ = rig.run(task.clone()) => (),
                     () = debian.dead() => (),
                 }
-                let was_cut = power::come_up();
+                let was_cut = power::is_over();
                 debian.boots();
-                let what = format!(
-                    "a power cut at sync {nth}, leaving {left:?}, last `{:?}`",
-                    debian.ran("").last()
-                );
+                let what = format!("{strike:?} at sync {nth}, last `{:?}`", debian.ran("").last());
                 (row.always)(&debian, &rig);
                 if was_cut {
+                    struck.note(&row);
                     row.converges(&(debian, rig, task), &what).await;
                     continue;
                 }
                 // It was done, and the power went a moment later: what it said is so.
                 assert!(nth > 1, "{}: it changed something", row.name);
                 let report = rig.run(task.clone()).await;
-                assert_eq!(
-                    report.outcome,
-                    Outcome::Unchanged,
-                    "{}, after its end, leaving {left:?}",
-                    row.name
-                );
+                assert_eq!(report.outcome, Outcome::Unchanged, "{}, after its end, {strike:?}", row.name);
                 (row.end)(&debian, &rig);
                 break;
             }
         }
     }
+    struck.every_kind();
 }
 
 /// Set in the process that has a small disk of its own.
@@ -401,6 +231,7 @@ async fn a_full_disk_is_survived() {
 }
 
 async fn on_a_small_disk() {
+    let mut struck = Struck::default();
     for row in rows() {
         let mut failures = 0;
         for pages in [0, 1, 2, 3, 4, 6, 8, 12] {
@@ -421,13 +252,19 @@ async fn on_a_small_disk() {
         }
         // A change of mode needs no room, and a stopped service little.
         assert!(failures > 0 || row.damage.is_some(), "{}: it never ran out of space", row.name);
+        if failures > 0 {
+            struck.note(&row);
+        }
     }
+    struck.every_kind();
 }
 
 /// The contents of files that a cut write would tear.
 fn whole(rig: &Rig) -> Vec<Option<Vec<u8>>> {
     let files = [
         "/srv/page",
+        "/etc/hosts",
+        "/etc/hostname",
         "/etc/passwd",
         "/etc/shadow",
         "/etc/ssh/sshd_config",

@@ -107,9 +107,21 @@ pub(super) mod tests {
         *,
     };
     use crate::tasks::{
-        rethinkdb::cluster::{Layout, Replica, Server, View, fake::FakeCluster},
+        rethinkdb::cluster::{
+            Layout, Replica, Server, View,
+            fake::{Asked, FakeCluster},
+        },
+        support::fake::Debian,
         tests::Rig,
     };
+
+    /// A seed in a cluster that is whole and has no table yet.
+    pub(in crate::tasks) fn made() -> (Arc<Debian>, Rig, Arc<dyn Task>) {
+        let (debian, rig) = Debian::rig(&[]);
+        let cluster = Arc::new(Asked { debian: debian.clone(), cluster: FakeCluster::with(&FIVE) });
+        let task = Database { cluster, ..Database::new(TaskId::new("database"), spec(3, &FIVE)) };
+        (debian, rig, Arc::new(task))
+    }
 
     /// What is made of what was seen, for people.
     pub(in crate::tasks) fn verdict(spec: &DatabaseTask, view: &View, table: Option<&Layout>) -> String {

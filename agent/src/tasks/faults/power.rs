@@ -21,13 +21,17 @@ use std::{
 
 use crate::tasks::support::fake::Debian;
 
-/// What is left of names and contents that were not synced.
+/// What happens at a sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Left {
-    /// Neither.
-    Nothing,
-    /// Names, of files that are empty.
-    Names,
+pub(super) enum Strike {
+    /// The power goes: what was not synced is gone.
+    Cut,
+    /// The power goes: names that were not synced are there, of files that are empty.
+    CutBehindNames,
+    /// The agent is killed: all is there that the kernel had heard of.
+    Death,
+    /// The disk does not take it.
+    Error,
 }
 
 thread_local! {
@@ -41,33 +45,37 @@ thread_local! {
 #[unsafe(no_mangle)]
 extern "C" fn fsync(fd: libc::c_int) -> libc::c_int {
     if FORGETFUL.try_with(Cell::get).unwrap_or(false) {
-        note(fd);
-        return 0;
+        return if note(fd) {
+            0
+        } else {
+            nix::errno::Errno::EIO.set();
+            -1
+        };
     }
     // SAFETY: the system call takes a number and refuses one that is no descriptor.
     let done = unsafe { libc::syscall(libc::SYS_fsync, fd) };
     libc::c_int::try_from(done).unwrap_or(-1)
 }
 
-fn note(fd: libc::c_int) {
-    DISK.with(|disk| {
-        // Borrowed already: by ourselves, looking at the sandbox.
-        if let Ok(mut disk) = disk.try_borrow_mut()
-            && let Some(disk) = disk.as_mut()
-        {
-            disk.synced(&PathBuf::from(format!("/proc/self/fd/{fd}")));
+/// Whether the disk has it.
+fn note(fd: libc::c_int) -> bool {
+    DISK.with(|disk| match disk.try_borrow_mut() {
+        Ok(mut disk) => {
+            disk.as_mut().is_none_or(|disk| disk.synced(&PathBuf::from(format!("/proc/self/fd/{fd}"))))
         }
-    });
+        // Borrowed already: by ourselves, looking at the sandbox.
+        Err(_) => true,
+    })
 }
 
 struct Disk {
     root: PathBuf,
     /// What is on it, by inode number.
     inodes: BTreeMap<u64, Inode>,
-    left: Left,
-    /// How many times something is synced before the power goes.
+    strike: Strike,
+    /// How many times something is synced before it strikes.
     syncs: usize,
-    is_cut: bool,
+    has_struck: bool,
     debian: Arc<Debian>,
 }
 
@@ -92,27 +100,32 @@ pub(super) fn be_forgetful() {
     FORGETFUL.set(true);
 }
 
-/// Watches the node below `root`; its power goes at the nth sync from now on.
-pub(super) fn watch(root: &Path, debian: &Arc<Debian>, nth: usize, left: Left) {
+/// Watches the node below `root`; it is struck at the nth sync from now on.
+pub(super) fn watch(root: &Path, debian: &Arc<Debian>, nth: usize, strike: Strike) {
     let mut disk = Disk {
         root: root.to_owned(),
         inodes: BTreeMap::new(),
-        left,
+        strike,
         syncs: nth,
-        is_cut: false,
+        has_struck: false,
         debian: debian.clone(),
     };
     walk(root, &mut |path| disk.adopt(path));
     DISK.with(|slot| *slot.borrow_mut() = Some(disk));
 }
 
-/// The node is as its disk has it; whether the power went before it was done.
-pub(super) fn come_up() -> bool {
+/// Ends the watch; the node is as it is after what struck it. Whether something did before all was done.
+pub(super) fn is_over() -> bool {
     let mut disk = DISK.with(|slot| slot.borrow_mut().take()).expect("watched");
-    let was_cut = disk.is_cut;
-    disk.keep_names();
-    disk.restore();
-    was_cut
+    let has_struck = disk.has_struck;
+    match (disk.strike, has_struck) {
+        (Strike::Error, _) | (Strike::Death, false) => (),
+        _ => {
+            disk.keep_names();
+            disk.restore();
+        }
+    }
+    has_struck
 }
 
 /// What there is before a program runs: path, inode number and contents. Empty if nobody watches.
@@ -123,7 +136,7 @@ pub(crate) fn before() -> BTreeMap<PathBuf, (u64, Vec<u8>)> {
 /// What the program changed since then is on the disk.
 pub(crate) fn after(before: &BTreeMap<PathBuf, (u64, Vec<u8>)>) {
     DISK.with(|slot| {
-        if let Some(disk) = slot.borrow_mut().as_mut().filter(|disk| !disk.is_cut) {
+        if let Some(disk) = slot.borrow_mut().as_mut().filter(|disk| !disk.has_struck) {
             disk.changed_since(before);
         }
     });
@@ -168,25 +181,26 @@ impl Inode {
 }
 
 impl Disk {
-    fn synced(&mut self, path: &Path) {
-        if self.is_cut {
-            return;
-        }
-        let Ok(real) = fs::canonicalize(path) else { return };
-        if !real.starts_with(&self.root) {
-            return;
+    /// Whether it is on the disk now.
+    fn synced(&mut self, path: &Path) -> bool {
+        let real = fs::canonicalize(path).ok().filter(|real| real.starts_with(&self.root));
+        let Some(real) = real.filter(|_| !self.has_struck) else { return true };
+        self.syncs -= 1;
+        if self.syncs == 0 && self.strike == Strike::Error {
+            self.has_struck = true;
+            return false;
         }
         if real.is_dir() {
             self.keep_entries(&real);
         } else if let Some(inode) = Inode::of(&real, true) {
             self.inodes.insert(number(&real), inode);
         }
-        self.syncs -= 1;
         if self.syncs == 0 {
             self.keep_names();
-            self.is_cut = true;
+            self.has_struck = true;
             self.debian.loses_power();
         }
+        true
     }
 
     /// The entries of a folder as they are, of whatever has been synced of what they name.
@@ -206,8 +220,17 @@ impl Disk {
         }
     }
 
+    /// What is there beside what was synced.
     fn keep_names(&mut self) {
-        if self.left == Left::Names && !self.is_cut {
+        if self.has_struck {
+            return;
+        }
+        if self.strike == Strike::Death {
+            self.inodes.clear();
+            let root = self.root.clone();
+            walk(&root, &mut |path| self.adopt(path));
+        }
+        if self.strike == Strike::CutBehindNames {
             let mut folders = Vec::new();
             walk(&self.root, &mut |path| {
                 if fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir()) {

@@ -1,4 +1,4 @@
-//! A machine with disks that only exists in memory: answers the storage programs and can die half way.
+//! A machine with disks that only exists in memory: answers the storage programs.
 //!
 //! For tests of this task, and for agents run below another root folder than `/`.
 
@@ -7,7 +7,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use fleet_task::{Command, CommandError, Output, Runner};
 use serde_json::{Value, json};
-use tokio::sync::Notify;
 
 const EXTENT: u64 = 4 << 20;
 const START: u64 = 1 << 20;
@@ -36,22 +35,16 @@ struct State {
     volume: u64,
     file_system: u64,
     written: Vec<String>,
-    die_at: Option<(usize, bool)>,
-    dead: bool,
 }
 
 /// The machine: a partitioned system disk with `rootvol00/rootlvol00` on `/`, and whatever is added.
 #[derive(Debug)]
-pub struct DiskMachine {
-    state: Mutex<State>,
-    died: Notify,
-}
+pub struct DiskMachine(Mutex<State>);
 
 impl DiskMachine {
     /// A machine whose system volume has this many bytes.
     pub fn new(system: u64) -> Self {
-        let state = State { system, volume: system, file_system: system, ..State::default() };
-        Self { state: Mutex::new(state), died: Notify::new() }
+        Self(Mutex::new(State { system, volume: system, file_system: system, ..State::default() }))
     }
 
     /// The same with a blank disk.
@@ -84,23 +77,6 @@ impl DiskMachine {
         }
     }
 
-    /// The machine dies at the `nth` command that writes, before or after its effect: that command never
-    /// returns, and none after it.
-    pub fn die_at_write(&self, nth: usize, after_effect: bool) {
-        self.lock().die_at = Some((nth, after_effect));
-    }
-
-    /// Waits until it has died.
-    pub async fn dead(&self) {
-        self.died.notified().await;
-    }
-
-    /// Switches it on again.
-    pub fn revive(&self) {
-        let mut state = self.lock();
-        (state.dead, state.die_at) = (false, None);
-    }
-
     /// Size of the root file system in bytes.
     pub fn file_system(&self) -> u64 {
         self.lock().file_system
@@ -112,54 +88,34 @@ impl DiskMachine {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The answer, or `None` if the machine is dead.
-    fn answer(&self, command: &Command) -> Option<Output> {
+    pub(super) fn answer(&self, command: &Command) -> Output {
         let mut state = self.lock();
-        if state.dead {
-            return None;
-        }
         let args: Vec<&str> = command.args.iter().map(String::as_str).collect();
         let looked = match command.program.as_str() {
-            "lsblk" => Some(state.lsblk()),
-            "pvs" => Some(state.pvs()),
-            "lvs" => Some(state.lvs()),
-            "wipefs" => Some(state.wipefs(args.last().copied().unwrap_or_default())),
+            "lsblk" => state.lsblk(),
+            "pvs" => state.pvs(),
+            "lvs" => state.lvs(),
+            "wipefs" => state.wipefs(args.last().copied().unwrap_or_default()),
             "dumpe2fs" => {
                 let text = format!("Block count: {}\nBlock size: 4096\n", state.file_system / 4096);
-                return Some(Output::ok(text));
+                return Output::ok(text);
             }
-            _ => None,
+            program => {
+                state.written.push(command.to_string());
+                return state.write(program, &args);
+            }
         };
-        if let Some(json) = looked {
-            return Some(Output::ok(json.to_string()));
-        }
-        let nth = state.written.len();
-        state.written.push(command.to_string());
-        let dies = state.die_at.filter(|(at, _)| *at == nth);
-        if dies.is_none_or(|(_, after_effect)| after_effect) {
-            let output = state.write(&command.program, &args);
-            if dies.is_none() {
-                return Some(output);
-            }
-        }
-        state.dead = true;
-        None
+        Output::ok(looked.to_string())
     }
 }
 
 #[async_trait]
 impl Runner for DiskMachine {
     async fn output(&self, command: &Command) -> Result<Output, CommandError> {
-        match self.answer(command) {
-            Some(output) => Ok(output),
-            None => {
-                self.died.notify_one();
-                std::future::pending().await
-            }
-        }
+        Ok(self.answer(command))
     }
 }
 

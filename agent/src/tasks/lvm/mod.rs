@@ -123,13 +123,13 @@ fn draw_uuid(random: &mut impl Rng) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
-    use fleet_task::Outcome;
+    use fleet_task::{CommandError, Outcome, Output, Runner};
 
     use super::{fake::DiskMachine, *};
-    use crate::tasks::tests::Rig;
+    use crate::tasks::{support::fake::Debian, tests::Rig};
 
     const GIB: u64 = 1 << 30;
 
@@ -144,6 +144,28 @@ mod tests {
 
     fn task(expected_disks: u32) -> Lvm {
         Lvm::new(TaskId::new("lvm"), spec(expected_disks))
+    }
+
+    /// Disks of a node that can fail and die.
+    #[derive(Debug)]
+    struct Disks {
+        debian: Arc<Debian>,
+        machine: DiskMachine,
+    }
+
+    #[async_trait]
+    impl Runner for Disks {
+        async fn output(&self, command: &Command) -> Result<Output, CommandError> {
+            Ok(self.debian.asks(command, || self.machine.answer(command)).await)
+        }
+    }
+
+    /// A node with a blank disk for its root volume to grow on.
+    pub(in crate::tasks) fn made() -> (Arc<Debian>, Rig, Arc<dyn Task>) {
+        let (debian, rig) = Debian::rig(&[]);
+        let machine = DiskMachine::new(10 * GIB).with_disk("/dev/sdb", 20 * GIB);
+        let disks = Disks { debian: debian.clone(), machine };
+        (debian, rig.run_by(Arc::new(disks)), Arc::new(task(1)))
     }
 
     fn rig(machine: &Arc<DiskMachine>) -> Rig {
@@ -197,32 +219,6 @@ mod tests {
         assert_eq!(changes[0], "grow the physical volume /dev/sdb to its disk");
         assert!(machine.file_system() > 49 * GIB, "{machine:?}");
         rig.unchanged(&task(1)).await;
-    }
-
-    /// The machine dies before or after each writing command in turn; the next start of the agent finishes.
-    #[tokio::test]
-    async fn a_crash_anywhere_is_survived() {
-        for after_effect in [false, true] {
-            for nth in 0..4 {
-                let machine = Arc::new(DiskMachine::new(10 * GIB).with_disk("/dev/sdb", 20 * GIB));
-                machine.die_at_write(nth, after_effect);
-                let rig = rig(&machine);
-                let died = tokio::time::timeout(Duration::from_secs(20), async {
-                    tokio::select! {
-                        _ = rig.run(Arc::new(task(1))) => panic!("write {nth} was never reached"),
-                        () = machine.dead() => (),
-                    }
-                });
-                died.await.expect("dies in time");
-                machine.revive();
-                let report = rig.run(Arc::new(task(1))).await;
-                assert!(report.is_converged(), "write {nth}, after effect {after_effect}: {report:?}");
-                assert!(machine.file_system() > 29 * GIB);
-                let made = machine.written().iter().filter(|line| line.starts_with("pvcreate")).count();
-                assert!(made <= 2, "{:?}", machine.written());
-                rig.unchanged(&task(1)).await;
-            }
-        }
     }
 
     #[tokio::test]

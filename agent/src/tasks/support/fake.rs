@@ -135,6 +135,9 @@ impl Debian {
         }
         self.put("/proc/sys/kernel/random/boot_id", "boot-2\n");
         self.put("/proc/locks", "");
+        if self.path("/proc/sys/kernel/hostname").exists() {
+            self.put("/proc/sys/kernel/hostname", &self.text("/etc/hostname"));
+        }
         let sshd = self.has_host_key();
         {
             let mut state = self.lock();
@@ -205,8 +208,19 @@ impl Debian {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Somebody else's program runs on this node: it counts among its calls, and fails or dies as they do.
+    pub(crate) async fn asks(&self, command: &Command, act: impl FnOnce() -> Output) -> Output {
+        match self.answer(command, act) {
+            Some(output) => output,
+            None => {
+                self.died.notify_one();
+                std::future::pending().await
+            }
+        }
+    }
+
     /// The answer, or `None` if the machine is dead.
-    fn answer(&self, command: &Command) -> Option<Output> {
+    fn answer(&self, command: &Command, act: impl FnOnce() -> Output) -> Option<Output> {
         let fault = {
             let mut state = self.lock();
             if state.dead {
@@ -225,7 +239,7 @@ impl Debian {
             Some(Fault::DiesAfter) | None => (),
         }
         let before = power::before();
-        let output = self.act(command);
+        let output = act();
         if !UNSYNCED.contains(&command.program.as_str()) {
             power::after(&before);
         }
@@ -273,12 +287,6 @@ fn failure(code: i32, said: &str) -> Output {
 #[async_trait]
 impl Runner for Debian {
     async fn output(&self, command: &Command) -> Result<Output, CommandError> {
-        match self.answer(command) {
-            Some(output) => Ok(output),
-            None => {
-                self.died.notify_one();
-                std::future::pending().await
-            }
-        }
+        Ok(self.asks(command, || self.act(command)).await)
     }
 }

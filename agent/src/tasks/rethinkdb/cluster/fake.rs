@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use fleet_task::{Command, Output};
+
 use super::*;
+use crate::tasks::support::fake::Debian;
 
 /// What the cluster is like; a test changes it as it likes.
 #[derive(Clone, Debug, Default)]
@@ -44,6 +47,15 @@ impl FakeCluster {
         let servers: Vec<Server> = servers.iter().map(server).collect();
         let own = servers.first().map(|server| server.id.clone()).unwrap_or_default();
         self.state().view = Some(View { own, servers, ..View::default() });
+    }
+
+    fn seen(&self) -> Result<View, ReqlError> {
+        self.state().view.clone().ok_or_else(refused)
+    }
+
+    fn find(&self, database: &str, table: &str) -> Result<Option<Layout>, ReqlError> {
+        self.seen()?;
+        Ok(self.state().tables.get(&(database.into(), table.into())).cloned())
     }
 
     fn change(&self, line: String) -> Result<MutexGuard<'_, State>, ReqlError> {
@@ -93,7 +105,7 @@ impl Cluster for FakeCluster {
     }
 
     async fn view(&self) -> Result<View, ReqlError> {
-        self.state().view.clone().ok_or_else(refused)
+        self.seen()
     }
 
     async fn label(&self, id: &str, name: &str, tags: &BTreeSet<String>) -> Result<(), ReqlError> {
@@ -106,11 +118,7 @@ impl Cluster for FakeCluster {
     }
 
     async fn table(&self, database: &str, table: &str) -> Result<Option<Layout>, ReqlError> {
-        let state = self.state();
-        if state.view.is_none() {
-            return Err(refused());
-        }
-        Ok(state.tables.get(&(database.into(), table.into())).cloned())
+        self.find(database, table)
     }
 
     async fn create(&self, spread: &Spread) -> Result<(), ReqlError> {
@@ -119,5 +127,59 @@ impl Cluster for FakeCluster {
 
     async fn reconfigure(&self, spread: &Spread) -> Result<(), ReqlError> {
         self.lay("reconfigure", spread)
+    }
+}
+
+/// The same, each query being a call of a node: it fails, or the agent dies before or after it.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) debian: Arc<Debian>,
+    pub(crate) cluster: FakeCluster,
+}
+
+impl Asked {
+    async fn query<T>(
+        &self,
+        what: &str,
+        act: impl FnOnce() -> Result<T, ReqlError> + Send,
+    ) -> Result<T, ReqlError> {
+        let mut result = None;
+        let command = Command::new("query", [what]);
+        let act = || {
+            result = Some(act());
+            Output::ok("")
+        };
+        let output = self.debian.asks(&command, act).await;
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        result.unwrap_or_else(|| Err(ReqlError::Decode(said.into())))
+    }
+}
+
+#[async_trait]
+impl Cluster for Asked {
+    async fn answers(&self, address: IpAddr) -> bool {
+        self.cluster.answers(address).await
+    }
+
+    async fn view(&self) -> Result<View, ReqlError> {
+        self.query("view", || self.cluster.seen()).await
+    }
+
+    async fn label(&self, id: &str, name: &str, tags: &BTreeSet<String>) -> Result<(), ReqlError> {
+        self.cluster.label(id, name, tags).await
+    }
+
+    async fn table(&self, database: &str, table: &str) -> Result<Option<Layout>, ReqlError> {
+        self.query("table", || self.cluster.find(database, table)).await
+    }
+
+    async fn create(&self, spread: &Spread) -> Result<(), ReqlError> {
+        // As the real one: a database without its table is what a death in between leaves.
+        self.query("create database", || Ok(())).await?;
+        self.query("create table", || self.cluster.lay("create", spread)).await
+    }
+
+    async fn reconfigure(&self, spread: &Spread) -> Result<(), ReqlError> {
+        self.query("reconfigure", || self.cluster.lay("reconfigure", spread)).await
     }
 }
