@@ -128,6 +128,7 @@ impl House {
             EmbeddedStore::open(&self.dir.path().join("store.db"), self.clock.clone()).expect("opens");
         let records = Records::new(Arc::new(Cut { store, left: AtomicUsize::new(changes) }));
         let desk = Arc::new(Desk {
+            rollouts: Default::default(),
             registry: Registry::default(),
             dispatch: Dispatch::default(),
             permits: Inbox::default(),
