@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use fleet_proto::v1::{
     agents_server::AgentsServer, enrolment_server::EnrolmentServer, operator_server::OperatorServer,
-    releases_server::ReleasesServer,
+    releases_server::ReleasesServer, rollouts_server::RolloutsServer,
 };
 use futures::{FutureExt, future::BoxFuture};
 use http::{Request, Response};
@@ -16,6 +16,7 @@ use crate::{
     enrol::{revoke::Revoked, service::EnrolmentService},
     first_boot,
     releases::ReleasesService,
+    rollout::RolloutsService,
     session::service::AgentsService,
     tls::{listen::Door, peer::Peer},
 };
@@ -62,6 +63,7 @@ pub struct SessionDoor {
     agents: AgentsServer<AgentsService>,
     operator: OperatorServer<OperatorService>,
     releases: ReleasesServer<ReleasesService>,
+    rollouts: RolloutsServer<RolloutsService>,
     revoked: Revoked,
 }
 
@@ -71,12 +73,14 @@ impl SessionDoor {
         agents: AgentsService,
         operator: OperatorService,
         releases: ReleasesService,
+        rollouts: RolloutsService,
         revoked: Revoked,
     ) -> Self {
         Self {
             agents: AgentsServer::new(agents).max_decoding_message_size(FROM_AGENTS),
             operator: OperatorServer::new(operator).max_decoding_message_size(FROM_OPERATORS),
             releases: ReleasesServer::new(releases).max_decoding_message_size(FROM_OPERATORS),
+            rollouts: RolloutsServer::new(rollouts).max_decoding_message_size(FROM_OPERATORS),
             revoked,
         }
     }
@@ -101,6 +105,8 @@ impl Door for SessionDoor {
             answered(self.operator.clone().call(request))
         } else if path.starts_with("/fleet.v1.Releases/") {
             answered(self.releases.clone().call(request))
+        } else if path.starts_with("/fleet.v1.Rollouts/") {
+            answered(self.rollouts.clone().call(request))
         } else {
             refuse(Status::unimplemented("no such service"))
         }

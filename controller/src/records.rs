@@ -18,6 +18,7 @@
 //! observed/<node>           ObservedRecord   written from the agent's reports alone
 //! releaser/trust            TrustRecord      whom releases are taken from; written by `releases`
 //! release/<sha256>          ReleaseRecord    signed releases by their agent; written by `releases`
+//! rollout/…                 (rollout::archive) rollouts, their lease, and the stopped line
 //! password/<node>           sealed
 //! revoked/<serial>          RevokedRecord
 //! ```
@@ -470,6 +471,16 @@ pub mod keys {
         releases = "release";
         /// Above all nodes that are being replaced.
         replacings = "replacing";
+        /// Who stopped the line.
+        line = "rollout/line";
+        /// Who drives the rollouts.
+        rollout_lease = "rollout/lease";
+        /// Above all rollouts.
+        rollouts = "rollout/head";
+        /// Above all their states.
+        rollout_pages = "rollout/state";
+        /// Above what was bad on nodes.
+        bads = "rollout/bad";
     }
 
     /// A token by the hex of its hash.
@@ -500,6 +511,18 @@ pub mod keys {
     /// A release, by the hex of its agent's hash.
     pub fn release(sha256: &str) -> Key {
         of("release", sha256)
+    }
+    /// A rollout by its number.
+    pub fn rollout(id: &str) -> Key {
+        of("rollout/head", id)
+    }
+    /// A page of a rollout's state.
+    pub fn rollout_page(snapshot: &str, page: u32) -> Key {
+        of("rollout/state", &format!("{snapshot}/{page}"))
+    }
+    /// Releases that were bad on a node.
+    pub fn bad(node: &NodeName) -> Key {
+        of("rollout/bad", node.as_str())
     }
     /// A key that was retired, by the hex of its hash.
     pub fn retired(hash: &str) -> Key {

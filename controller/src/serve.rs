@@ -43,6 +43,7 @@ use crate::{
     },
     records::{EnrolmentRecord, ObservedRecord, RecordError, Records, keys},
     releases::{Releases, ReleasesService},
+    rollout::{self, RolloutsService},
     sealing::{Sealing, SealingError},
     session::{dispatch::Dispatch, registry::Registry, service::AgentsService, stream::Desk},
     settings::Settings,
@@ -160,6 +161,7 @@ pub struct Controller {
     todo: Result<v1::Artifact, String>,
     permits: Arc<Keeper>,
     releases: Arc<Releases>,
+    rollouts: Arc<rollout::Driver>,
     /// Owns everything that runs.
     tasks: TaskTracker,
 }
@@ -180,7 +182,13 @@ impl Controller {
         let connections = Connections::default();
         let registry = remembered(&records).await?;
         let permits = Inbox::default();
-        let desk = Arc::new(Desk { registry, dispatch: Dispatch::default(), permits, clock });
+        let desk = Arc::new(Desk {
+            registry,
+            dispatch: Dispatch::default(),
+            permits,
+            rollouts: Default::default(),
+            clock,
+        });
         let artifacts = Artifacts::open(&home.path("artifacts"), desk.clock.clone())?;
         let todo = todo(&settings, &artifacts).await;
         let tasks = TaskTracker::new();
@@ -193,10 +201,20 @@ impl Controller {
             tasks.clone(),
         ));
         let vault = Arc::new(SealedVault::new(records.clone(), sealing));
+        let board = Arc::new(Board::load(records.clone(), desk.clone(), todo.clone().ok()).await?);
+        let releases = Releases::load(records.clone(), artifacts.clone(), desk.clock.clone()).await?;
+        let releases = Arc::new(releases);
+        let rollouts = rollout::core::Core::new(
+            rollout::archive::Archive::new(records.clone()),
+            Arc::new(rollout::floor::Sessions::new(desk.clone(), board.clone(), records.clone())),
+            releases.clone(),
+            holder(&settings),
+        );
         Ok(Self {
-            board: Arc::new(Board::load(records.clone(), desk.clone(), todo.clone().ok()).await?),
+            board,
+            rollouts: Arc::new(rollout::Driver::new(desk.clone(), rollouts)),
             permits: Arc::new(Keeper::load(records.clone(), desk.clone()).await?),
-            releases: Arc::new(Releases::load(records.clone(), artifacts.clone(), desk.clock.clone()).await?),
+            releases,
             provisioners: Arc::new(CloudControl {
                 fleet: settings.fleet.clone(),
                 access: settings.cloud.clone(),
@@ -273,6 +291,8 @@ impl Controller {
         let driver = Arc::new(self.driver(ready_with.enrol_addresses.clone(), &tasks, &stop));
         tasks.spawn(orphans::watch(driver.clone(), stop.clone()));
         tasks.spawn(expiry::watch(driver.clone(), stop.clone()));
+        // Before anybody is let in, so that what is under way is known when they come.
+        tasks.spawn(self.rollouts.clone().run(stop.clone()));
         self.listen(listeners, driver, &identity, &tasks, &stop)?;
         tasks.spawn(house::keep(self.desk.clone(), self.connections.clone(), stop.clone()));
         tasks.spawn(self.permits.clone().run(stop.clone()));
@@ -352,6 +372,7 @@ impl Controller {
                 agents,
                 OperatorService::new(fleet.clone(), driver, artifacts, todo),
                 ReleasesService::new(self.releases.clone(), self.board.clone(), self.desk.clone()),
+                RolloutsService::new(self.rollouts.clone()),
                 self.revoked.clone(),
             ),
             handshakes: handshakes.clone(),
@@ -399,6 +420,13 @@ impl Controller {
         house::write(&self.records, dirty).await;
         self.home.withdraw();
     }
+}
+
+/// Who drives this fleet's rollouts, as other controllers on the same store see it. The folder is locked while a
+/// controller runs, so that one started anew on it need not wait for the lease of the one that died.
+fn holder(settings: &Settings) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}:{}", host.trim(), settings.dir.display())
 }
 
 /// Keeps the todo application's program as an artifact. Lacking it is no trouble until a plan needs it.

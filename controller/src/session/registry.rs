@@ -33,6 +33,8 @@ use crate::{records::ObservedRecord, tls::peer::Peer};
 const COMMANDS: usize = 64;
 /// Answers about permits likewise: an agent asks for one or two.
 const PERMITS: usize = 16;
+/// Questions to gates likewise: a policy has a few, and asks again.
+const GATES: usize = 16;
 /// How stale the stored `last_seen` of a quiet, healthy node may become.
 const SEEN_STALE: Duration = Duration::from_secs(300);
 /// Longest text taken from a greeting.
@@ -45,6 +47,8 @@ pub struct Registry {
     /// Sessions open now.
     sessions: AtomicU64,
     next_id: AtomicU64,
+    /// Grows when nodes come for good or go for good.
+    membership: AtomicU64,
     /// Grows with every change worth looking at.
     changed: watch::Sender<u64>,
 }
@@ -55,6 +59,8 @@ struct Entry {
     desired: Option<Arc<v1::Desired>>,
     observed: Option<Arc<v1::Observed>>,
     facts: Option<Arc<v1::Facts>>,
+    /// Where it stands with its releases, as said in this session.
+    standing: Option<Arc<v1::Standing>>,
     agent_version: String,
     enrolled: bool,
     /// Why it was not let in when it last wanted to enrol or return, unless it has come in since.
@@ -74,6 +80,10 @@ pub struct Live {
     pub machine: String,
     /// Its connection.
     pub peer: Arc<Peer>,
+    /// Whether its agent takes orders.
+    pub orders: bool,
+    /// Whether its agent answers gates.
+    pub gates: bool,
     silence: Duration,
     last_seen: AtomicI64,
     outbox: Mutex<Outbox>,
@@ -84,6 +94,9 @@ pub struct Live {
 struct Outbox {
     desired: Option<Arc<v1::Desired>>,
     permits: VecDeque<v1::PermitAnswer>,
+    /// Of orders and what takes them back only the newest counts.
+    order: Option<Box<to_agent::Message>>,
+    gates: VecDeque<v1::GateAsk>,
     commands: VecDeque<v1::Command>,
     ended: Option<Status>,
 }
@@ -133,6 +146,23 @@ impl Live {
         self.waker.wake();
     }
 
+    /// Tells it an order, or takes one back, or asks a gate.
+    pub fn order(&self, message: to_agent::Message) {
+        let mut outbox = self.outbox();
+        match message {
+            to_agent::Message::Gate(ask) => {
+                outbox.gates.retain(|waiting| waiting.gate != ask.gate);
+                if outbox.gates.len() >= GATES {
+                    outbox.gates.pop_front();
+                }
+                outbox.gates.push_back(ask);
+            }
+            order => outbox.order = Some(Box::new(order)),
+        }
+        drop(outbox);
+        self.waker.wake();
+    }
+
     /// Ends the session, saying why.
     pub fn end(&self, why: Status) {
         self.outbox().ended = Some(why);
@@ -162,6 +192,15 @@ impl Live {
                 outbox.permits = VecDeque::new();
             }
             return Some(Ok(v1::ToAgent { message: Some(to_agent::Message::Permit(answer)) }));
+        }
+        if let Some(order) = outbox.order.take() {
+            return Some(Ok(v1::ToAgent { message: Some(*order) }));
+        }
+        if let Some(ask) = outbox.gates.pop_front() {
+            if outbox.gates.is_empty() {
+                outbox.gates = VecDeque::new();
+            }
+            return Some(Ok(v1::ToAgent { message: Some(to_agent::Message::Gate(ask)) }));
         }
         let command = outbox.commands.pop_front()?;
         if outbox.commands.is_empty() {
@@ -205,6 +244,7 @@ impl Default for Registry {
             nodes: Mutex::default(),
             sessions: AtomicU64::new(0),
             next_id: AtomicU64::new(1),
+            membership: AtomicU64::new(0),
             changed: watch::Sender::new(0),
         }
     }
@@ -247,7 +287,13 @@ impl Registry {
     /// Notes whether a node has an identity.
     pub fn set_enrolled(&self, node: &NodeName, enrolled: bool) {
         self.nodes().entry(node.clone()).or_default().enrolled = enrolled;
+        self.membership.fetch_add(1, Ordering::Release);
         self.touch();
+    }
+
+    /// Grows when nodes come for good or go for good.
+    pub fn membership(&self) -> u64 {
+        self.membership.load(Ordering::Acquire)
     }
 
     /// Notes why a node was not let in; of one nobody knows, nothing is kept.
@@ -290,11 +336,14 @@ impl Registry {
         }
         // Told at once what it should be, unless it holds exactly that already.
         let desired = entry.desired.clone().filter(|desired| desired.generation != hello.generation);
+        let can = |what: &str| hello.capabilities.iter().any(|named| named == what);
         let live = Arc::new(Live {
             node: node.clone(),
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
             machine: hello.machine.clone(),
             peer,
+            orders: can("orders"),
+            gates: can("gates"),
             silence: pace.silence(),
             last_seen: AtomicI64::new(now.as_millis()),
             outbox: Mutex::new(Outbox { desired, ..Outbox::default() }),
@@ -303,6 +352,7 @@ impl Registry {
         hello.agent_version.clone_into(&mut entry.agent_version);
         entry.dirty = true;
         entry.refused = None;
+        entry.standing = None;
         let older = entry.live.replace(live.clone());
         drop(nodes);
         match older {
@@ -334,6 +384,23 @@ impl Registry {
         self.report(live, |entry| entry.facts = Some(Arc::new(facts)));
     }
 
+    /// Takes from a session where its node stands; says whether that counts.
+    pub fn standing(&self, live: &Live, standing: v1::Standing) -> bool {
+        self.report(live, |entry| entry.standing = Some(Arc::new(standing)))
+    }
+
+    /// Where a node stands, as said in its open session.
+    pub fn standing_of(&self, node: &NodeName) -> Option<Arc<v1::Standing>> {
+        let nodes = self.nodes();
+        let entry = nodes.get(node).filter(|entry| entry.live.is_some())?;
+        entry.standing.clone()
+    }
+
+    /// Whether a session is the one that speaks for its node.
+    pub fn is_current(&self, live: &Live) -> bool {
+        self.live(&live.node).is_some_and(|held| held.id == live.id)
+    }
+
     /// Takes task results and health from a session.
     pub fn observed(&self, live: &Live, observed: v1::Observed) {
         self.report(live, |entry| {
@@ -343,14 +410,15 @@ impl Registry {
     }
 
     /// Only the current session speaks for the node: what a replaced one still had to say is dropped.
-    fn report(&self, live: &Live, take: impl FnOnce(&mut Entry)) {
+    fn report(&self, live: &Live, take: impl FnOnce(&mut Entry)) -> bool {
         let mut nodes = self.nodes();
         match nodes.get_mut(&live.node) {
             Some(entry) if entry.live.as_ref().is_some_and(|held| held.id == live.id) => take(entry),
-            _ => return,
+            _ => return false,
         }
         drop(nodes);
         self.touch();
+        true
     }
 
     /// One node as seen at `now`.
@@ -413,6 +481,7 @@ impl Registry {
     /// Forgets a node, ending its session with `why`.
     pub fn forget(&self, node: &NodeName, why: Status) {
         let entry = self.nodes().remove(node);
+        self.membership.fetch_add(1, Ordering::Release);
         if let Some(live) = entry.and_then(|entry| entry.live) {
             self.sessions.fetch_sub(1, Ordering::Relaxed);
             live.end(why);

@@ -126,13 +126,16 @@ impl Agents for AgentsService {
         let node = node(&peer)?;
         let v1::FetchRequest { sha256, offset } = request.into_inner();
         let desired = self.desk.registry.desired(node);
-        let may = desired.is_some_and(|desired| named(&desired).any(|artifact| artifact.sha256 == sha256));
+        let may = desired.is_some_and(|desired| named(&desired).any(|artifact| artifact.sha256 == sha256))
+            || self.desk.rollouts.may_fetch(node, &sha256);
         // Said alike of what is kept for others and of what is not: nobody learns what there is.
         let digest = sha256.parse::<Digest>().ok().filter(|_| may).ok_or_else(|| {
             Refusal::new(
                 RefusalKind::RefusalForbidden,
-                format!("the desired state of node `{node}` names no such artifact"),
-                "the agent asks again once it has its newest desired state",
+                format!(
+                    "neither the desired state of node `{node}` nor an order to it names such an artifact"
+                ),
+                "the agent asks again once it has its newest desired state and order",
             )
         })?;
         Ok(Response::new(self.transfers.begin(node, &digest, offset).await?))

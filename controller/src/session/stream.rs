@@ -15,7 +15,10 @@ use super::{
     dispatch::Dispatch,
     registry::{Live, Registry},
 };
-use crate::permit::{Ask, inbox::Inbox};
+use crate::{
+    permit::{Ask, inbox::Inbox},
+    rollout,
+};
 
 /// Messages read in one go before other sessions get their turn.
 const BURST: usize = 32;
@@ -29,6 +32,8 @@ pub struct Desk {
     pub dispatch: Dispatch,
     /// What agents want that only so many may do at a time.
     pub permits: Inbox,
+    /// What agents say that rollouts wait for.
+    pub rollouts: rollout::inbox::Inbox,
     /// The time.
     pub clock: Arc<dyn Clock>,
 }
@@ -51,6 +56,7 @@ impl SessionStream {
         welcome: v1::ToAgent,
     ) -> Self {
         desk.permits.session(&live.node);
+        desk.rollouts.session(&live.node);
         Self { desk, live, inbound, welcome: Some(Box::new(welcome)), done: false }
     }
 
@@ -70,15 +76,19 @@ impl SessionStream {
                 }
             }
             Some(from_agent::Message::Answer(answer)) => self.desk.dispatch.answer(&self.live, &answer),
+            Some(from_agent::Message::Standing(standing)) => {
+                if self.desk.registry.standing(&self.live, standing) {
+                    self.desk.rollouts.standing(&self.live.node);
+                }
+            }
+            Some(from_agent::Message::Gate(answer)) => {
+                if self.desk.registry.is_current(&self.live) {
+                    self.desk.rollouts.gate(&self.live.node, answer);
+                }
+            }
             // Being heard is all a heartbeat is for; a second greeting says nothing new; what we do not know
             // comes from a newer agent and can wait.
-            Some(
-                from_agent::Message::Heartbeat(_)
-                | from_agent::Message::Hello(_)
-                | from_agent::Message::Standing(_)
-                | from_agent::Message::Gate(_),
-            )
-            | None => {}
+            Some(from_agent::Message::Heartbeat(_) | from_agent::Message::Hello(_)) | None => {}
         }
     }
 
@@ -136,5 +146,6 @@ impl Drop for SessionStream {
     fn drop(&mut self) {
         self.desk.registry.leave(&self.live);
         self.desk.permits.session(&self.live.node);
+        self.desk.rollouts.session(&self.live.node);
     }
 }

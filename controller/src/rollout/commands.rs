@@ -1,0 +1,364 @@
+//! What operators have done: starting, halting, going back, stopping the line.
+
+use std::collections::BTreeMap;
+
+use fleet_model::NodeName;
+use fleet_rollout::{Effect, Event, Finish, Outcome, Phase, Policy, Rollout, Spec, Standing, advance};
+
+use super::{
+    archive::{Head, Kept, LineRecord},
+    catalogue::Offerable,
+    core::{Core, superseded},
+    members::Members,
+    trouble::Trouble,
+    zones,
+};
+
+/// Fewest digits by which a release may be named.
+const DIGITS: usize = 6;
+/// Longest reason kept.
+const REASON: usize = 300;
+/// How often a number for a new rollout is drawn while others are quicker.
+const TRIES: u32 = 3;
+
+/// A rollout that is drawn and not stored.
+#[derive(Debug)]
+pub(super) struct Drawn {
+    pub(super) rollout: Rollout,
+    pub(super) release: Offerable,
+    pub(super) previous_version: String,
+    pub(super) warnings: Vec<String>,
+}
+
+impl Core {
+    /// Draws a rollout over everybody.
+    ///
+    /// # Errors
+    /// [`Trouble`]: everything that is wrong with it.
+    pub(super) async fn draw(&mut self, named: &str, policy: &str) -> Result<Drawn, Trouble> {
+        self.lead().await?;
+        let now = self.now();
+        let release = self.find(named)?;
+        if let Some(why) = &release.refused {
+            return Err(Trouble::request(
+                format!("no node would take release {}: {why}", release.version),
+                "publish a release that they take: `fleetctl release`",
+            ));
+        }
+        let policy = read_policy(policy)?;
+        if let Some(zone) = zones::unknown(&policy, now).first() {
+            return Err(Trouble::request(
+                format!("no time zone `{zone}` is known here"),
+                "name one as Europe/Brussels is",
+            ));
+        }
+        let Members { members, spare } = self.floor.members().await?;
+        let (previous, previous_version) =
+            self.before(&release.release, members.iter().map(|member| &member.node));
+        let last = self.newest().map_or(0, |kept| kept.rollout.order);
+        let spec = Spec { id: String::new(), release: release.release.clone(), previous, policy, spare };
+        let mut rollout = Rollout::draft(spec, members, now).map_err(Trouble::Problems)?;
+        rollout.order = last;
+        let mut warnings = release.warnings.clone();
+        for (node, reason) in self.archive.bad(&release.release).await? {
+            warnings.push(format!("release {} was bad on {node} before: {reason}", release.version));
+        }
+        if rollout.spec.previous.is_none() {
+            warnings.push("what the nodes run now is not known, so this cannot be undone".to_owned());
+        }
+        Ok(Drawn { rollout, release, previous_version, warnings })
+    }
+
+    /// A release by its version or the first digits of what it is known by.
+    fn find(&self, named: &str) -> Result<Offerable, Trouble> {
+        let all = self.catalogue.list();
+        let known = || {
+            let versions: Vec<&str> = all.iter().map(|release| release.version.as_str()).collect();
+            match versions.as_slice() {
+                [] => "there is none: `fleetctl release create` and `publish` bring one".to_owned(),
+                versions => format!("there are {}; `fleetctl release list` tells more", versions.join(", ")),
+            }
+        };
+        let mut found = all.iter().filter(|release| {
+            release.version == named || (named.len() >= DIGITS && release.release.starts_with(named))
+        });
+        match (found.next(), found.next()) {
+            (Some(release), None) => Ok(release.clone()),
+            (None, _) => {
+                Err(Trouble::request(format!("no release `{}` is kept here", short(named)), known()))
+            }
+            (Some(_), Some(_)) => Err(Trouble::request(
+                format!("`{}` names several releases", short(named)),
+                "give more digits",
+            )),
+        }
+    }
+
+    /// What most of these nodes run that is not `release`, and its version; failing that, what they were brought last.
+    fn before<'a>(
+        &self,
+        release: &str,
+        nodes: impl Iterator<Item = &'a NodeName>,
+    ) -> (Option<String>, String) {
+        let mut running: BTreeMap<String, (usize, String)> = BTreeMap::new();
+        for standing in nodes.filter_map(|node| self.floor.standing(node)) {
+            if standing.running_sha256 != release && !standing.running_sha256.is_empty() {
+                let entry = running.entry(standing.running_sha256.clone()).or_default();
+                entry.0 += 1;
+                entry.1.clone_from(&standing.running_version);
+            }
+        }
+        let most = running.into_iter().max_by_key(|(_, (count, _))| *count);
+        if let Some((digest, (_, version))) = most {
+            return (Some(digest), version);
+        }
+        let last = self.newest().filter(|kept| {
+            kept.rollout.phase == Phase::Finished { finish: Finish::Done }
+                && kept.rollout.spec.release != release
+        });
+        match last {
+            Some(kept) => (Some(kept.rollout.spec.release.clone()), kept.head.version.clone()),
+            None => (None, String::new()),
+        }
+    }
+
+    /// Starts a rollout; it takes the place of the one before.
+    ///
+    /// # Errors
+    /// [`Trouble`]; unless the store failed half-way, nothing was started.
+    pub(super) async fn start(
+        &mut self,
+        by: &str,
+        named: &str,
+        policy: &str,
+    ) -> Result<Vec<String>, Trouble> {
+        let drawn = self.draw(named, policy).await?;
+        self.may_start()?;
+        let now = self.now();
+        let mut rollout = drawn.rollout;
+        // What the one before still takes back bears numbers below ours.
+        if let Some(kept) = self.newest().filter(|kept| !superseded(&kept.rollout)) {
+            let mut older = kept.rollout.clone();
+            advance(&mut older, Event::Supersede, now).map_err(Trouble::Refused)?;
+            rollout.order = older.order;
+        }
+        let connected = self.floor.connected();
+        let seconds_ahead = zones::offsets(&rollout.spec.policy, now);
+        let mut effects = Vec::new();
+        for event in [Event::Sessions { connected }, Event::Offsets { seconds_ahead }, Event::Start] {
+            effects.extend(advance(&mut rollout, event, now).map_err(Trouble::Refused)?);
+        }
+        let mut head = Head {
+            version: drawn.release.version,
+            previous_version: drawn.previous_version,
+            by: by.to_owned(),
+            started: now,
+            snapshot: Default::default(),
+            log: Vec::new(),
+            notices: Vec::new(),
+        };
+        head.tell(now, &effects);
+        let id = self.create(head, rollout).await?;
+        tracing::info!(operator = by, rollout = id, "rollout started");
+        // Cut here, whoever takes over supersedes the others first; so do we.
+        let older: Vec<u64> = self.older();
+        for id in older {
+            self.supersede(id).await?;
+        }
+        self.perform_all(id, effects).await?;
+        self.hear_all().await?;
+        Ok(drawn.warnings)
+    }
+
+    fn may_start(&self) -> Result<(), Trouble> {
+        if let Some(line) = self.line() {
+            return Err(Trouble::request(
+                format!("the line is stopped by {}: {}", line.by, line.reason),
+                "`fleetctl clear-the-line` ends that",
+            ));
+        }
+        let Some(kept) = self.newest() else { return Ok(()) };
+        match kept.rollout.standing() {
+            Standing::Running | Standing::Baking | Standing::Undoing => Err(Trouble::request(
+                format!("rollout {} of release {} is under way", kept.rollout.spec.id, kept.head.version),
+                "wait for its end, or `fleetctl rollout halt` it: the next one then takes its place",
+            )),
+            Standing::Draft | Standing::Halted | Standing::Finished => Ok(()),
+        }
+    }
+
+    async fn create(&mut self, head: Head, mut rollout: Rollout) -> Result<u64, Trouble> {
+        let mut last = self.newest_id().unwrap_or(0);
+        for _ in 0..TRIES {
+            last += 1;
+            rollout.spec.id = last.to_string();
+            match self.archive.create(head.clone(), rollout.clone()).await {
+                Ok(kept) => {
+                    self.insert(last, kept);
+                    return Ok(last);
+                }
+                // Somebody else, whom we have not heard of: they drive.
+                Err(error) if error.is_conflict() => {}
+                Err(error) => {
+                    self.forget();
+                    return Err(error.into());
+                }
+            }
+        }
+        self.forget();
+        Err(Trouble::request("another rollout was started meanwhile", "see `fleetctl rollout status`"))
+    }
+
+    /// Halts, resumes or undoes the newest rollout.
+    ///
+    /// # Errors
+    /// [`Trouble`]; nothing changed then, unless the store failed.
+    pub(super) async fn act(&mut self, id: &str, event: Event) -> Result<(), Trouble> {
+        self.lead().await?;
+        let Some(kept) = self.newest() else { return Err(none()) };
+        if !id.is_empty() && kept.rollout.spec.id != id {
+            return Err(Trouble::request(
+                format!("rollout {} has taken the place of {}", kept.rollout.spec.id, short(id)),
+                "`fleetctl rollout list` shows them",
+            ));
+        }
+        self.take(event).await
+    }
+
+    /// Has one node go back; says to which version, and whether it is there to hear it.
+    ///
+    /// # Errors
+    /// [`Trouble`]; nothing changed then, unless the store failed.
+    pub(super) async fn send_back(&mut self, by: &str, node: &NodeName) -> Result<(String, bool), Trouble> {
+        self.lead().await?;
+        let Some(kept) = self.newest() else { return Err(none()) };
+        let standing = self.floor.standing(node);
+        if standing.as_ref().is_some_and(|standing| standing.other_sha256.is_empty()) {
+            return Err(Trouble::request(
+                format!("node `{node}` has no other release to go back to"),
+                "start a rollout of the release you want",
+            ));
+        }
+        let planned = kept.head.previous_version.clone();
+        let version = standing.map_or(planned, |standing| standing.other_version.clone());
+        self.take(Event::SendBack { node: node.clone(), by: by.to_owned() }).await?;
+        tracing::info!(operator = by, %node, version, "node sent back");
+        Ok((version, self.floor.connected().contains(node)))
+    }
+
+    /// Stops the line. Said before anything else is done, so that whoever takes over knows.
+    ///
+    /// # Errors
+    /// [`Trouble`] if the store failed.
+    pub(super) async fn stop_line(&mut self, by: &str, reason: &str) -> Result<LineRecord, Trouble> {
+        self.lead().await?;
+        let reason = if reason.trim().is_empty() { "no reason was given" } else { reason.trim() };
+        let reason: String = reason.chars().take(REASON).collect();
+        let line = LineRecord { by: by.to_owned(), reason, at: self.now() };
+        self.write_line(Some(line.clone())).await?;
+        tracing::warn!(operator = by, reason = line.reason, "the line is stopped");
+        if self.newest().is_some_and(|kept| !superseded(&kept.rollout)) {
+            self.take(Event::StopLine { by: line.by.clone(), reason: line.reason.clone() }).await?;
+        }
+        Ok(line)
+    }
+
+    /// Clears the line; says how it was stopped, if it was.
+    ///
+    /// # Errors
+    /// [`Trouble`] if the store failed.
+    pub(super) async fn clear_line(&mut self, by: &str) -> Result<Option<LineRecord>, Trouble> {
+        self.lead().await?;
+        let was = self.line();
+        self.write_line(None).await?;
+        if was.is_some() {
+            tracing::info!(operator = by, "the line is cleared");
+        }
+        self.take(Event::ClearLine).await?;
+        Ok(was)
+    }
+
+    async fn write_line(&mut self, line: Option<LineRecord>) -> Result<(), Trouble> {
+        if let Err(error) = self.archive.set_line(line.as_ref()).await {
+            self.forget();
+            return Err(error.into());
+        }
+        self.changes += 1;
+        if let Some(state) = self.state_mut() {
+            state.line = line;
+        }
+        Ok(())
+    }
+
+    pub(super) fn line(&self) -> Option<LineRecord> {
+        self.state()?.line.clone()
+    }
+
+    fn newest_id(&self) -> Option<u64> {
+        self.state()?.newest().map(|(id, _)| id)
+    }
+
+    fn older(&self) -> Vec<u64> {
+        let state = self.state().into_iter();
+        state
+            .flat_map(|state| state.rollouts.iter().rev().skip(1))
+            .filter(|(_, kept)| !superseded(&kept.rollout))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    fn insert(&mut self, id: u64, kept: Kept) {
+        self.changes += 1;
+        if let Some(state) = self.state_mut() {
+            state.rollouts.insert(id, kept);
+        }
+    }
+}
+
+impl Head {
+    fn tell(&mut self, at: fleet_model::Timestamp, effects: &[Effect]) {
+        self.notices.extend(effects.iter().filter_map(|effect| match effect {
+            Effect::Announce(notice) => Some(super::archive::Told { at, text: notice.to_string() }),
+            _ => None,
+        }));
+    }
+}
+
+/// A policy as the operator gave it: JSON with what differs from the usual.
+fn read_policy(text: &str) -> Result<Policy, Trouble> {
+    if text.trim().is_empty() {
+        return Ok(Policy::default());
+    }
+    serde_json::from_str(text).map_err(|why| {
+        Trouble::request(
+            format!("the policy is not understood: {}", plain(&why)),
+            "the README lists its members; `fleetctl rollout start RELEASE --preview` shows what it means",
+        )
+    })
+}
+
+/// Without line and column: the text is made from what the operator wrote, and has neither.
+fn plain(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.split(" at line ").next().unwrap_or(&text).to_owned()
+}
+
+fn none() -> Trouble {
+    Trouble::request("there is no rollout", "`fleetctl rollout start RELEASE` starts one")
+}
+
+/// What comes from outside may be long.
+fn short(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+/// One word for how a node ended.
+pub(super) fn outcome(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Updated => "updated",
+        Outcome::Failed => "failed",
+        Outcome::RolledBack => "rolled back",
+        Outcome::Silent => "silent",
+        Outcome::Untouched => "untouched",
+    }
+}

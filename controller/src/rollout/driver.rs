@@ -1,0 +1,99 @@
+//! The one task that drives rollouts: takes news in, lets time pass, keeps the lease.
+
+use std::{sync::Arc, time::Duration};
+
+use fleet_model::chain;
+use tokio::sync::{Mutex, MutexGuard, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{core::Core, trouble::Trouble};
+use crate::session::stream::Desk;
+
+/// How often time is let pass, and the lease looked at. Well below what the engine counts as unheard, and below the life
+/// of the lease.
+const TICK: Duration = Duration::from_secs(5);
+
+/// Drives the rollouts of a fleet.
+#[derive(Debug)]
+pub struct Driver {
+    desk: Arc<Desk>,
+    /// Held while something is decided, stored and done: one event after the other.
+    core: Mutex<Core>,
+    changed: watch::Sender<u64>,
+}
+
+/// The core in hand; whoever waits for changes is told when it is given back.
+pub struct Turn<'a> {
+    core: MutexGuard<'a, Core>,
+    driver: &'a Driver,
+}
+
+impl Driver {
+    /// Over this core.
+    pub fn new(desk: Arc<Desk>, core: Core) -> Self {
+        Self { desk, core: Mutex::new(core), changed: watch::Sender::new(0) }
+    }
+
+    /// Works until told to stop.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut elsewhere = false;
+        loop {
+            // Cancel safe: a bell that rang stays rung, the interval keeps its beat.
+            let done = tokio::select! {
+                () = stop.cancelled() => break,
+                () = self.desk.rollouts.bell() => {
+                    let news = self.desk.rollouts.take();
+                    self.turn().await.news(news).await
+                }
+                _ = tick.tick() => self.turn().await.tick().await,
+            };
+            let other = matches!(done, Err(Trouble::Elsewhere { .. }));
+            match done {
+                Ok(()) => {}
+                Err(error) if other => {
+                    if !elsewhere {
+                        tracing::info!(%error, "rollouts");
+                    }
+                }
+                Err(error) => tracing::warn!(error = chain(&error), "rollouts not driven; trying again"),
+            }
+            elsewhere = other;
+        }
+        self.core.lock().await.resign().await;
+    }
+
+    /// The core, when it is free.
+    pub async fn turn(&self) -> Turn<'_> {
+        Turn { core: self.core.lock().await, driver: self }
+    }
+
+    /// Grows with every change.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+}
+
+impl std::ops::Deref for Turn<'_> {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.core
+    }
+}
+
+impl std::ops::DerefMut for Turn<'_> {
+    fn deref_mut(&mut self) -> &mut Core {
+        &mut self.core
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        // A rollout that is over still brings those on that come back; without any, nobody's news matter.
+        self.driver.desk.rollouts.listen(self.core.drives());
+        let changes = self.core.changes;
+        self.driver.changed.send_if_modified(|seen| std::mem::replace(seen, changes) != changes);
+    }
+}

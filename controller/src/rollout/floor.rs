@@ -1,0 +1,131 @@
+//! The fleet as the driver of rollouts sees it: who is there, what they say, and how they are told.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use fleet_model::NodeName;
+use fleet_plan::ResolvedPlan;
+use fleet_proto::v1::{self, to_agent};
+
+use super::members::{self, Members};
+use crate::{
+    reconcile::board::Board,
+    records::{EnrolmentRecord, RecordError, Records, keys},
+    session::stream::Desk,
+};
+
+/// The fleet.
+#[async_trait]
+pub trait Floor: Send + Sync + Debug {
+    /// Whoever has a session.
+    fn connected(&self) -> BTreeSet<NodeName>;
+
+    /// What a node said of itself in its open session.
+    fn standing(&self, node: &NodeName) -> Option<Arc<v1::Standing>>;
+
+    /// What its session can do beyond the first protocol; none if it has no session.
+    fn can(&self, node: &NodeName) -> Option<Abilities>;
+
+    /// Tells a node, if it is there. Of orders only the newest counts.
+    fn tell(&self, node: &NodeName, message: to_agent::Message);
+
+    /// Lets a node fetch these, and nothing it could before.
+    fn allow(&self, node: &NodeName, digests: Vec<String>);
+
+    /// Port of its todo application.
+    fn todo_port(&self, node: &NodeName) -> u16;
+
+    /// Grows when nodes come for good or go for good, or the plan changes.
+    fn epoch(&self) -> u64;
+
+    /// Everybody.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the store fails.
+    async fn members(&self) -> Result<Members, RecordError>;
+}
+
+/// What a session can do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Abilities {
+    /// Takes orders.
+    pub orders: bool,
+    /// Answers gates.
+    pub gates: bool,
+    /// Version of its agent.
+    pub version: String,
+}
+
+/// The real one.
+#[derive(Debug)]
+pub struct Sessions {
+    desk: Arc<Desk>,
+    board: Arc<Board>,
+    records: Records,
+    /// The plan last seen, and how many there were.
+    plan: Mutex<(Option<Arc<ResolvedPlan>>, u64)>,
+}
+
+impl Sessions {
+    /// Over these sessions and this plan.
+    pub fn new(desk: Arc<Desk>, board: Arc<Board>, records: Records) -> Self {
+        Self { desk, board, records, plan: Mutex::default() }
+    }
+}
+
+#[async_trait]
+impl Floor for Sessions {
+    fn connected(&self) -> BTreeSet<NodeName> {
+        self.desk.registry.lives().iter().map(|live| live.node.clone()).collect()
+    }
+
+    fn standing(&self, node: &NodeName) -> Option<Arc<v1::Standing>> {
+        self.desk.registry.standing_of(node)
+    }
+
+    fn can(&self, node: &NodeName) -> Option<Abilities> {
+        let live = self.desk.registry.live(node)?;
+        let version = self.desk.registry.view(node, self.desk.clock.now()).agent_version;
+        Some(Abilities { orders: live.orders, gates: live.gates, version })
+    }
+
+    fn tell(&self, node: &NodeName, message: to_agent::Message) {
+        if let Some(live) = self.desk.registry.live(node) {
+            live.order(message);
+        }
+    }
+
+    fn allow(&self, node: &NodeName, digests: Vec<String>) {
+        self.desk.rollouts.allow(node, digests);
+    }
+
+    fn todo_port(&self, node: &NodeName) -> u16 {
+        members::todo_port(self.board.plan().as_deref(), node)
+    }
+
+    fn epoch(&self) -> u64 {
+        let plan = self.board.plan();
+        let mut seen = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = match (&seen.0, &plan) {
+            (Some(seen), Some(plan)) => Arc::ptr_eq(seen, plan),
+            (seen, plan) => seen.is_none() && plan.is_none(),
+        };
+        if !same {
+            *seen = (plan, seen.1 + 1);
+        }
+        self.desk.registry.membership() + seen.1
+    }
+
+    async fn members(&self) -> Result<Members, RecordError> {
+        let enrolments = self.records.list::<EnrolmentRecord>(&keys::enrolments()).await?;
+        let enrolled: BTreeMap<NodeName, String> = enrolments
+            .into_iter()
+            .filter_map(|(node, record)| Some((node.parse().ok()?, record.id)))
+            .collect();
+        Ok(members::members(self.board.plan().as_deref(), &enrolled))
+    }
+}

@@ -1,0 +1,114 @@
+//! Who takes part, by plan and enrolments. Pure.
+
+use std::collections::BTreeMap;
+
+use fleet_model::NodeName;
+use fleet_plan::{
+    ResolvedPlan,
+    resolved::{Task, Work},
+};
+use fleet_rollout::Member;
+
+/// Port of the todo application where the plan names none.
+const TODO_PORT: u16 = 5000;
+
+/// Everybody, and what they owe each other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Members {
+    /// By name.
+    pub members: Vec<Member>,
+    /// How many members of a database cluster its replicas can spare.
+    pub spare: BTreeMap<String, usize>,
+}
+
+/// Every enrolled node, placed by the plan; `enrolled` says by what each enrolment is told from others of the same name.
+pub fn members(plan: Option<&ResolvedPlan>, enrolled: &BTreeMap<NodeName, String>) -> Members {
+    let members = enrolled.iter().map(|(node, identity)| {
+        let mut member = Member::new(node.clone());
+        if !identity.is_empty() {
+            member.identity.clone_from(identity);
+        }
+        if let Some(placed) = plan.and_then(|plan| plan.node(node)) {
+            member.location.clone_from(&placed.location.id);
+            if let Some(seed) = seed(&placed.node.tasks) {
+                member.cluster = Some(seed.to_string());
+                member.seed = seed == node;
+            }
+        }
+        member
+    });
+    let members: Vec<Member> = members.collect();
+    let spare = plan.map(spare).unwrap_or_default();
+    Members { members, spare }
+}
+
+/// The seed of the cluster a node is a member of: what the cluster is called by.
+fn seed(tasks: &[Task]) -> Option<&NodeName> {
+    tasks.iter().find_map(|task| match &task.work {
+        Work::Rethinkdb(rethinkdb) => Some(&rethinkdb.seed),
+        _ => None,
+    })
+}
+
+/// With so many members out, every table still has most of its replicas. With one or two replicas that is nobody, and
+/// then one goes at a time all the same: an agent changes while the database it looks after goes on.
+fn spare(plan: &ResolvedPlan) -> BTreeMap<String, usize> {
+    let mut spare: BTreeMap<String, usize> = BTreeMap::new();
+    for placed in plan.nodes() {
+        let Some(seed) = seed(&placed.node.tasks) else { continue };
+        for task in &placed.node.tasks {
+            if let Work::Database(database) = &task.work {
+                let replicas = usize::try_from(database.replicas).unwrap_or(usize::MAX);
+                let can = (replicas.saturating_sub(1) / 2).max(1);
+                spare.entry(seed.to_string()).and_modify(|least| *least = can.min(*least)).or_insert(can);
+            }
+        }
+    }
+    spare
+}
+
+/// Port of a node's todo application.
+pub fn todo_port(plan: Option<&ResolvedPlan>, node: &NodeName) -> u16 {
+    let placed = plan.and_then(|plan| plan.node(node));
+    let todo = placed.iter().flat_map(|placed| &placed.node.tasks).find_map(|task| match &task.work {
+        Work::Todo(todo) => Some(todo.port),
+        _ => None,
+    });
+    todo.unwrap_or(TODO_PORT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> ResolvedPlan {
+        let text = include_str!("../../../packaging/plans/rethinkdb.yaml");
+        fleet_plan::load("rethinkdb.yaml", text, &BTreeMap::new()).expect("sound").plan
+    }
+
+    #[test]
+    fn the_reference_fleet_spares_what_its_replicas_can() {
+        let plan = plan();
+        let enrolled: BTreeMap<NodeName, String> = plan
+            .nodes()
+            .map(|placed| (placed.node.name.clone(), format!("id of {}", placed.node.name)))
+            .collect();
+        let found = members(Some(&plan), &enrolled);
+        assert_eq!(found.members.len(), 5);
+        assert_eq!(found.members.iter().filter(|member| member.seed).count(), 1);
+        let cluster = found.members[0].cluster.clone().expect("a member");
+        assert!(found.members.iter().all(|member| member.cluster.as_ref() == Some(&cluster)));
+        assert!(found.members.iter().all(|member| !member.location.is_empty()));
+        assert!(found.members.iter().all(|member| member.identity.starts_with("id of ")));
+        assert_eq!(found.spare[&cluster], 1, "of three replicas");
+        assert_eq!(todo_port(Some(&plan), &found.members[0].node), 5000);
+    }
+
+    #[test]
+    fn whoever_is_in_no_plan_takes_part_by_name() {
+        let enrolled = BTreeMap::from([("a".parse().expect("a name"), String::new())]);
+        let found = members(None, &enrolled);
+        assert_eq!(found.members, [Member::new("a".parse().expect("a name"))]);
+        assert!(found.spare.is_empty());
+    }
+}
