@@ -1,5 +1,7 @@
 //! The command line.
 
+pub mod release;
+
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
@@ -64,6 +66,9 @@ pub enum Command {
     Replace(Replace),
     /// Have a node repair its drift now, also what is only reported or held
     Repair(Repair),
+    /// What nodes may run, by whose word: sign, publish and look at releases of the agent
+    #[command(subcommand)]
+    Release(release::Release),
     /// Run the controller of one fleet
     Serve(Serve),
     /// The local cloud: real machines behind the CloudControl API

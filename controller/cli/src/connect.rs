@@ -63,12 +63,22 @@ pub enum ConnectError {
 /// # Errors
 /// [`ConnectError`]; nothing was changed.
 pub async fn connect(dir: &Path, fleet: &FleetName) -> Result<(Operator, PingReply), ConnectError> {
+    let (channel, reply) = reach(dir, fleet).await?;
+    Ok((Operator::new(channel), reply))
+}
+
+/// The same for whoever needs more than the operator's service.
+///
+/// # Errors
+/// [`ConnectError`]; nothing was changed.
+pub async fn reach(dir: &Path, fleet: &FleetName) -> Result<(Channel, PingReply), ConnectError> {
     let whereabouts: Whereabouts = read(&dir.join("controller.json"), dir)?;
     let identity: Identity = read(&dir.join("operator.json"), dir)?;
-    let mut operator = open(&whereabouts, &identity, fleet, dir).await?;
+    let channel = open(&whereabouts, &identity, fleet, dir).await?;
+    let mut operator = Operator::new(channel.clone());
     let ping = operator.ping(PingRequest {});
     match tokio::time::timeout(CONNECT, ping).await {
-        Ok(Ok(reply)) => Ok((operator, reply.into_inner())),
+        Ok(Ok(reply)) => Ok((channel, reply.into_inner())),
         Ok(Err(status)) => Err(ConnectError::Silent(whereabouts.session, status.into())),
         Err(elapsed) => Err(ConnectError::Silent(whereabouts.session, elapsed.into())),
     }
@@ -102,7 +112,7 @@ async fn open(
     identity: &Identity,
     fleet: &FleetName,
     dir: &Path,
-) -> Result<Operator, ConnectError> {
+) -> Result<Channel, ConnectError> {
     let file = || dir.join("operator.json");
     let bad = |why: Box<dyn std::error::Error + Send + Sync>| ConnectError::File(file(), why);
     let certificates =
@@ -130,7 +140,7 @@ async fn open(
         .keep_alive_timeout(Duration::from_secs(20));
     let channel = endpoint.connect_with_connector(connector);
     match tokio::time::timeout(CONNECT, channel).await {
-        Ok(Ok(channel)) => Ok(OperatorClient::new(channel)),
+        Ok(Ok(channel)) => Ok(channel),
         Ok(Err(why)) => Err(ConnectError::Silent(address, why.into())),
         Err(elapsed) => Err(ConnectError::Silent(address, elapsed.into())),
     }

@@ -124,7 +124,7 @@ pub async fn bring(
         let Some(named) = files.iter().find(|named| named.name == artifact.name) else {
             return Err(Failure::new(
                 Exit::Failed,
-                format!("the controller asks for `{}`, which this plan does not name", artifact.name),
+                format!("the controller asks for `{}`, which was not offered", artifact.name),
             ));
         };
         if named.size >= BIG && !io::stderr().is_terminal() {
@@ -188,7 +188,7 @@ fn bar(named: &Named, what: &str) -> ProgressBar {
 
 fn unread(path: &Path, why: &io::Error) -> Failure {
     Failure::new(Exit::Failed, format!("read {}: {why}", path.display()))
-        .hint("the plan names this file; run the command again once it can be read")
+        .hint("run the command again once it can be read")
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use super::{
     lost,
     lost::Search,
     orphans::clouds,
+    release::keys::remove_unused,
     up::{confirm, controller},
 };
 use crate::{
@@ -151,7 +152,9 @@ async fn clear_away(home: &Home, end_cloud: bool, screen: &Screen) -> Result<(),
             screen.note(&line);
         }
     }
+    let last = home.fleets().is_empty();
     home.clear_set_aside()
+        .and_then(|()| if last { remove_unused(home) } else { Ok(()) })
         .and_then(|()| home.remove_if_empty())
         .map_err(|why| Failure::new(Exit::Failed, format!("clear {} away: {why}", home.dir().display())))
 }

@@ -11,6 +11,7 @@ mod lost;
 mod orphans;
 mod plan;
 mod preview;
+pub mod release;
 mod repair;
 mod replace;
 mod serve;
@@ -37,6 +38,7 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
         Command::Down(down) => down::run(global, down).await,
         Command::Replace(args) => replace::run(global, args).await,
         Command::Repair(args) => repair::run(global, args).await,
+        Command::Release(args) => release::run(global, args).await,
         Command::Serve(serve) => serve::run(global, serve).await,
         Command::Cloud(cloud) => cloud::run(global, cloud).await,
         Command::UserData { node } => user_data::run(global, &node).await,

@@ -165,7 +165,7 @@ fn find_supervisor(agent: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// The todo application's binary, likewise; only plans with that application need it.
-fn find_todo(told: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
+pub fn find_todo(told: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
     match find("fleet-todo", told) {
         Ok(file) => Ok(Some(file)),
         Err(_) if told.is_none() => Ok(None),

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::{
     cloud, follow,
     follow::{End, follow},
-    information, preview,
+    information, preview, release,
     replace::forget_host,
 };
 use crate::{
@@ -85,6 +85,7 @@ pub async fn run(global: &Global, args: Up) -> Result<Exit, Failure> {
         )?;
         replace.extend(unconsented.iter().map(|step| step.name.clone()));
     }
+    release::hand_over(&home, &read.plan.fleet, |line| screen.note(line)).await?;
     let until = if args.provision_only || !machines { Until::Provisioned } else { Until::Ready };
     if !machines && !args.provision_only {
         screen

@@ -1,0 +1,83 @@
+//! `fleetctl release permit VERSION|DIR`.
+
+use std::{fs, path::Path};
+
+use fleet_model::{Clock as _, SystemClock};
+use fleet_proto::v1::{PublishRequest, ReleasesRequest, RootChain};
+use fleet_release::{Kind, Manifest, Permit as Leave, Signed, Version};
+use serde_json::json;
+
+use super::{
+    client,
+    create::sha256,
+    folder::{Folder, PERMIT},
+    keys::{Keys, RoleName},
+    publish::send,
+};
+use crate::{
+    args::{Global, Output, release::Permit},
+    connect::refused,
+    failure::{Exit, Failure},
+    home::Home,
+    printer,
+};
+
+pub async fn run(global: &Global, home: &Home, args: Permit) -> Result<Exit, Failure> {
+    let Some(keys) = Keys::open(home)? else {
+        return Err(Failure::new(Exit::Input, "there are no release keys here").hint(
+            "sign the permit where the releases are signed; `fleetctl release keys` shows what is here",
+        ));
+    };
+    let dir = Path::new(&args.release);
+    let version = match args.release.parse::<Version>() {
+        // A version that is also a folder is a version: the folder can be called ./1.2.3.
+        Ok(version) => {
+            let fleet = home.chosen(global)?;
+            let mut client = client(home, &fleet).await?;
+            let reply =
+                client.list(ReleasesRequest {}).await.map_err(|status| refused(&status))?.into_inner();
+            let found = reply.releases.iter().find(|kept| claimed(&kept.manifest) == Some(version));
+            let Some(found) = found else {
+                return Err(Failure::new(Exit::Input, format!("the controller has no release {version}"))
+                    .hint("`fleetctl release list` shows what it has; a folder that was not published can be named too"));
+            };
+            let permit = sign(&keys, &args, &found.manifest)?;
+            let chain = Some(RootChain { roots: keys.chain().to_vec() });
+            send(&mut client, PublishRequest { chain, manifest: found.manifest.clone(), permit }).await?;
+            version
+        }
+        Err(_) => {
+            let release = Folder::read(dir, keys.chain())?;
+            let permit = sign(&keys, &args, &release.manifest_bytes)?;
+            let file = dir.join(PERMIT);
+            fs::write(&file, permit)
+                .map_err(|why| Failure::new(Exit::Failed, format!("write {}: {why}", file.display())))?;
+            release.manifest.version
+        }
+    };
+    let nodes: Vec<String> = args.nodes.iter().map(ToString::to_string).collect();
+    match global.output {
+        Output::Json => {
+            printer::json(&json!({ "version": version.to_string(), "nodes": nodes, "reason": args.reason }))?;
+        }
+        Output::Text => printer::text(&format!("{} may go back to release {version}\n", nodes.join(", ")))?,
+    }
+    Ok(Exit::Ok)
+}
+
+fn claimed(manifest: &[u8]) -> Option<Version> {
+    let signed = Signed::decode(Kind::Manifest, manifest).ok()?;
+    Some(signed.claim::<Manifest>().ok()?.version)
+}
+
+fn sign(keys: &Keys, args: &Permit, manifest: &[u8]) -> Result<Vec<u8>, Failure> {
+    let now = SystemClock.now();
+    let leave = Leave {
+        manifest: sha256(manifest),
+        nodes: args.nodes.iter().cloned().collect(),
+        reason: args.reason.clone(),
+        created: now,
+        expires: now.after(args.expires),
+    };
+    keys.sign(RoleName::Permit, &leave)
+}
