@@ -25,3 +25,4 @@ mod wire;
 pub use server::{VERSION, exists};
 pub use settings::{Action, Settings, TlsFiles, read};
 pub use start::{create, run};
+pub use wire::{handshake::greet, scram::Password};

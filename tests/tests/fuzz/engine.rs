@@ -27,7 +27,7 @@ pub struct Target {
     /// Good inputs to start from.
     pub seeds: Vec<Vec<u8>>,
     /// Words that mean something to the reader.
-    pub words: &'static [&'static str],
+    pub words: Vec<&'static str>,
     /// Tries one input and tells what kind of answer came. Panics if that is not as it should be.
     pub attempt: fn(&[u8]) -> u64,
 }
@@ -57,7 +57,7 @@ pub fn run(target: &Target) -> Result<(), String> {
     }
     let started = Instant::now();
     while started.elapsed() < time {
-        let input = changed(&kept, target.words, &mut rng);
+        let input = changed(&kept, &target.words, &mut rng);
         let begun = Instant::now();
         let answer = attempt(target, &present, &input)?;
         slowest = slowest.max(begun.elapsed());

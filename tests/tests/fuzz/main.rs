@@ -16,6 +16,7 @@
 //! target names when it begins.
 
 mod engine;
+mod reql;
 mod targets;
 mod wire;
 

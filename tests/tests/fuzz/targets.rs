@@ -11,13 +11,13 @@ use fleet_mcp::xml;
 use fleet_proto::v1;
 use prost::Message;
 
-use super::{engine::Target, wire};
+use super::{engine::Target, reql, wire};
 
 /// Every target.
 pub fn all() -> Vec<Target> {
     vec![
-        Target { name: "xml", seeds: wire::xml_seeds(), words: wire::WORDS, attempt: read_xml },
-        Target { name: "json", seeds: wire::json_seeds(), words: wire::WORDS, attempt: read_json },
+        Target { name: "xml", seeds: wire::xml_seeds(), words: wire::WORDS.to_vec(), attempt: read_xml },
+        Target { name: "json", seeds: wire::json_seeds(), words: wire::WORDS.to_vec(), attempt: read_json },
         Target {
             name: "plan",
             seeds: files(&[
@@ -25,37 +25,27 @@ pub fn all() -> Vec<Target> {
                 "packaging/plans/nginx.yaml",
                 "packaging/plans/rethinkdb.yaml",
             ]),
-            words: PLAN_WORDS,
+            words: [YAML_WORDS, PLAN_WORDS].concat(),
             attempt: read_plan,
         },
         Target {
             name: "import",
             seeds: files(&["tests/plans/plumbery/fittings.yaml"]),
-            words: IMPORT_WORDS,
+            words: [YAML_WORDS, IMPORT_WORDS].concat(),
             attempt: read_import,
         },
-        Target { name: "proto", seeds: messages(), words: &["\0", "\u{1}", "node"], attempt: read_proto },
+        Target { name: "proto", seeds: messages(), words: vec!["\0", "\u{1}", "node"], attempt: read_proto },
+        Target { name: "reql", seeds: reql::seeds(), words: reql::WORDS.to_vec(), attempt: reql::read },
     ]
 }
 
-const PLAN_WORDS: &[&str] = &[
-    "fleet: x\n",
-    "cloud: local\n",
-    "locations:\n",
-    "  - id: EU6\n",
-    "    networks:\n",
-    "      - name: a\n",
-    "subnet: 10.0.0.0/24\n",
-    "nodes:\n",
-    "{{ parameter.a }}",
-    "{{ node.public }}",
-    "{{ EU7::a.ipv6 }}",
-    "{{",
-    "}}",
+/// Words of every plan file.
+const YAML_WORDS: &[&str] = &[
     "*a",
     "&a ",
     "<<: *a",
     "!!str ",
+    "!!binary ",
     "!tag ",
     "[",
     "]",
@@ -79,24 +69,40 @@ const PLAN_WORDS: &[&str] = &[
     "-1",
     "99999999999999999999",
     ".nan",
+    ".inf",
     "---\n",
     "...\n",
     "%YAML 1.2\n",
     "\u{feff}",
-    "tasks:\n",
-    "internet: [22]",
-    "disks: [{sizeGb: 1}]",
+    "{{ parameter.a }}",
+    "{{ node.public }}",
+    "{{",
+    "}}",
     "parameters:\n",
-    "classes:\n",
     "defaults:\n",
-    "accept: [EU6::a]",
-    "{port: 1, from: [operator]}",
-    "10.0.0.0/33",
     "web[1..3]",
 ];
 
+const PLAN_WORDS: &[&str] = &[
+    "fleet: x\n",
+    "cloud: local\n",
+    "locations:\n",
+    "  - id: EU6\n",
+    "    networks:\n",
+    "      - name: a\n",
+    "subnet: 10.0.0.0/24\n",
+    "nodes:\n",
+    "{{ EU7::a.ipv6 }}",
+    "tasks:\n",
+    "internet: [22]",
+    "disks: [{sizeGb: 1}]",
+    "classes:\n",
+    "accept: [EU6::a]",
+    "{port: 1, from: [operator]}",
+    "10.0.0.0/33",
+];
+
 const IMPORT_WORDS: &[&str] = &[
-    "---\n",
     "locationId: EU6\n",
     "regionId: dd-eu\n",
     "blueprints:\n",
@@ -106,15 +112,10 @@ const IMPORT_WORDS: &[&str] = &[
     "      nodes:\n",
     "name: a\n",
     "subnet: 10.0.0.0\n",
-    "web[1..3]",
     "web[1..99999999]",
-    "{{ parameter.a }}",
     "{{ a.secret }}",
-    "{{ node.public }}",
     "{{ random.secret }}",
     "{{ key.rsa_public }}",
-    "{{",
-    "}}",
     "cloud-config:\n",
     "runcmd:\n",
     "write_files:\n",
@@ -124,31 +125,6 @@ const IMPORT_WORDS: &[&str] = &[
     "- 1 100 standard\n",
     "cpu: 2\n",
     "memory: 4\n",
-    "defaults:\n",
-    "parameters:\n",
-    "&a ",
-    "*a",
-    "!!binary ",
-    "|\n",
-    ">-\n",
-    "[",
-    "]",
-    "{",
-    "}",
-    ": ",
-    "- ",
-    "#",
-    "\n",
-    "  ",
-    "\t",
-    "\"",
-    "'",
-    "null",
-    "true",
-    "-1",
-    "99999999999999999999",
-    ".inf",
-    "\u{feff}",
 ];
 
 fn files(paths: &[&str]) -> Vec<Vec<u8>> {
@@ -218,7 +194,7 @@ fn read_import(input: &[u8]) -> u64 {
 }
 
 /// A message for people without what it quotes.
-fn outline(message: &str) -> String {
+pub fn outline(message: &str) -> String {
     message.split('`').step_by(2).collect()
 }
 
@@ -251,7 +227,8 @@ fn read_proto(input: &[u8]) -> u64 {
     )
 }
 
-fn kind(answer: impl Hash) -> u64 {
+/// Answers of one kind have the same number.
+pub fn kind(answer: impl Hash) -> u64 {
     let mut hash = DefaultHasher::new();
     answer.hash(&mut hash);
     hash.finish()
