@@ -116,8 +116,8 @@ fn unsupported(_: &Body) -> Result<Change, Refused> {
 /// In newer versions a VLAN says how it is attached, in older ones where its gateway sits.
 fn deploy_vlan(body: &Body) -> Result<Change, Refused> {
     let mut body = body.clone();
-    let attached = body.value["attachedVlan"].take();
-    let detached = body.value["detachedVlan"].take();
+    let attached = body.take("attachedVlan");
+    let detached = body.take("detachedVlan");
     match (attached.is_null(), detached.is_null()) {
         (true, true) => Ok(Change::DeployVlan(body.decode()?)),
         (false, true) => {
@@ -141,7 +141,7 @@ fn deploy_vlan(body: &Body) -> Result<Change, Refused> {
 /// In newer versions a disk may be asked for at a controller instead of a server.
 fn add_disk(body: &Body) -> Result<Change, Refused> {
     let mut body = body.clone();
-    let place = body.value["scsiController"].take();
+    let place = body.take("scsiController");
     if place.is_null() {
         return Ok(Change::AddDisk(body.decode()?));
     }
@@ -190,6 +190,26 @@ mod tests {
     fn paths_are_unique() {
         let paths: std::collections::BTreeSet<_> = OPERATIONS.iter().map(|(path, ..)| path).collect();
         assert_eq!(paths.len(), OPERATIONS.len());
+    }
+
+    #[test]
+    fn what_is_no_document_is_refused() {
+        for (path, ..) in OPERATIONS {
+            let last = path.rsplit('/').next().unwrap_or(path).replace("reservedPrivate", "reservePrivate");
+            let empty = format!(r#"<{last} xmlns="urn:didata.com:api:cloud:types"/>"#);
+            for text in [&empty, "null", "7", "\"text\"", "[{}]", "{}"] {
+                let body = Body::parse(text.as_bytes()).expect("it reads");
+                // A list that is empty is a document; the state has its own opinion about it.
+                let Err(Refused { code, .. }) = build(path, &body) else {
+                    assert_eq!(path, CreateAntiAffinityRule::PATH, "{text}");
+                    continue;
+                };
+                assert!(
+                    ["INVALID_INPUT_DATA", "OPERATION_NOT_SUPPORTED"].contains(&code),
+                    "{path} {text}: {code}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -48,6 +48,11 @@ impl Body {
             .map_err(|error| Refused::invalid(format!("The request cannot be understood: {error}.")))
     }
 
+    /// Takes a member out; null if there is none, or no members at all.
+    pub(crate) fn take(&mut self, name: &str) -> Value {
+        self.value.get_mut(name).map(Value::take).unwrap_or_default()
+    }
+
     /// A text member, by any of these names.
     pub(crate) fn text(&self, names: &[&str]) -> Result<String, Refused> {
         let found = names.iter().find_map(|name| match &self.value[*name] {

@@ -5,5 +5,7 @@ mod life;
 mod proxy;
 mod restart;
 mod support;
+mod table;
 mod versions;
+mod walk;
 mod wire;
