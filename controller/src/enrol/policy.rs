@@ -8,6 +8,7 @@ use fleet_proto::{
     refusal::{Refusal, RefusalKind},
     v1::Hello,
 };
+use fleet_release::Version;
 
 use crate::records::{EnrolmentRecord, RetiredRecord, TokenRecord};
 
@@ -133,8 +134,43 @@ pub fn about_peer(hello: Option<&Hello>, now: Timestamp) -> Option<Refusal> {
     version(hello).or_else(|| skew(hello.node_time_ms, now))
 }
 
-/// Both sides name the protocol versions they speak; without a common one, somebody has to move first.
+/// Both sides name the protocol versions they speak, and their own; without a common one, or too far apart, somebody
+/// has to move first.
 pub fn version(hello: &Hello) -> Option<Refusal> {
+    protocol(hello).or_else(|| apart(&hello.agent_version, fleet_proto::VERSION))
+}
+
+/// Versions may be one minor apart, in either order: that is what is tested, and what an update takes.
+fn apart(agent: &str, controller: &str) -> Option<Refusal> {
+    let Ok(theirs) = agent.parse::<Version>() else {
+        return Some(Refusal::new(
+            RefusalKind::RefusalBadRequest,
+            "the greeting names no version of its agent",
+            "use an agent of this controller's version",
+        ));
+    };
+    // The build checks its form.
+    let ours: Version = controller.parse().ok()?;
+    if ours.gets_along(theirs) {
+        return None;
+    }
+    let hint = if theirs > ours {
+        let next = theirs.oldest_counterpart();
+        format!(
+            "the controller moves first: install fleetctl {next} or newer where it runs, one minor version after \
+             the other"
+        )
+    } else {
+        format!(
+            "the agent moves first: with a controller one minor version above {theirs}, roll out a release of \
+             that; or make the node anew with `fleetctl replace`"
+        )
+    };
+    let message = format!("agent {theirs} and controller {ours} are more than one minor version apart");
+    Some(Refusal::new(RefusalKind::RefusalVersion, message, hint))
+}
+
+fn protocol(hello: &Hello) -> Option<Refusal> {
     let (ours_min, ours_max) = PROTOCOL;
     let who = if hello.protocol_min > ours_max {
         "the controller: update it first"
@@ -309,6 +345,29 @@ mod tests {
         assert!(refusal.message.contains("agent 0.1.0 speaks protocol 2 to 2"), "{}", refusal.message);
         assert!(refusal.hint.contains("the controller: update it first"), "{}", refusal.hint);
         assert_eq!(about_peer(None, NOW).expect("refused").kind(), RefusalKind::RefusalBadRequest);
+    }
+
+    #[test]
+    fn one_minor_version_apart_and_no_more() {
+        let check = |agent: &str, controller: &str, moves: Option<&str>| {
+            let refusal = apart(agent, controller);
+            assert_eq!(refusal.is_some(), moves.is_some(), "{agent} {controller}");
+            if let (Some(refusal), Some(who)) = (refusal, moves) {
+                assert_eq!(refusal.kind(), RefusalKind::RefusalVersion);
+                assert!(refusal.hint.starts_with(&format!("the {who} moves first")), "{}", refusal.hint);
+                assert!(refusal.message.contains(agent) && refusal.message.contains(controller));
+            }
+        };
+        check("0.1.0", "0.1.9", None);
+        check("0.2.0", "0.1.0", None);
+        check("0.1.0", "0.2.0", None);
+        check("0.3.0", "0.1.0", Some("controller"));
+        check("0.1.0", "0.3.0", Some("agent"));
+        check("2.0.0", "0.9.0", Some("controller"));
+        for none in ["", "latest", "0.1"] {
+            let refusal = apart(none, "0.1.0").expect("refused");
+            assert_eq!(refusal.kind(), RefusalKind::RefusalBadRequest, "{none}");
+        }
     }
 
     proptest! {
