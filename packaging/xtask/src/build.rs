@@ -18,36 +18,74 @@ pub struct Dist {
     pub fleetctl: PathBuf,
 }
 
+/// Where static programs are built and laid, and in which surroundings.
+pub struct Yard {
+    /// Cargo's target directory.
+    pub target: PathBuf,
+    /// Where finished programs lie.
+    pub dist: PathBuf,
+    /// Set for cargo.
+    pub env: Vec<(&'static str, String)>,
+}
+
+impl Yard {
+    /// That of all builds but [`crate::dist`]'s.
+    pub fn usual() -> Self {
+        Self { target: paths::target(), dist: paths::dist(), env: Vec::new() }
+    }
+}
+
 /// Builds every program and lays them side by side, as they are installed.
 pub fn build() -> Done<Dist> {
+    let dist = Dist { fleetctl: fleetctl()? };
+    for_nodes(&Yard::usual())?;
+    Ok(dist)
+}
+
+/// Builds the operator's program.
+pub fn fleetctl() -> Done<PathBuf> {
     run(
         "build fleetctl",
         cargo().args(["build", "--release", "--locked", "--package", "fleet-cli", "--bin", "fleetctl"]),
     )?;
-    let dist = Dist { fleetctl: paths::dist().join("fleetctl") };
-    place(&paths::target().join("release/fleetctl"), &dist.fleetctl, |_| Ok(()))?;
-    static_program("fleet-agent", "fleet-agent", |file| gate_size(file, AGENT_MAX))?;
-    static_program("fleet-supervisor", "fleet-supervisor", |file| gate_size(file, SUPERVISOR_MAX))?;
-    static_program("fleet-todo", "fleet-todo", |_| Ok(()))?;
+    let placed = paths::dist().join("fleetctl");
+    place(&paths::target().join("release/fleetctl"), &placed, |_| Ok(()))?;
+    Ok(placed)
+}
+
+/// Builds the static programs that nodes run; says where each lies.
+pub fn for_nodes(yard: &Yard) -> Done<Vec<PathBuf>> {
+    let programs = vec![
+        static_program(yard, "fleet-agent", "fleet-agent", |file| gate_size(file, AGENT_MAX))?,
+        static_program(yard, "fleet-supervisor", "fleet-supervisor", |file| gate_size(file, SUPERVISOR_MAX))?,
+        static_program(yard, "fleet-todo", "fleet-todo", |_| Ok(()))?,
+    ];
     for package in ["fleet-agent", "fleet-supervisor", "fleet-todo"] {
         gate_cryptography(package)?;
     }
-    Ok(dist)
+    Ok(programs)
 }
 
 /// Builds program `name` of `package` so that it runs on any Linux of this architecture, and places it if it passes the
 /// gates and `gate`.
-pub fn static_program(package: &str, name: &str, gate: impl FnOnce(&Path) -> Done) -> Done<PathBuf> {
+pub fn static_program(
+    yard: &Yard,
+    package: &str,
+    name: &str,
+    gate: impl FnOnce(&Path) -> Done,
+) -> Done<PathBuf> {
     // Unstripped first: the name-service gate reads its symbols.
     run(
         &format!("build {name}, static"),
         cargo()
+            .env("CARGO_TARGET_DIR", &yard.target)
+            .envs(yard.env.iter().map(|(name, value)| (name, value)))
             .args(["rustc", "--profile", "agent", "--locked", "--package", package, "--bin", name])
             .args(["--config", "profile.agent.strip=\"none\""])
             .args(["--", "-C", "target-feature=+crt-static"]),
     )?;
-    let placed = paths::dist().join(name);
-    place(&paths::target().join("agent").join(name), &placed, |file| {
+    let placed = yard.dist.join(name);
+    place(&yard.target.join("agent").join(name), &placed, |file| {
         gate_names(file)?;
         run(&format!("strip {name}"), Command::new("strip").arg("--strip-all").arg(file))?;
         gate_static(file)?;
@@ -59,8 +97,8 @@ pub fn static_program(package: &str, name: &str, gate: impl FnOnce(&Path) -> Don
 /// Copies beside the destination, finishes the copy, renames: whoever runs the old file keeps it.
 fn place(from: &Path, to: &Path, finish: impl FnOnce(&Path) -> Done) -> Done {
     let new = to.with_extension("new");
-    let dist = paths::dist();
-    fs::create_dir_all(&dist).map_err(|why| format!("make {}: {why}", dist.display()))?;
+    let dist = to.parent().unwrap_or(to);
+    fs::create_dir_all(dist).map_err(|why| format!("make {}: {why}", dist.display()))?;
     fs::copy(from, &new).map_err(|why| format!("copy {}: {why}", from.display()))?;
     finish(&new)?;
     fs::rename(&new, to).map_err(|why| format!("place {}: {why}", to.display()))

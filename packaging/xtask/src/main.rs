@@ -5,6 +5,7 @@
 mod bench;
 mod binaries;
 mod build;
+mod dist;
 mod lanes;
 mod paths;
 mod run;
@@ -24,12 +25,16 @@ cargo xtask COMMAND
               (for example: --set diskPerNode=20)
   test        set up this machine, build, and run every check and test, the end-to-end fleet included
   build       build every program in release form, the static agent included
+  dist [ARGS] build what nodes run so that everybody who builds this commit gets the same bytes, and sign it as a
+              release with the keys of this user's home; --fleetctl PATH signs with that program (default: one built
+              from this tree); other ARGS go to `fleetctl release create` (for example: --out DIR)
   bench       measure what the design budgets, print each figure beside its budget; then bring up the reference
               plan with fleetctl and with plumbery, side by side
   setup       only install what building and running need (Debian packages)
   standin     build the tests' stand-in for RethinkDB and print the path of its package
   help        this text
 
+FLEET_VERSION       what the programs call themselves; default: the version in Cargo.toml
 FLEET_TARGET_DIR    where builds go; default: ~/.cache/fleet/target, outside the checkout
 ";
 
@@ -41,6 +46,7 @@ fn main() -> ExitCode {
         ("up", rest) => up::up(rest),
         ("test", []) => test::test(),
         ("build", []) => setup::setup().and_then(|()| build::build()).map(|_| ()),
+        ("dist", rest) => dist::dist(rest),
         ("bench", []) => bench::bench(),
         ("setup", []) => setup::setup(),
         ("standin", []) => setup::setup().and_then(|()| standin::print()),

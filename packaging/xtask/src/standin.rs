@@ -120,7 +120,10 @@ pub fn print() -> Done {
 
 /// Builds the program and the package around it; where the package lies.
 pub fn package() -> Done<PathBuf> {
-    let program = build::static_program("fleet-rethinkdb-standin", "rethinkdb-standin", |_| Ok(()))?;
+    let program =
+        build::static_program(&build::Yard::usual(), "fleet-rethinkdb-standin", "rethinkdb-standin", |_| {
+            Ok(())
+        })?;
     let root = paths::target().join("standin-root");
     let made = fs::remove_dir_all(&root).or_else(|why| match why.kind() {
         std::io::ErrorKind::NotFound => Ok(()),
