@@ -1,7 +1,7 @@
 //! The agent on each node: it dials home over mutual TLS, does its node's work, and reports.
 //!
-//! Start with [`run`]. Two loops share one thread: the *worker* owns the desired state and runs the task
-//! engine, the *link* owns identity and session. They meet in a few channels, so that a controller that is
+//! Start with [`run`]. Three loops share one thread: the *worker* owns the desired state and runs the task
+//! engine, the *link* owns identity and session, *update* has this very program replaced. They meet in a few channels, so that a controller that is
 //! away never stops the node's work, and work that takes long never stops the session.
 //!
 //! What it deliberately does not do: it opens no port, decides nothing for another node, and calls no
@@ -9,6 +9,7 @@
 //! resolved by hickory.
 
 mod backoff;
+mod contact;
 mod controller;
 mod desired;
 mod dial;
@@ -21,6 +22,7 @@ mod places;
 mod session;
 mod settings;
 pub mod tasks;
+mod update;
 mod worker;
 
 use std::sync::Arc;
@@ -42,6 +44,8 @@ pub use settings::Settings;
 /// This agent's version, as it reports it.
 pub const VERSION: &str = fleet_proto::VERSION;
 
+/// Orders that wait for a part that is at work on one.
+const WORDS: usize = 16;
 /// Requests to look again that wait for the worker; more than this is a controller that floods.
 const LOOKS: usize = 16;
 
@@ -69,12 +73,13 @@ pub enum AgentError {
     /// A part of the agent ended abnormally.
     #[error("the agent's {part} ended abnormally")]
     Broken {
-        /// `link` or `worker`.
+        /// `link`, `worker` or `update`.
         part: &'static str,
     },
 }
 
-/// Runs the agent until `stop` is cancelled; then ends within two seconds.
+/// Runs the agent until `stop` is cancelled, or until it has to make room for another version; then ends within two
+/// seconds.
 ///
 /// # Errors
 /// [`AgentError`] when it cannot start. A controller that cannot be reached is no error: the agent goes on
@@ -90,9 +95,14 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Agen
     let (offers, offered) = watch::channel(None);
     let (asked, looks) = mpsc::channel(LOOKS);
     let inbox = worker::Inbox { offers: offered, looks, permits: permits.clone() };
-    let orders = link::Orders { offers, looks: asked };
-    let wires = link::Wires { permits, line };
+    let (updates, words) = mpsc::channel(WORDS);
+    let orders = link::Orders { offers, looks: asked, updates };
+    let (contact, met) = watch::channel(contact::Contact::default());
+    let (standing, stands) = watch::channel(None);
     let (board, observed) = watch::channel(worker::Board::default());
+    let ways =
+        update::Ways { words, contact: met, board: observed.clone(), line: line.subscribe(), standing };
+    let wires = link::Wires { permits, line, contact, stands };
 
     // One part ending means the agent ends: the guard stops the other.
     let stop = stop.child_token();
@@ -101,12 +111,22 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Agen
     let worker = worker::Worker::new(&settings, &places, node, board, stop.clone());
     parts.spawn(async move {
         worker.run(inbox).await;
-        "worker"
+        Part::Worker
+    });
+    let update = update::Update::new(&places, settings.clock.clone(), settings.supervised.clone(), ways);
+    let stopped = stop.clone();
+    parts.spawn(async move {
+        // Whatever it waits for may be dropped: where an order stands is on disk.
+        tokio::select! {
+            () = stopped.cancelled() => (),
+            () = update.run() => (),
+        }
+        Part::Update
     });
     let link = link::Link::new(settings, places, orders, wires, observed, stop.clone());
     parts.spawn(async move {
         link.run().await;
-        "link"
+        Part::Link
     });
     let first = parts.join_next().await;
     let asked_to_stop = stop.is_cancelled();
@@ -114,9 +134,19 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Agen
     while parts.join_next().await.is_some() {}
     match first {
         Some(Ok(_)) if asked_to_stop => Ok(()),
-        Some(Ok(part)) => Err(AgentError::Broken { part }),
-        Some(Err(_)) | None => Err(AgentError::Broken { part: "link or worker" }),
+        Some(Ok(Part::Update)) => Ok(()),
+        Some(Ok(Part::Link)) => Err(AgentError::Broken { part: "link" }),
+        Some(Ok(Part::Worker)) => Err(AgentError::Broken { part: "worker" }),
+        Some(Err(_)) | None => Err(AgentError::Broken { part: "link, worker or update" }),
     }
+}
+
+/// The parts that run beside each other.
+enum Part {
+    Link,
+    Worker,
+    /// Ends in order to make room for another version.
+    Update,
 }
 
 /// Does the node's work once, from the desired state it holds, without a controller. Whether all of it

@@ -20,6 +20,7 @@ use tonic::transport::Channel;
 use crate::{
     Places, Settings,
     backoff::{Backoff, SESSION_MOST, about},
+    contact::Contact,
     controller::{Line, Permits},
     desired::Offer,
     dial::{DialError, Dialler},
@@ -32,6 +33,7 @@ use crate::{
     },
     offset::ControllerTime,
     session::{End, Session, hello},
+    update::Word,
     worker::{Board, Look},
 };
 
@@ -47,12 +49,15 @@ const GOOD: Duration = Duration::from_secs(30);
 pub(crate) struct Orders {
     pub(crate) offers: watch::Sender<Offer>,
     pub(crate) looks: mpsc::Sender<Look>,
+    pub(crate) updates: mpsc::Sender<Word>,
 }
 
-/// What tasks reach the controller by.
+/// What tasks reach the controller by, and what else is to be known of it or said to it.
 pub(crate) struct Wires {
     pub(crate) permits: Arc<Permits>,
     pub(crate) line: watch::Sender<Line>,
+    pub(crate) contact: watch::Sender<Contact>,
+    pub(crate) stands: watch::Receiver<Option<v1::Standing>>,
 }
 
 /// What the link and its sessions share.
@@ -63,7 +68,10 @@ pub(crate) struct Shared {
     pub(crate) orders: Orders,
     pub(crate) controller: Option<ControllerTime>,
     pub(crate) permits: Arc<Permits>,
+    /// Where this agent stands with its own releases.
+    pub(crate) stands: watch::Receiver<Option<v1::Standing>>,
     line: watch::Sender<Line>,
+    contact: watch::Sender<Contact>,
     places: Places,
     gatherer: Gatherer,
     holdings: Option<Holdings>,
@@ -149,6 +157,7 @@ impl Shared {
     fn hold(&mut self, holdings: Holdings) {
         self.renew_at = Instant::now() + renew::first_wait(self.now(), &holdings.current);
         self.renewal_failing = None;
+        self.contact.send_modify(|contact| contact.node = Some(holdings.current.node.clone()));
         self.holdings = Some(holdings);
     }
 
@@ -207,7 +216,9 @@ impl Link {
             orders,
             controller: None,
             permits: wires.permits,
+            stands: wires.stands,
             line: wires.line,
+            contact: wires.contact,
             gatherer: Gatherer::new(places.clone()),
             places,
             holdings: None,
@@ -342,6 +353,10 @@ impl Link {
         tracing::info!(controller = ?credentials.session_addresses, "session open");
         self.unexplained = 0;
         self.shared.settle();
+        self.shared.contact.send_modify(|contact| {
+            contact.opened = true;
+            contact.controller = Some(session.controller_version().to_owned());
+        });
         self.shared.line.send_replace(Some(session.client.clone()));
         let end = session.serve(&mut self.shared).await;
         self.shared.line.send_replace(None);
@@ -357,6 +372,7 @@ impl Link {
 
     /// What the end of a session means: how long to wait before the next.
     async fn judge(&mut self, end: Result<End, EnrolError>, credentials: &Credentials) -> Duration {
+        self.shared.contact.send_modify(|contact| contact.unwanted = unwanted(&end));
         match end {
             Ok(End::Renewed) => about(Duration::from_millis(100), &mut rand::rng()),
             Ok(End::Lost(why)) => {
@@ -416,6 +432,14 @@ impl Link {
             }
         }
     }
+}
+
+/// Whether a controller answered and did not want what this agent says, and why. Everything else says nothing about
+/// this program: the controller may be away, busy, or have something against this node.
+fn unwanted(end: &Result<End, EnrolError>) -> Option<String> {
+    let (Ok(End::Refused(refusal)) | Err(EnrolError::Refused(refusal))) = end else { return None };
+    let blames = matches!(refusal.kind(), RefusalKind::RefusalVersion | RefusalKind::RefusalBadRequest);
+    blames.then(|| refusal.message.clone())
 }
 
 /// An error and all its causes, in one line.

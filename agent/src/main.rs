@@ -49,6 +49,7 @@ async fn run(flags: Flags) -> Result<ExitCode, AgentError> {
     if let Some(recheck) = flags.recheck {
         settings.recheck = recheck;
     }
+    settings.supervised = fleet_supervisor::agent::Supervised::from_env();
     if flags.action == Action::Once {
         return Ok(report(&fleet_agent::once(&settings, &stop).await?));
     }

@@ -57,6 +57,11 @@ impl Places {
         self.state().join("artifacts")
     }
 
+    /// Whom releases of this agent are taken from, and the newest order to take one.
+    pub fn release(&self) -> PathBuf {
+        self.state().join("release")
+    }
+
     /// The host's own id, drawn at its first boot.
     pub fn machine_id(&self) -> PathBuf {
         self.root.join("etc/machine-id")

@@ -16,7 +16,9 @@ use tonic::{Request, Status, Streaming, transport::Channel};
 
 use fleet_task::{Repair, TaskId};
 
-use crate::{backoff::about, facts::notable, link::Shared, offset::ControllerTime, worker::Look};
+use crate::{
+    backoff::about, facts::notable, link::Shared, offset::ControllerTime, update::Word, worker::Look,
+};
 
 /// How long the controller may take to open the stream and to say welcome.
 const OPENING: Duration = Duration::from_secs(15);
@@ -28,6 +30,9 @@ const OUTBOUND: usize = 16;
 const ANSWERS: usize = 16;
 /// Least time between two heartbeats or two sets of facts, whatever the controller asks for.
 const LEAST_PACE: Duration = Duration::from_secs(1);
+
+/// What this side can do beyond protocol 1.
+const CAPABILITIES: [&str; 1] = ["orders"];
 
 /// How a session ended.
 #[derive(Debug)]
@@ -52,7 +57,7 @@ pub(crate) fn hello(shared: &Shared) -> v1::Hello {
         machine: shared.machine(),
         node_time_ms: shared.clock.now().as_millis(),
         generation: shared.board.borrow().generation.0,
-        capabilities: Vec::new(),
+        capabilities: CAPABILITIES.map(str::to_owned).to_vec(),
     }
 }
 
@@ -89,12 +94,19 @@ impl Session {
         Ok(Self { up, down, client, welcome, answers: mpsc::channel(ANSWERS) })
     }
 
+    /// As the controller calls its own.
+    pub(crate) fn controller_version(&self) -> &str {
+        &self.welcome.controller_version
+    }
+
     /// Serves the stream until it ends.
     pub(crate) async fn serve(mut self, shared: &mut Shared) -> End {
         let pace = |ms: u32| Duration::from_millis(ms.into()).max(LEAST_PACE);
         let (heartbeat, facts) = (pace(self.welcome.heartbeat_ms), pace(self.welcome.facts_ms));
         let mut board = shared.board.clone();
         board.mark_changed();
+        let mut stands = shared.stands.clone();
+        stands.mark_changed();
         let mut next_beat = Instant::now() + about(heartbeat, &mut rand::rng());
         let mut next_facts = Instant::now();
         let mut told = shared.facts();
@@ -124,6 +136,13 @@ impl Session {
                     let news = notable(&fresh) != notable(&told);
                     told = fresh;
                     if news { self.tell(&told, shared).await } else { self.report(&told, shared).await }
+                }
+                Ok(()) = stands.changed() => {
+                    let standing = stands.borrow_and_update().clone();
+                    match standing {
+                        Some(standing) => say(&self.up, from_agent::Message::Standing(standing)).await,
+                        None => Ok(()),
+                    }
                 }
                 message = permits.next() => say(&self.up, message).await,
                 Some(answer) = self.answers.1.recv() => {
@@ -163,15 +182,11 @@ impl Session {
                 shared.permits.answered(answer);
                 Ok(())
             }
+            Some(to_agent::Message::Order(order)) => pass(shared, Word::Order(order)),
+            Some(to_agent::Message::Withdraw(withdraw)) => pass(shared, Word::Withdraw(withdraw)),
             // A second welcome changes nothing; what needs a capability that we did not name, or is of a newer
             // protocol, is not for us.
-            Some(
-                to_agent::Message::Welcome(_)
-                | to_agent::Message::Order(_)
-                | to_agent::Message::Withdraw(_)
-                | to_agent::Message::Gate(_),
-            )
-            | None => Ok(()),
+            Some(to_agent::Message::Welcome(_) | to_agent::Message::Gate(_)) | None => Ok(()),
         }
     }
 
@@ -212,6 +227,14 @@ impl Session {
             Err(_) => Some("too many requests to look again; wait for those under way".into()),
         }
     }
+}
+
+/// Passes word of releases on. One that finds no room is said again at the next session.
+fn pass(shared: &Shared, word: Word) -> Result<(), End> {
+    if let Err(error) = shared.orders.updates.try_send(word) {
+        tracing::warn!(%error, "too many orders at once");
+    }
+    Ok(())
 }
 
 async fn say(up: &mpsc::Sender<v1::FromAgent>, message: from_agent::Message) -> Result<(), End> {

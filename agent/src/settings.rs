@@ -7,6 +7,7 @@ use std::{
 };
 
 use fleet_model::{Clock, SystemClock};
+use fleet_supervisor::agent::Supervised;
 use fleet_task::{NoRunner, Runner, SystemRunner};
 
 /// Mean time between two looks at every task when nothing else asks for one.
@@ -23,12 +24,20 @@ pub struct Settings {
     pub clock: Arc<dyn Clock>,
     /// What runs programs; `None` means the host's for `/`, and nothing for any other root.
     pub runner: Option<Arc<dyn Runner>>,
+    /// What started this agent, if that can start another one.
+    pub supervised: Option<Supervised>,
 }
 
 impl Settings {
     /// The usual settings for this root folder.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), recheck: RECHECK, clock: Arc::new(SystemClock), runner: None }
+        Self {
+            root: root.into(),
+            recheck: RECHECK,
+            clock: Arc::new(SystemClock),
+            runner: None,
+            supervised: None,
+        }
     }
 
     pub(crate) fn runner(&self) -> Arc<dyn Runner> {

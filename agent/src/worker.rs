@@ -34,6 +34,8 @@ pub(crate) struct Board {
     pub(crate) reports: Vec<Report>,
     /// Whether the engine is at work.
     pub(crate) running: bool,
+    /// Whether this process has looked at every task once.
+    pub(crate) cycled: bool,
     /// Why the newest offer was not taken, if so.
     pub(crate) trouble: Option<String>,
 }
@@ -187,12 +189,14 @@ impl Worker {
         };
         let run = Run { generation: generation.0, previous: &previous, asked_for, repair };
         let board = &self.board;
-        let publish = |reports: &[Report], running| {
+        let publish = |reports: &[Report], running: bool| {
             board.send_if_modified(|board| {
+                let cycled = board.cycled || !running;
                 let news =
                     board.generation != generation || board.running != running || board.reports != reports;
-                *board =
-                    Board { generation, reports: reports.to_vec(), running, trouble: board.trouble.take() };
+                let news = news || board.cycled != cycled;
+                let trouble = board.trouble.take();
+                *board = Board { generation, reports: reports.to_vec(), running, cycled, trouble };
                 news
             });
         };

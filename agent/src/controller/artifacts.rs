@@ -34,15 +34,50 @@ const RESERVE: u64 = 32 << 20;
 /// How much is read at a time for a digest; between two pieces others get their turn.
 const BLOCK: usize = 256 << 10;
 
+/// Why there is no copy.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(crate) enum Lacking {
+    /// The controller is away, busy or slow; what has come is kept.
+    Later(TaskError),
+    /// No room on the disk.
+    Room(TaskError),
+    /// What came is not what it should be.
+    Damaged(TaskError),
+    /// Anything else.
+    Other(TaskError),
+}
+
+impl From<Lacking> for TaskError {
+    fn from(lacking: Lacking) -> Self {
+        match lacking {
+            Lacking::Later(error)
+            | Lacking::Room(error)
+            | Lacking::Damaged(error)
+            | Lacking::Other(error) => error,
+        }
+    }
+}
+
+/// From the controller's refusals: some only ask for patience.
+impl From<TaskError> for Lacking {
+    fn from(error: TaskError) -> Self {
+        match error {
+            TaskError::NotYet(_) => Self::Later(error),
+            _ => Self::Other(error),
+        }
+    }
+}
+
 /// A whole, checked copy of `artifact` in `folder`.
 ///
 /// # Errors
-/// As [`fleet_task::Controller::artifact`].
+/// [`Lacking`]; as a [`TaskError`] it is what [`fleet_task::Controller::artifact`] says.
 pub(crate) async fn obtain(
     folder: &Path,
     artifact: &v1::Artifact,
     mut line: watch::Receiver<Line>,
-) -> Result<PathBuf, TaskError> {
+) -> Result<PathBuf, Lacking> {
     if !is_digest(&artifact.sha256) {
         return Err(refuse(
             format!("`{}` of `{}` is not a SHA-256", artifact.sha256, artifact.name),
@@ -75,17 +110,18 @@ pub(crate) async fn obtain(
                 // What was there from an earlier attempt may have been the damage: once more from the start.
                 false if began_at > 0 => continue,
                 false => {
-                    return Err(refuse(
+                    return Err(Lacking::Damaged(refused_with(
                         format!("what the controller sent as `{}` does not match its digest", artifact.name),
                         "run `fleetctl up` again on the operator's host, which gives the controller the file anew",
-                    ));
+                    )));
                 }
             },
-            Some(Cut::Final(error) | Cut::Slow(error)) => return Err(error),
+            Some(Cut::Final(error)) => return Err(error),
+            Some(Cut::Slow(error)) => return Err(error.into()),
             Some(Cut::Broken(error)) => {
                 fruitless = if part.length > began_at { 0 } else { fruitless + 1 };
                 if fruitless >= FRUITLESS {
-                    return Err(error);
+                    return Err(error.into());
                 }
                 tracing::info!(
                     artifact = artifact.name,
@@ -95,7 +131,7 @@ pub(crate) async fn obtain(
                 );
                 let next = line.wait_for(Option::is_some);
                 if !matches!(tokio::time::timeout(NEXT_SESSION, next).await, Ok(Ok(_))) {
-                    return Err(error);
+                    return Err(error.into());
                 }
             }
         }
@@ -145,7 +181,7 @@ struct Place {
 
 impl Place {
     /// Whether the copy is there and sound; one that is not is removed.
-    async fn is_whole(&self, artifact: &v1::Artifact) -> Result<bool, TaskError> {
+    async fn is_whole(&self, artifact: &v1::Artifact) -> Result<bool, Lacking> {
         let Some(mut file) = open(&self.whole)? else { return Ok(false) };
         let mut digest = Context::new(&SHA256);
         let length = read_into(&mut file, &mut digest).await.map_err(|error| broken(&self.whole, error))?;
@@ -165,7 +201,7 @@ enum Cut {
     /// Worth another one later.
     Slow(TaskError),
     /// Not.
-    Final(TaskError),
+    Final(Lacking),
 }
 
 /// Whether a transfer is fast enough.
@@ -199,7 +235,7 @@ struct Part {
 }
 
 impl Part {
-    async fn open(path: &Path, artifact: &v1::Artifact) -> Result<Self, TaskError> {
+    async fn open(path: &Path, artifact: &v1::Artifact) -> Result<Self, Lacking> {
         let fail = |error| broken(path, error);
         let mut file =
             OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path).map_err(fail)?;
@@ -221,7 +257,7 @@ impl Part {
     ) -> Result<(), Cut> {
         let client = line.borrow().clone();
         let Some(mut client) = client else {
-            return Err(Cut::Final(TaskError::NotYet(AWAY.into())));
+            return Err(Cut::Final(Lacking::Later(TaskError::NotYet(AWAY.into()))));
         };
         let request = v1::FetchRequest { sha256: artifact.sha256.clone(), offset: self.length };
         let late = || {
@@ -234,7 +270,7 @@ impl Part {
         let stopped = |status: &tonic::Status| match refused(&format!("hand out `{}`", artifact.name), status)
         {
             wait @ TaskError::NotYet(_) => Cut::Broken(wait),
-            error => Cut::Final(error),
+            error => Cut::Final(error.into()),
         };
         let answer = tokio::time::timeout(PIECE, client.fetch(request)).await;
         let mut pieces = answer.map_err(|_| late())?.map_err(|status| stopped(&status))?.into_inner();
@@ -252,10 +288,8 @@ impl Part {
                     "the controller sends more of `{}` than its {} bytes",
                     artifact.name, artifact.size
                 );
-                return Err(Cut::Final(refuse(
-                    why,
-                    "look at the controller's copy (`fleetctl up` checks it)",
-                )));
+                let next = "look at the controller's copy (`fleetctl up` checks it)";
+                return Err(Cut::Final(Lacking::Damaged(refused_with(why, next))));
             }
             self.file.write_all(&piece.data).map_err(|error| Cut::Final(broken(&self.path, error)))?;
             self.digest.update(&piece.data);
@@ -274,7 +308,7 @@ impl Part {
     }
 
     /// Puts it in its place if it is what it should be; whether it was. If not, nothing of it is kept.
-    async fn complete(self, place: &Place, artifact: &v1::Artifact) -> Result<bool, TaskError> {
+    async fn complete(self, place: &Place, artifact: &v1::Artifact) -> Result<bool, Lacking> {
         let fail = |error| broken(&self.path, error);
         if hex(self.digest) != artifact.sha256 {
             fs::remove_file(&place.part).map_err(fail)?;
@@ -301,7 +335,7 @@ fn hex(digest: Context) -> String {
     digest.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn open(path: &Path) -> Result<Option<File>, TaskError> {
+fn open(path: &Path) -> Result<Option<File>, Lacking> {
     match File::open(path) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -323,7 +357,7 @@ async fn read_into(file: &mut File, digest: &mut Context) -> io::Result<u64> {
     }
 }
 
-fn make(folder: &Path) -> Result<(), TaskError> {
+fn make(folder: &Path) -> Result<(), Lacking> {
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(broken(folder, error)),
         _ => Ok(()),
@@ -331,19 +365,19 @@ fn make(folder: &Path) -> Result<(), TaskError> {
 }
 
 /// Whether the rest of the artifact fits on the disk.
-fn room(folder: &Path, artifact: &v1::Artifact, have: u64) -> Result<(), TaskError> {
+fn room(folder: &Path, artifact: &v1::Artifact, have: u64) -> Result<(), Lacking> {
     let stat = statvfs(folder).map_err(|error| broken(folder, error.into()))?;
     fits(artifact, have, stat.blocks_available().saturating_mul(stat.fragment_size()))
 }
 
-fn fits(artifact: &v1::Artifact, have: u64, free: u64) -> Result<(), TaskError> {
+fn fits(artifact: &v1::Artifact, have: u64, free: u64) -> Result<(), Lacking> {
     let needed = artifact.size.saturating_sub(have).saturating_add(RESERVE);
     if needed <= free {
         return Ok(());
     }
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     let missing = mib(needed - free);
-    Err(refuse(
+    Err(Lacking::Room(refused_with(
         format!(
             "no room on the disk for `{}`: {} MiB are needed, {} MiB are free, {missing} MiB are missing",
             artifact.name,
@@ -351,20 +385,24 @@ fn fits(artifact: &v1::Artifact, have: u64, free: u64) -> Result<(), TaskError> 
             free >> 20,
         ),
         "free some space on the node (`df -h`, `apt clean`) or give it another disk",
-    ))
+    )))
 }
 
-fn broken(path: &Path, source: io::Error) -> TaskError {
+fn broken(path: &Path, source: io::Error) -> Lacking {
     match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => refuse(
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Lacking::Room(refused_with(
             format!("no space left to write {}", path.display()),
             "free some space on the node (`df -h`, `apt clean`) or give it another disk",
-        ),
-        _ => TaskError::Read { path: path.display().to_string(), source },
+        )),
+        _ => Lacking::Other(TaskError::Read { path: path.display().to_string(), source }),
     }
 }
 
-fn refuse(why: String, next: &str) -> TaskError {
+fn refuse(why: String, next: &str) -> Lacking {
+    Lacking::Other(refused_with(why, next))
+}
+
+fn refused_with(why: String, next: &str) -> TaskError {
     TaskError::Refused { why, next: next.into() }
 }
 
@@ -391,7 +429,7 @@ mod tests {
         assert_eq!(obtain(folder.path(), &artifact, nobody()).await.expect("there"), place);
         fs::write(&place, b"bytez").expect("damage");
         let error = obtain(folder.path(), &artifact, nobody()).await.expect_err("damaged");
-        assert!(matches!(error, TaskError::NotYet(_)), "{error}");
+        assert!(matches!(error, Lacking::Later(TaskError::NotYet(_))), "{error}");
         assert!(!place.exists());
     }
 

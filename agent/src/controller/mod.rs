@@ -57,7 +57,7 @@ impl Controller for Remote {
     }
 
     async fn artifact(&self, artifact: &v1::Artifact) -> Result<PathBuf, TaskError> {
-        artifacts::obtain(&self.artifacts, artifact, self.line.clone()).await
+        Ok(artifacts::obtain(&self.artifacts, artifact, self.line.clone()).await?)
     }
 
     async fn certify(&self, csr: Vec<u8>) -> Result<v1::ServiceCredentials, TaskError> {

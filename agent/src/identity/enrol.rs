@@ -35,6 +35,7 @@ pub struct Seed {
     token: Secret,
     enrol_addresses: Vec<String>,
     trust: Vec<CertificateDer<'static>>,
+    release_root: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -44,6 +45,8 @@ struct SeedFile {
     token: String,
     enrol_addresses: Vec<String>,
     trust_bundle: String,
+    /// Signed; a controller that knows of no releases leaves it out.
+    release_root: Option<String>,
 }
 
 /// Why the node has no certificate yet.
@@ -124,6 +127,7 @@ impl Seed {
             token: Secret::new(file.token),
             enrol_addresses: file.enrol_addresses,
             trust,
+            release_root: file.release_root,
         }))
     }
 
@@ -151,6 +155,9 @@ impl Seed {
         places: &Places,
         hello: v1::Hello,
     ) -> Result<(Holdings, ControllerTime), EnrolError> {
+        if let Some(root) = &self.release_root {
+            crate::update::trust_seed(places, root);
+        }
         let key = Key::open_or_make(places.key())?;
         let tls = Arc::new(tls::client(&self.trust, None).map_err(IdentityError::Tls)?);
         let origin = Origin {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::{
     digest::Digest,
-    record::{Ask, Content, FAILED_KEPT, Failed, Request, Slot, State, Trial},
+    record::{Ask, Content, FAILED_KEPT, Failed, Request, Slot, State, Trial, Why},
 };
 
 /// Crashes after a commit that bring the old slot back.
@@ -17,6 +17,9 @@ pub const PROBATION: Duration = Duration::from_secs(600);
 /// Orderly stops in one trial that give the start back: enough for the reboots of an evening, and an end to a node that
 /// is stopped each time before its trial could say anything.
 pub const STOPS_FORGIVEN: u32 = 8;
+
+/// What is said of a slot that rotted, or was never whole.
+const UNSOUND: &str = "the program in its slot is not what its digest says";
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +36,7 @@ pub enum Event {
         /// The slot it ran from.
         slot: Slot,
         /// How, if it was not in order: exit status, signal, or silence.
-        crash: Option<String>,
+        crash: Option<Crash>,
     },
     /// The system did not let the agent start: no verdict on the agent.
     Unstarted {
@@ -56,6 +59,15 @@ pub enum Event {
     Proved,
     /// The supervisor was told to stop in order.
     Stopped,
+}
+
+/// An end that was not in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Crash {
+    /// Which kind.
+    pub why: Why,
+    /// What was seen, in words.
+    pub how: String,
 }
 
 /// What a slot really holds.
@@ -139,7 +151,7 @@ pub fn decide(state: &State, event: Event) -> Decision {
         Event::Commit { digest } => next.commit(digest),
         Event::Late { reason } => {
             if state.trial.is_some() {
-                next.fail_trial(&reason);
+                next.fail_trial(Why::Late, &reason);
                 next.actions.push(Action::End);
             }
         }
@@ -222,7 +234,7 @@ impl Next {
                 if !found.holds(slot, Some(&content)) {
                     // What the slot held before is gone as well.
                     *self.state.content_mut(slot) = None;
-                    return self.remember(&content, "the program in its slot is not what its digest says");
+                    return self.remember(&content, Why::Unsound, UNSOUND);
                 }
                 self.say(format!("{} goes on trial in slot {slot}", content.version));
                 *self.state.content_mut(slot) = Some(content);
@@ -236,7 +248,7 @@ impl Next {
                         format!("cannot go back to {}: it failed here: {}", failed.version, failed.reason);
                     self.say(text);
                 } else if found.holds(idle, self.state.content(idle)) {
-                    self.go_back(&format!("sent back: {reason}"));
+                    self.go_back(Why::Returned, &format!("sent back: {reason}"));
                 } else {
                     self.say(format!("cannot go back: slot {idle} holds no sound agent"));
                 }
@@ -251,10 +263,10 @@ impl Next {
             if found.of(idle) == Seen::Unreadable {
                 self.abandon("its slot cannot be read");
             } else if !found.holds(idle, self.state.content(idle)) {
-                self.fail_trial("the program in its slot is not what its digest says");
+                self.fail_trial(Why::Unsound, UNSOUND);
             } else if trial.tries >= trial.terms.tries {
                 let text = format!("{} starts without a commit", trial.tries);
-                self.fail_trial(&text);
+                self.fail_trial(Why::Crashed, &text);
             }
         }
         if let Some(trial) = &mut self.state.trial {
@@ -282,24 +294,26 @@ impl Next {
                 self.say(format!("slot {active} cannot be read; slot {idle} runs in its place"));
                 return self.actions.push(Action::Start(idle));
             }
-            self.go_back("the program in its slot is not what its digest says");
+            self.go_back(Why::Unsound, UNSOUND);
         }
         self.actions.push(Action::Start(self.state.active));
     }
 
-    fn exited(&mut self, crash: Option<String>) {
+    fn exited(&mut self, crash: Option<Crash>) {
         if let Some(trial) = &self.state.trial {
             if trial.tries >= trial.terms.tries {
-                let how = crash.unwrap_or_else(|| "it exited without a commit".to_owned());
-                self.fail_trial(&format!("{how}, after {} starts", trial.tries));
+                let unsaid = || Crash { why: Why::Late, how: "it exited without a commit".to_owned() };
+                let Crash { why, how } = crash.unwrap_or_else(unsaid);
+                let text = format!("{how}, after {} starts", trial.tries);
+                self.fail_trial(why, &text);
             }
-        } else if let (Some(before), Some(how)) = (self.state.probation, crash) {
+        } else if let (Some(before), Some(Crash { why, how })) = (self.state.probation, crash) {
             let crashes = before + 1;
             self.state.probation = Some(crashes);
             let idle = self.state.content(self.state.active.other());
             let way_back = idle.is_some_and(|content| self.state.failure(content.digest).is_none());
             if crashes >= PROBATION_CRASHES && way_back {
-                self.go_back(&format!("{how}, {crashes} times after its commit"));
+                self.go_back(why, &format!("{how}, {crashes} times after its commit"));
             }
         }
     }
@@ -317,10 +331,10 @@ impl Next {
         self.say(format!("slot {idle} is committed"));
     }
 
-    fn fail_trial(&mut self, reason: &str) {
+    fn fail_trial(&mut self, why: Why, reason: &str) {
         self.state.trial = None;
         if let Some(content) = self.state.content(self.state.active.other()).cloned() {
-            self.remember(&content, reason);
+            self.remember(&content, why, reason);
         }
     }
 
@@ -333,23 +347,23 @@ impl Next {
     }
 
     /// Leaves the active slot for the other one.
-    fn go_back(&mut self, reason: &str) {
+    fn go_back(&mut self, why: Why, reason: &str) {
         if let Some(content) = self.state.content(self.state.active).cloned() {
-            self.remember(&content, reason);
+            self.remember(&content, why, reason);
         }
         self.state.active = self.state.active.other();
         self.state.trial = None;
         self.state.probation = None;
     }
 
-    fn remember(&mut self, content: &Content, reason: &str) {
+    fn remember(&mut self, content: &Content, why: Why, reason: &str) {
         let Content { digest, version, .. } = content.clone();
         self.say(format!("{version} failed: {reason}"));
         self.state.failed.retain(|failed| failed.digest != digest);
         if self.state.failed.len() >= FAILED_KEPT {
             self.state.failed.remove(0);
         }
-        self.state.failed.push(Failed { digest, version, reason: reason.to_owned() });
+        self.state.failed.push(Failed { digest, version, why, reason: reason.to_owned() });
     }
 }
 

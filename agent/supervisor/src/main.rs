@@ -18,7 +18,7 @@ use fleet_supervisor::{
 };
 
 const HELP: &str = "\
-fleet-supervisor [OPTIONS] [COMMAND]
+fleet-supervisor [OPTIONS] [COMMAND] [-- ARGUMENTS OF THE AGENT]
 
   run                  start the agent, and the old one again when a new one fails (default)
   show                 print the slots, the trial, and the versions that failed here
@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         run: PathBuf::from("/run/fleet-supervisor"),
         pause: Duration::from_secs(1),
         probation: PROBATION,
+        arguments: Vec::new(),
     };
     let mut words = Vec::new();
     let mut args = std::env::args().skip(1);
@@ -47,6 +48,10 @@ fn main() -> ExitCode {
         let known = match arg.as_str() {
             "--slots" => args.next().map(|dir| settings.slots = dir.into()),
             "--run" => args.next().map(|dir| settings.run = dir.into()),
+            "--" => {
+                settings.arguments = args.by_ref().collect();
+                Some(())
+            }
             "--pause-ms" => millis(args.next()).map(|pause| settings.pause = pause),
             "--probation-ms" => millis(args.next()).map(|time| settings.probation = time),
             _ if arg.starts_with('-') && arg != "--help" && arg != "-h" => None,

@@ -90,6 +90,35 @@ impl Default for Terms {
     }
 }
 
+/// What kind of failure it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Why {
+    /// It ended by itself.
+    Crashed,
+    /// Somebody killed it: the kernel, when memory runs out.
+    Killed,
+    /// It was not ready, or did not commit, in time; or it hung.
+    Late,
+    /// It is not what its digest says.
+    Unsound,
+    /// Somebody sent it back.
+    Returned,
+}
+
+impl Why {
+    const ALL: [Self; 5] = [Self::Crashed, Self::Killed, Self::Late, Self::Unsound, Self::Returned];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Crashed => "crashed",
+            Self::Killed => "killed",
+            Self::Late => "late",
+            Self::Unsound => "unsound",
+            Self::Returned => "returned",
+        }
+    }
+}
+
 /// A version that did not do, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Failed {
@@ -97,7 +126,9 @@ pub struct Failed {
     pub digest: Digest,
     /// Its name.
     pub version: String,
-    /// Why; one line.
+    /// The kind of failure.
+    pub why: Why,
+    /// What happened; one line.
     pub reason: String,
 }
 
@@ -174,8 +205,8 @@ impl State {
         if let Some(id) = &self.taken {
             lines.add(format_args!("taken {}", word(id)));
         }
-        for Failed { digest, version, reason } in &self.failed {
-            lines.add(format_args!("failed {digest} {} {}", word(version), line(reason)));
+        for Failed { digest, version, why, reason } in &self.failed {
+            lines.add(format_args!("failed {digest} {} {} {}", word(version), why.name(), line(reason)));
         }
         lines.close()
     }
@@ -202,10 +233,11 @@ impl State {
                 "probation" => state.probation = Some(rest.parse().ok()?),
                 "taken" => state.taken = Some(rest.to_owned()),
                 "failed" => {
-                    let mut words = rest.splitn(3, ' ');
+                    let mut words = rest.splitn(4, ' ');
                     let digest = words.next()?.parse().ok()?;
-                    let (version, reason) = (words.next()?.to_owned(), words.next()?.to_owned());
-                    state.failed.push(Failed { digest, version, reason });
+                    let (version, why) = (words.next()?.to_owned(), words.next()?);
+                    let why = Why::ALL.into_iter().find(|one| one.name() == why)?;
+                    state.failed.push(Failed { digest, version, why, reason: words.next()?.to_owned() });
                 }
                 _ => return None,
             }
@@ -389,6 +421,7 @@ mod tests {
             state.failed.push(Failed {
                 digest: Digest::of(text.as_bytes()),
                 version: text.to_owned(),
+                why: Why::Late,
                 reason,
             });
         }

@@ -10,10 +10,10 @@ use std::{
 
 use crate::{
     agent::CONTRACT,
-    decide::{Action, Event},
+    decide::{Action, Crash, Event},
     disk::Host,
     notify,
-    record::{Slot, State, Terms},
+    record::{Slot, State, Terms, Why},
     slots::Slots,
     system::{self, Signals},
 };
@@ -38,6 +38,8 @@ pub struct Settings {
     pub pause: Duration,
     /// A run of this length proves a committed version.
     pub probation: Duration,
+    /// Arguments of the agent.
+    pub arguments: Vec<String>,
 }
 
 /// Runs the agent until told to stop.
@@ -98,7 +100,7 @@ struct Agent {
     /// We told it to end, and kill it then.
     kill: Option<Instant>,
     /// Why we told it to end, if that was its own fault.
-    fault: Option<String>,
+    fault: Option<Crash>,
 }
 
 struct Loop {
@@ -170,6 +172,7 @@ impl Loop {
         let trial = (self.state.current() == slot).then(|| self.state.trial.clone()).flatten();
         let mut command = Command::new(self.slots.program(slot));
         command
+            .args(&self.settings.arguments)
             .env("FLEET_SUPERVISOR", CONTRACT)
             .env("FLEET_SLOTS", self.slots.folder())
             .env("FLEET_SLOT", slot.name())
@@ -212,7 +215,10 @@ impl Loop {
                 });
                 self.pause_before_next(true);
             }
-            Err(error) => self.ended(slot, Duration::ZERO, Some(format!("it cannot be started: {error}"))),
+            Err(error) => {
+                let how = format!("it cannot be started: {error}");
+                self.ended(slot, Duration::ZERO, Some(Crash { why: Why::Crashed, how }));
+            }
         }
     }
 
@@ -293,7 +299,10 @@ impl Loop {
         if self.stopping {
             return;
         }
-        let unasked = || (!self.slots.asked(&self.state)).then(|| "it exited unasked".to_owned());
+        let unasked = || {
+            let crash = || Crash { why: Why::Crashed, how: "it exited unasked".to_owned() };
+            (!self.slots.asked(&self.state)).then(crash)
+        };
         let crash = match agent.kill {
             Some(_) => agent.fault,
             None => crash(status).or_else(unasked),
@@ -302,8 +311,8 @@ impl Loop {
     }
 
     /// The agent is gone, or never came.
-    fn ended(&mut self, slot: Slot, ran: Duration, crash: Option<String>) {
-        let how = crash.as_deref().unwrap_or("in order");
+    fn ended(&mut self, slot: Slot, ran: Duration, crash: Option<Crash>) {
+        let how = crash.as_ref().map_or("in order", |crash| &crash.how);
         eprintln!("fleet-supervisor: slot {slot} ended after {ran:.1?}: {how}");
         let crashed = crash.is_some();
         self.decide(Event::Exited { slot, crash });
@@ -350,7 +359,7 @@ impl Loop {
             return;
         }
         if watchdog.is_some_and(|silence| now.duration_since(agent.alive) >= silence) {
-            agent.fault = Some("it hung: no sign of life".to_owned());
+            agent.fault = Some(Crash { why: Why::Late, how: "it hung: no sign of life".to_owned() });
             // SIGABRT, as systemd does it: a core where somebody collects them.
             return self.end(libc::SIGABRT, GRACE_FAILED);
         }
@@ -402,13 +411,18 @@ fn passing(error: &io::Error) -> bool {
 }
 
 /// How an agent ended, unless it was in order.
-fn crash(status: ExitStatus) -> Option<String> {
-    match (status.code(), status.signal()) {
-        (Some(0), _) => None,
-        (Some(code), _) => Some(format!("it exited with status {code}")),
-        (None, Some(signal)) => Some(format!("signal {signal} ended it")),
-        (None, None) => Some(format!("it ended: {status}")),
-    }
+fn crash(status: ExitStatus) -> Option<Crash> {
+    let (why, how) = match (status.code(), status.signal()) {
+        (Some(0), _) => return None,
+        (Some(code), _) => (Why::Crashed, format!("it exited with status {code}")),
+        // Not by us: then it is not asked how it ended.
+        (None, Some(libc::SIGKILL)) => {
+            (Why::Killed, "it was killed, as the kernel does for want of memory".to_owned())
+        }
+        (None, Some(signal)) => (Why::Crashed, format!("signal {signal} ended it")),
+        (None, None) => (Why::Crashed, format!("it ended: {status}")),
+    };
+    Some(Crash { why, how })
 }
 
 #[cfg(test)]

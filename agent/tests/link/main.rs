@@ -1,6 +1,7 @@
 //! A whole agent in a folder against a small controller: enrolment, sessions, work, renewal.
 
 mod server;
+mod updates;
 mod wires;
 
 use std::{

@@ -47,9 +47,13 @@ fn started(actions: &[Action]) -> Option<Slot> {
     })
 }
 
+fn ended(how: &str) -> Crash {
+    Crash { why: Why::Crashed, how: how.to_owned() }
+}
+
 /// What should run crashes.
 fn crash(state: &State) -> Event {
-    Event::Exited { slot: state.current(), crash: Some("it exited with status 1".to_owned()) }
+    Event::Exited { slot: state.current(), crash: Some(ended("it exited with status 1")) }
 }
 
 fn crashes(state: &mut State) {
@@ -160,7 +164,7 @@ fn a_slot_that_cannot_be_read_is_stood_in_for_and_keeps_its_place() {
         let actions = idle(&mut state, None, Found { b: Seen::Unreadable, ..found });
         assert_eq!(started(&actions), Some(Slot::A));
         // Crashes of the one that stands in are not those of the one on probation.
-        happen(&mut state, Event::Exited { slot: Slot::A, crash: Some("x".to_owned()) });
+        happen(&mut state, Event::Exited { slot: Slot::A, crash: Some(ended("x")) });
     }
     assert_eq!(state, before);
     assert_eq!(started(&idle(&mut state, None, found)), Some(Slot::B));
@@ -289,7 +293,7 @@ fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
         4 => (proptest::option::of(request), found)
             .prop_map(|(request, found)| Event::Idle { request, found }),
-        3 => (slot(), proptest::option::of("[a-z]{1,5}")).prop_map(|(slot, crash)| Event::Exited { slot, crash }),
+        3 => (slot(), proptest::option::of("[a-z]{1,5}")).prop_map(|(slot, how)| Event::Exited { slot, crash: how.map(|how| ended(&how)) }),
         1 => slot().prop_map(|slot| Event::Unstarted { slot, why: "x".to_owned() }),
         1 => prop_oneof![Just(Digest::of(b"new")), Just(Digest::of(b"old"))]
             .prop_map(|digest| Event::Commit { digest }),

@@ -6,10 +6,10 @@ mod model;
 use std::{collections::BTreeSet, io::Read, path::Path};
 
 use fleet_supervisor::{
-    decide::{Action, Event},
+    decide::{Action, Crash, Event},
     digest::Digest,
     install::{self, Package},
-    record::{Content, Request, Slot, State, Terms},
+    record::{Content, Request, Slot, State, Terms, Why},
     slots::Slots,
 };
 
@@ -152,7 +152,8 @@ impl Node {
     fn run_new(&mut self, life: Life) -> bool {
         let trial = self.state.trial.is_some();
         let slot = self.state.current();
-        let crash = Event::Exited { slot, crash: Some("it exited with status 1".to_owned()) };
+        let crash = Crash { why: Why::Crashed, how: "it exited with status 1".to_owned() };
+        let crash = Event::Exited { slot, crash: Some(crash) };
         match life {
             Life::Crashes if trial => drop(self.happens(crash)),
             Life::Late if trial => {

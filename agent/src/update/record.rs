@@ -1,0 +1,185 @@
+//! What is remembered of releases: whom to trust, the highest accepted, the newest order. One small file each.
+
+use std::{
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt,
+    path::PathBuf,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use fleet_proto::v1;
+use fleet_release::{Accepted, Refusal, Trust};
+use fleet_supervisor::digest::Digest;
+use fleet_task::atomic::{self, AtomicError};
+use prost::Message;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::Places;
+
+/// The newest order, and what is known of it. Where it stands is read from the supervisor's record, never from here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// Newest order seen; zero if none was.
+    pub(super) number: u64,
+    /// As it came, base64; none if it was withdrawn.
+    order: Option<String>,
+    /// What ran when it came.
+    pub(super) before: String,
+    /// What it leads to, once its signatures were found good.
+    pub(super) target: Option<Target>,
+    /// It led there once: it is not done again, whatever happened since.
+    pub(super) done: bool,
+}
+
+/// What an order leads to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Target {
+    /// Of the program, in hexadecimal.
+    pub(super) digest: String,
+    /// As the release calls it.
+    pub(super) version: String,
+}
+
+impl Target {
+    pub(super) fn digest(&self) -> Option<Digest> {
+        self.digest.parse().ok()
+    }
+}
+
+impl Record {
+    /// Of an order that has just come.
+    pub(super) fn new(order: &v1::Order, before: String) -> Self {
+        let text = STANDARD.encode(order.encode_to_vec());
+        Self { number: order.number, order: Some(text), before, target: None, done: false }
+    }
+
+    /// Of an order that was withdrawn.
+    pub(super) fn withdrawn(number: u64) -> Self {
+        Self { number, ..Self::default() }
+    }
+
+    /// What is wanted, unless nothing is.
+    pub(super) fn want(&self) -> Option<v1::order::Want> {
+        let bytes = STANDARD.decode(self.order.as_ref()?).ok()?;
+        v1::Order::decode(bytes.as_slice()).ok()?.want
+    }
+
+    /// Whether there is an order that was not withdrawn.
+    pub(super) fn stands(&self) -> bool {
+        self.order.is_some()
+    }
+}
+
+/// The folder of all that.
+#[derive(Clone, Debug)]
+pub(super) struct Store {
+    folder: PathBuf,
+}
+
+impl Store {
+    pub(super) fn new(places: &Places) -> Self {
+        Self { folder: places.release() }
+    }
+
+    /// Where packed programs come to.
+    pub(super) fn packed(&self) -> PathBuf {
+        self.folder.join("packed")
+    }
+
+    /// The newest order. Anything unreadable counts as none: the controller says it again.
+    pub(super) fn record(&self) -> Record {
+        self.read("order").unwrap_or_default()
+    }
+
+    pub(super) fn keep_record(&self, record: &Record) -> Result<(), AtomicError> {
+        self.write("order", &serde_json::to_vec(record).expect("text and numbers always become JSON"))
+    }
+
+    /// The highest release ever accepted here.
+    pub(super) fn highest(&self) -> Option<Accepted> {
+        self.read("highest")
+    }
+
+    pub(super) fn keep_highest(&self, highest: &Accepted) -> Result<(), AtomicError> {
+        if self.highest().as_ref() == Some(highest) {
+            return Ok(());
+        }
+        self.write("highest", &serde_json::to_vec(highest).expect("text and numbers always become JSON"))
+    }
+
+    /// Whom this node trusts; nobody if it was given no root.
+    ///
+    /// # Errors
+    /// The root kept here is damaged.
+    pub(super) fn trust(&self) -> Result<Option<Trust>, Refusal> {
+        fs::read(self.folder.join("root")).ok().map(|bytes| Trust::new(&bytes)).transpose()
+    }
+
+    pub(super) fn keep_root(&self, signed: &[u8]) -> Result<(), AtomicError> {
+        self.write("root", signed)
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        let path = self.folder.join(name);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "cannot be read");
+                return None;
+            }
+        };
+        serde_json::from_slice(&bytes)
+            .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "is damaged"))
+            .ok()
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), AtomicError> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
+        made.map_err(|error| AtomicError::from_io(&self.folder, 0, error))?;
+        atomic::write(&self.folder.join(name), bytes, 0o600)
+    }
+}
+
+/// Takes over the root that came with a seed, by the same trusted way as what the node trusts else. A lower one than is
+/// known already is not taken: a seed may lie about for some time.
+pub(crate) fn trust_seed(places: &Places, root: &str) {
+    let store = Store::new(places);
+    let new = match Trust::new(root.as_bytes()) {
+        Ok(new) => new,
+        Err(error) => {
+            tracing::warn!(%error, "the root of releases in the seed is not taken; this node takes no releases");
+            return;
+        }
+    };
+    if let Ok(Some(held)) = store.trust()
+        && held.root().number > new.root().number
+    {
+        return;
+    }
+    if let Err(error) = store.keep_root(root.as_bytes()) {
+        tracing::warn!(%error, "the root of releases in the seed is not kept");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_comes_back_and_damage_counts_as_nothing() {
+        let root = tempfile::tempdir().expect("folder");
+        let store = Store::new(&Places::below(root.path()));
+        assert_eq!(store.record(), Record::default());
+        let back = v1::order::Want::Back(v1::Return { reason: "slow".into() });
+        let order = v1::Order { number: 7, want: Some(back.clone()) };
+        let record = Record::new(&order, "old".into());
+        store.keep_record(&record).expect("kept");
+        assert_eq!((store.record(), store.record().want()), (record, Some(back)));
+        fs::write(root.path().join("var/lib/fleet-agent/release/order"), "{").expect("damage");
+        assert_eq!(store.record(), Record::default());
+        let withdrawn = Record::withdrawn(8);
+        assert_eq!((withdrawn.stands(), withdrawn.want()), (false, None));
+    }
+}
