@@ -13,5 +13,6 @@ mod sandbox;
 pub use browser::Browser;
 pub use cloud::{Holdings, LocalCloud};
 pub use console::Console;
+pub use fleet_peers::runs;
 pub use login::{Login, Tunnel};
-pub use sandbox::{Ended, Sandbox, eventually, program, runs, stand_in};
+pub use sandbox::{Ended, Sandbox, eventually, program, stand_in};

@@ -8,10 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fleet_peers::{abandoned_clouds, test_folder};
+
 use crate::LocalCloud;
 
-/// What the folders of tests begin with.
-const FOLDERS: &str = "fleet-test-";
 /// What a command that was left running says, beside its home.
 const SAID: &str = "said";
 
@@ -79,13 +79,9 @@ impl Sandbox {
     }
 
     fn new(environment: &[(&str, &str)]) -> Self {
-        let dir = tempfile::Builder::new()
-            .prefix(&format!("{FOLDERS}{}-", std::process::id()))
-            .tempdir()
-            .expect("make a temporary folder");
         let environment =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Self { dir, environment }
+        Self { dir: test_folder(), environment }
     }
 
     /// The home folder; made by fleetctl.
@@ -200,27 +196,6 @@ impl Sandbox {
             kill(pid, libc::SIGKILL);
         }
     }
-}
-
-/// Homes of tests that were killed while their local cloud had machines, and whose folder is still there.
-fn abandoned_clouds() -> Vec<PathBuf> {
-    let markers = fs::read_dir("/run/fleet-local-cloud").into_iter().flatten().flatten();
-    let clouds = markers.filter_map(|marker| fs::read_to_string(marker.path()).ok());
-    let homes = clouds.filter_map(|cloud| Some(Path::new(cloud.trim()).parent()?.to_path_buf()));
-    homes.filter(|home| home.exists() && test_of(home).is_some_and(|test| !runs(test))).collect()
-}
-
-/// The test a home belongs to: its process id is in the folder's name.
-fn test_of(home: &Path) -> Option<i32> {
-    let folder = home.parent()?.file_name()?.to_str()?;
-    folder.strip_prefix(FOLDERS)?.split('-').next()?.parse().ok()
-}
-
-/// Whether a process still runs. One that ended but that nobody has waited for does not: where tests run,
-/// the first process may not be one that reaps.
-pub fn runs(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')))
 }
 
 fn pid_in(file: &Path) -> Option<i32> {

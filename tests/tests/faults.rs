@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use fleet_peers::BRING_UP;
 use fleet_tests::{Ended, Sandbox};
 use serde_json::{Value, json};
 
@@ -52,20 +53,8 @@ fn troubles_that_pass_are_sat_out() {
 
 #[test]
 fn an_answer_lost_after_its_effect_is_adopted_not_repeated() {
-    let operations = [
-        "DEPLOY_NETWORK_DOMAIN",
-        "DEPLOY_VLAN",
-        "DEPLOY_SERVER",
-        "ADD_DISK",
-        "ADD_PUBLIC_IP_BLOCK",
-        "CREATE_NAT_RULE",
-        "CREATE_FIREWALL_RULE",
-        "EDIT_FIREWALL_RULE",
-        "ENABLE_SERVER_MONITORING",
-        "START_SERVER",
-    ];
     let lost = |operation: &&str| json!({ "kind": "lost_answer", "operation": operation, "count": 2 });
-    let sandbox = cloud_with(&operations.iter().map(lost).collect::<Vec<_>>());
+    let sandbox = cloud_with(&BRING_UP.iter().map(lost).collect::<Vec<_>>());
     up(&sandbox).expect(0);
     resumes(&sandbox);
 }

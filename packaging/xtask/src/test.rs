@@ -11,7 +11,8 @@ use crate::{
 
 /// Test binaries that boot machines or make network namespaces. There is one set of either per host, so each has it for
 /// itself; and as nothing else takes as long, they begin at once.
-const MACHINES: &[(&str, &str)] = &[("fleet-tests", "fleet"), ("fleet-local-cloud", "fleet_local_cloud")];
+const MACHINES: &[(&str, &str)] =
+    &[("fleet-tests", "fleet"), ("fleet-peers", "machines"), ("fleet-local-cloud", "fleet_local_cloud")];
 
 /// Test binaries that mostly wait: for minutes of the clock, for programs that pause.
 const WAITING: &[(&str, &str)] = &[
