@@ -204,8 +204,10 @@ impl Controller {
         let board = Arc::new(Board::load(records.clone(), desk.clone(), todo.clone().ok()).await?);
         let releases = Releases::load(records.clone(), artifacts.clone(), desk.clock.clone()).await?;
         let releases = Arc::new(releases);
+        let archive = rollout::archive::Archive::new(records.clone());
+        rollout::note::adopt(&settings.dir, &archive).await?;
         let rollouts = rollout::core::Core::new(
-            rollout::archive::Archive::new(records.clone()),
+            archive,
             Arc::new(rollout::floor::Sessions::new(desk.clone(), board.clone(), records.clone())),
             releases.clone(),
             holder(&settings),

@@ -23,7 +23,10 @@ pub mod driver;
 pub mod floor;
 pub mod inbox;
 pub mod members;
+pub mod note;
 mod service;
+#[cfg(test)]
+mod tests;
 mod trouble;
 mod view;
 pub mod wire;

@@ -7,6 +7,7 @@ mod operator;
 mod permits;
 mod releases;
 mod replace;
+mod rollouts;
 mod runs;
 mod services;
 mod sessions;

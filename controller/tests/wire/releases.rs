@@ -33,7 +33,7 @@ fn sign<B: Body>(body: &B, keys: &[&SigningKey]) -> Vec<u8> {
 }
 
 /// One key a role, and the chain so far.
-struct Releaser {
+pub struct Releaser {
     root: SigningKey,
     release: SigningKey,
     permit: SigningKey,
@@ -42,7 +42,7 @@ struct Releaser {
 }
 
 impl Releaser {
-    fn new(fixture: &Fixture) -> Self {
+    pub fn new(fixture: &Fixture) -> Self {
         let now = fixture.clock.now();
         let mut new = Self { root: key(), release: key(), permit: key(), chain: vec![], now };
         new.link(&[]);
@@ -107,7 +107,7 @@ impl Releaser {
     }
 
     /// With its artifacts.
-    async fn publish(&self, fixture: &Fixture, text: &str) -> Result<String, Status> {
+    pub async fn publish(&self, fixture: &Fixture, text: &str) -> Result<String, Status> {
         bring(fixture, text).await;
         publish(fixture, self.request(self.signed(text))).await
     }
@@ -117,7 +117,7 @@ fn program(text: &str) -> Vec<u8> {
     format!("the agent of {text}").repeat(2_000).into_bytes()
 }
 
-fn packed(text: &str) -> Vec<u8> {
+pub fn packed(text: &str) -> Vec<u8> {
     let mut packer = GzEncoder::new(Vec::new(), Compression::best());
     packer.write_all(&program(text)).expect("packs");
     packer.finish().expect("packs")

@@ -1,0 +1,574 @@
+//! The driver on a store that fails where it hurts most, with agents that do as told.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use fleet_model::{Clock, ManualClock, NodeName, Timestamp};
+use fleet_proto::v1::{self, StandingStep, order::Want, to_agent};
+use fleet_rollout::{Event, Kind, Member, Outcome, Rollout, Standing, State};
+use fleet_store::{Expected, Key, MemoryStore, Store, StoreError, Versioned, Watch};
+
+use super::{
+    Trouble,
+    archive::Archive,
+    catalogue::{Catalogue, Offerable},
+    core::{Core, LEASE},
+    floor::{Abilities, Floor},
+    inbox::News,
+    members::Members,
+};
+use crate::records::{RecordError, Records};
+
+const NODES: [&str; 4] = ["a", "b", "c", "d"];
+const OLD: &str = "old";
+const NEW: &str = "newnew";
+/// Short bakes, so that runs are.
+const POLICY: &str = r#"{"canaryBake":"30s","bake":"30s","waves":["50%"]}"#;
+
+fn node(name: &str) -> NodeName {
+    name.parse().expect("a name")
+}
+
+/// A store whose so-many-th write of a rollout fails: before it takes effect, or after.
+#[derive(Debug)]
+struct Failing {
+    inner: MemoryStore,
+    left: AtomicI64,
+    after: bool,
+}
+
+#[async_trait]
+impl Store for Failing {
+    async fn get(&self, key: &Key) -> Result<Option<Versioned>, StoreError> {
+        self.inner.get(key).await
+    }
+
+    async fn put(&self, key: &Key, value: Bytes, expected: Expected) -> Result<u64, StoreError> {
+        let fails = key.as_str().starts_with("rollout/head") && self.left.fetch_sub(1, Ordering::SeqCst) == 1;
+        let failed = || StoreError::Backend { operation: "write", source: "the power went".into() };
+        if fails && !self.after {
+            return Err(failed());
+        }
+        let version = self.inner.put(key, value, expected).await?;
+        if fails { Err(failed()) } else { Ok(version) }
+    }
+
+    async fn delete(&self, key: &Key, expected: Expected) -> Result<(), StoreError> {
+        self.inner.delete(key, expected).await
+    }
+
+    async fn list(&self, prefix: &Key) -> Result<Vec<(Key, Versioned)>, StoreError> {
+        self.inner.list(prefix).await
+    }
+
+    async fn watch(&self, prefix: &Key) -> Result<Watch, StoreError> {
+        self.inner.watch(prefix).await
+    }
+
+    fn clock(&self) -> &dyn Clock {
+        self.inner.clock()
+    }
+}
+
+#[derive(Debug)]
+struct Shelf;
+
+impl Catalogue for Shelf {
+    fn list(&self) -> Vec<Offerable> {
+        ["0.2.0", "0.3.0"]
+            .iter()
+            .zip([NEW, "newest"])
+            .map(|(version, release)| Offerable {
+                release: release.to_owned(),
+                version: (*version).to_owned(),
+                packed: vec![format!("packed-{release}")],
+                ..Offerable::default()
+            })
+            .collect()
+    }
+
+    fn get(&self, release: &str) -> Option<Offerable> {
+        self.list().into_iter().find(|known| known.release == release)
+    }
+
+    fn roots(&self) -> Vec<Vec<u8>> {
+        vec![b"root".to_vec()]
+    }
+}
+
+/// An agent that does as told, a step at a time.
+#[derive(Debug)]
+struct Agent {
+    connected: bool,
+    orders: bool,
+    /// Does not do as told, but says that it failed.
+    refuses: bool,
+    standing: v1::Standing,
+    told: Vec<to_agent::Message>,
+    allowed: Vec<String>,
+    /// Releases it began to try.
+    trials: Vec<String>,
+    /// What is new since it was last asked.
+    news: News,
+}
+
+#[derive(Debug, Default)]
+struct Agents(Mutex<BTreeMap<NodeName, Agent>>);
+
+impl Agents {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<NodeName, Agent>> {
+        self.0.lock().expect("no panic")
+    }
+
+    fn with(&self, name: &str, change: impl FnOnce(&mut Agent)) {
+        change(self.all().get_mut(&node(name)).expect("an agent"));
+    }
+
+    fn connect(&self, name: &str, connected: bool) {
+        self.with(name, |agent| {
+            agent.connected = connected;
+            agent.news.session = true;
+            agent.news.standing = connected;
+        });
+    }
+
+    /// Everybody goes a step further with what is under way.
+    fn step(&self) -> BTreeMap<NodeName, News> {
+        let mut all = self.all();
+        for agent in all.values_mut().filter(|agent| agent.connected) {
+            agent.step();
+        }
+        let news = all.iter_mut().map(|(node, agent)| (node.clone(), std::mem::take(&mut agent.news)));
+        news.filter(|(_, news)| *news != News::default()).collect()
+    }
+
+    fn trials(&self) -> Vec<Vec<String>> {
+        self.all().values().map(|agent| agent.trials.clone()).collect()
+    }
+}
+
+impl Agent {
+    fn step(&mut self) {
+        let told = std::mem::take(&mut self.told);
+        let busy =
+            matches!(self.standing.step(), StandingStep::StandingFetching | StandingStep::StandingTrial);
+        if busy {
+            if self.standing.step() == StandingStep::StandingFetching {
+                self.trials.push(self.standing.release.clone());
+                self.standing.set_step(StandingStep::StandingTrial);
+            } else {
+                let before =
+                    std::mem::replace(&mut self.standing.running_sha256, self.standing.release.clone());
+                self.standing.other_sha256 = before;
+                self.standing.set_step(StandingStep::StandingCommitted);
+            }
+            self.news.standing = true;
+        }
+        for message in told {
+            match message {
+                to_agent::Message::Order(order) if order.number > self.standing.order => {
+                    self.standing.order = order.number;
+                    let wanted = match order.want.expect("something") {
+                        Want::Release(offer) => String::from_utf8(offer.manifest).expect("its name"),
+                        Want::Back(_) => self.standing.other_sha256.clone(),
+                    };
+                    if self.refuses {
+                        self.standing.release = wanted;
+                        self.standing.set_step(StandingStep::StandingFailed);
+                    } else if wanted != self.standing.running_sha256 {
+                        self.standing.release = wanted;
+                        self.standing.set_step(StandingStep::StandingFetching);
+                    }
+                }
+                to_agent::Message::Withdraw(withdraw) => {
+                    self.standing.order = self.standing.order.max(withdraw.number);
+                }
+                _ => {}
+            }
+            self.news.standing = true;
+        }
+    }
+}
+
+#[async_trait]
+impl Floor for Agents {
+    fn connected(&self) -> BTreeSet<NodeName> {
+        self.all().iter().filter(|(_, agent)| agent.connected).map(|(node, _)| node.clone()).collect()
+    }
+
+    fn standing(&self, node: &NodeName) -> Option<Arc<v1::Standing>> {
+        let all = self.all();
+        all.get(node).filter(|agent| agent.connected).map(|agent| Arc::new(agent.standing.clone()))
+    }
+
+    fn can(&self, node: &NodeName) -> Option<Abilities> {
+        let all = self.all();
+        let agent = all.get(node).filter(|agent| agent.connected)?;
+        Some(Abilities { orders: agent.orders, gates: agent.orders, version: "0.1.0".to_owned() })
+    }
+
+    fn tell(&self, node: &NodeName, message: to_agent::Message) {
+        if let Some(agent) = self.all().get_mut(node).filter(|agent| agent.connected) {
+            agent.told.push(message);
+        }
+    }
+
+    fn allow(&self, node: &NodeName, digests: Vec<String>) {
+        if let Some(agent) = self.all().get_mut(node) {
+            agent.allowed = digests;
+        }
+    }
+
+    fn todo_port(&self, _: &NodeName) -> u16 {
+        5000
+    }
+
+    fn epoch(&self) -> u64 {
+        self.all().len() as u64
+    }
+
+    async fn members(&self) -> Result<Members, RecordError> {
+        let members = self.all().keys().cloned().map(Member::new).collect();
+        Ok(Members { members, spare: BTreeMap::new() })
+    }
+}
+
+struct World {
+    clock: Arc<ManualClock>,
+    store: Arc<Failing>,
+    agents: Arc<Agents>,
+}
+
+impl World {
+    /// The so-many-th write of a rollout fails.
+    fn new(failing: i64, after: bool) -> Self {
+        let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_700_000_000_000)));
+        let inner = MemoryStore::new(clock.clone());
+        let store = Arc::new(Failing { inner, left: AtomicI64::new(failing), after });
+        let agents = Agents::default();
+        for name in NODES {
+            let standing = v1::Standing {
+                release: OLD.to_owned(),
+                step: StandingStep::StandingCommitted.into(),
+                running_sha256: OLD.to_owned(),
+                ..v1::Standing::default()
+            };
+            let agent = Agent {
+                connected: true,
+                orders: true,
+                refuses: false,
+                standing,
+                told: Vec::new(),
+                allowed: Vec::new(),
+                trials: Vec::new(),
+                news: News::default(),
+            };
+            agents.all().insert(node(name), agent);
+        }
+        Self { clock, store, agents: Arc::new(agents) }
+    }
+
+    fn core(&self, holder: &str) -> Core {
+        // What an order brings is told by the name of its release: nobody verifies anything here.
+        let archive = Archive::new(Records::new(self.store.clone()));
+        Core::new(archive, self.agents.clone(), Arc::new(Named(Shelf)), holder)
+    }
+
+    async fn round(&self, core: &mut Core) -> Result<(), Trouble> {
+        self.clock.advance(Duration::from_secs(10));
+        let news = self.agents.step();
+        core.news(news).await?;
+        core.tick().await
+    }
+
+    /// Until it stands so.
+    async fn until(&self, core: &mut Core, wanted: Standing) {
+        for _ in 0..200 {
+            if core.newest().is_some_and(|kept| kept.rollout.standing() == wanted) {
+                return;
+            }
+            self.round(core).await.expect("goes on");
+        }
+        panic!("not {wanted:?}: {:?}", core.newest().map(|kept| &kept.rollout));
+    }
+
+    /// What is stored comes to what is in hand.
+    async fn replays(&self, core: &Core) {
+        let stored = Archive::new(Records::new(self.store.clone())).all().await.expect("reads");
+        let (_, kept) = stored.last_key_value().expect("one");
+        let held = core.newest().expect("one");
+        let mut again = kept.rollout.clone();
+        (again.clock, again.moment) = (held.rollout.clock, held.rollout.moment);
+        assert_eq!(again, held.rollout);
+    }
+}
+
+/// Says which release an offer is of.
+#[derive(Debug)]
+struct Named(Shelf);
+
+impl Catalogue for Named {
+    fn list(&self) -> Vec<Offerable> {
+        let named =
+            |release: Offerable| Offerable { manifest: release.release.clone().into_bytes(), ..release };
+        self.0.list().into_iter().map(named).collect()
+    }
+
+    fn get(&self, release: &str) -> Option<Offerable> {
+        self.list().into_iter().find(|known| known.release == release)
+    }
+
+    fn roots(&self) -> Vec<Vec<u8>> {
+        self.0.roots()
+    }
+}
+
+fn outcomes(rollout: &Rollout) -> Vec<Option<Outcome>> {
+    rollout.nodes.keys().map(|node| rollout.outcome(node)).collect()
+}
+
+/// A whole rollout; a controller that fails is followed by another, or goes on by itself. Says how many writes there were.
+async fn whole(failing: i64, after: bool, killed: bool) -> i64 {
+    let world = World::new(failing, after);
+    let mut core = world.core("one");
+    let mut troubles = 0;
+    if core.start("ops", "0.2.0", POLICY).await.is_err() {
+        troubles += 1;
+        if killed {
+            core = world.core("another");
+            world.clock.advance(LEASE);
+        }
+        core.lead().await.expect("free");
+        if core.newest().is_none() {
+            core.start("ops", "0.2.0", POLICY).await.expect("now it does");
+        }
+    }
+    for _ in 0..200 {
+        if core.newest().is_some_and(|kept| kept.rollout.standing() == Standing::Finished) {
+            break;
+        }
+        if world.round(&mut core).await.is_err() {
+            troubles += 1;
+            if killed {
+                // Gone as it is, with its lease: another waits for that.
+                core = world.core("another");
+                world.clock.advance(LEASE);
+            }
+        }
+    }
+    let what = format!("write {failing}, after {after}, killed {killed}");
+    assert_eq!(troubles, i32::from(failing < i64::MAX), "{what}");
+    let rollout = &core.newest().expect("one").rollout;
+    assert_eq!(outcomes(rollout), [Some(Outcome::Updated); NODES.len()], "{what}: {rollout:?}");
+    assert_eq!(world.agents.trials(), vec![vec![NEW.to_owned()]; NODES.len()], "{what}: nobody tried twice");
+    world.replays(&core).await;
+    failing - world.store.left.load(Ordering::SeqCst)
+}
+
+#[tokio::test]
+async fn a_controller_killed_at_any_write_is_followed_by_another() {
+    let writes = whole(i64::MAX, false, false).await;
+    assert!(writes > 15, "{writes} writes");
+    for write in 1..=writes {
+        for after in [false, true] {
+            whole(write, after, true).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lost_answer_of_any_write_is_found_out() {
+    let writes = whole(i64::MAX, false, false).await;
+    for write in 1..=writes {
+        for after in [false, true] {
+            whole(write, after, false).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_two_controllers_one_drives_and_the_other_follows() {
+    let world = World::new(i64::MAX, false);
+    let (mut one, mut two) = (world.core("one"), world.core("two"));
+    one.start("ops", "0.2.0", POLICY).await.expect("starts");
+    let elsewhere = two.start("ops", "0.3.0", POLICY).await.expect_err("somebody drives");
+    assert!(matches!(&elsewhere, Trouble::Elsewhere { by, .. } if by == "one"), "{elsewhere}");
+    assert_eq!(two.stored().await.expect("may look").rollouts.len(), 1);
+    for _ in 0..3 {
+        world.round(&mut one).await.expect("goes on");
+        assert!(two.tick().await.is_err());
+    }
+    // The first one is stopped for a while, and does not know.
+    world.clock.advance(LEASE);
+    two.tick().await.expect("takes over");
+    world.round(&mut two).await.expect("goes on");
+    let mut stale = one;
+    let late = stale.take(Event::Halt { by: "ops".to_owned(), reason: "late".to_owned() }).await;
+    assert!(matches!(&late, Err(Trouble::Record(error)) if error.is_conflict()), "{late:?}");
+    assert!(matches!(stale.lead().await, Err(Trouble::Elsewhere { .. })));
+    world.until(&mut two, Standing::Finished).await;
+    assert_eq!(world.agents.trials(), vec![vec![NEW.to_owned()]; NODES.len()]);
+    world.replays(&two).await;
+    two.resign().await;
+    stale.lead().await.expect("it was given back");
+}
+
+#[tokio::test]
+async fn the_next_rollout_takes_the_place_of_the_last_and_undo_goes_back() {
+    let world = World::new(i64::MAX, false);
+    let mut core = world.core("one");
+    core.start("ops", "0.2.0", POLICY).await.expect("starts");
+    let refused = core.start("ops", "0.3.0", POLICY).await.expect_err("one is under way").to_string();
+    assert!(refused.contains("rollout 1 of release 0.2.0 is under way"), "{refused}");
+    world.until(&mut core, Standing::Finished).await;
+    core.start("ops", "newest", POLICY).await.expect("by its digits");
+    world.until(&mut core, Standing::Finished).await;
+    let orders: Vec<u64> =
+        core.newest().expect("one").rollout.nodes.values().map(|node| node.order).collect();
+    assert!(orders.iter().all(|order| *order > 4), "numbers rise over all rollouts: {orders:?}");
+    let stored = core.stored().await.expect("reads");
+    assert!(super::core::superseded(&stored.rollouts[&1].rollout));
+    core.act("1", Event::Undo).await.expect_err("another took its place");
+    core.act("2", Event::Undo).await.expect("goes back");
+    world.until(&mut core, Standing::Finished).await;
+    let running: Vec<String> =
+        world.agents.all().values().map(|agent| agent.standing.running_sha256.clone()).collect();
+    assert_eq!(running, vec![NEW; NODES.len()]);
+    world.replays(&core).await;
+}
+
+#[tokio::test]
+async fn a_stopped_line_is_honoured_by_those_that_come_later() {
+    let world = World::new(i64::MAX, false);
+    world.agents.connect("d", false);
+    let mut core = world.core("one");
+    core.start("ops", "0.2.0", POLICY).await.expect("starts");
+    for _ in 0..2 {
+        world.round(&mut core).await.expect("goes on");
+    }
+    core.stop_line("ops", "a doubt").await.expect("stops");
+    let refused = core.start("ops", "0.3.0", POLICY).await.expect_err("stopped").to_string();
+    assert!(refused.contains("the line is stopped by ops: a doubt"), "{refused}");
+    // Another controller on the same store knows, and so does whoever comes back.
+    drop(core);
+    world.clock.advance(LEASE);
+    let mut core = world.core("another");
+    world.agents.connect("d", true);
+    for _ in 0..60 {
+        world.round(&mut core).await.expect("goes on");
+    }
+    assert_eq!(core.newest().expect("one").rollout.standing(), Standing::Halted);
+    assert!(
+        world.agents.all()[&node("d")].trials.is_empty() && world.agents.all()[&node("d")].told.is_empty()
+    );
+    let was = core.clear_line("ops").await.expect("clears").expect("it was stopped");
+    assert_eq!((was.by.as_str(), was.reason.as_str()), ("ops", "a doubt"));
+    world.until(&mut core, Standing::Finished).await;
+    assert_eq!(outcomes(&core.newest().expect("one").rollout), [Some(Outcome::Updated); NODES.len()]);
+}
+
+#[tokio::test]
+async fn an_agent_that_takes_no_orders_fails_and_says_who_moves_first() {
+    let world = World::new(i64::MAX, false);
+    for name in NODES {
+        world.agents.with(name, |agent| agent.orders = false);
+    }
+    let mut core = world.core("one");
+    core.start("ops", "0.2.0", POLICY).await.expect("starts");
+    world.until(&mut core, Standing::Halted).await;
+    let rollout = &core.newest().expect("one").rollout;
+    let failed: Vec<_> = rollout.nodes.values().filter(|node| node.state == State::Failed).collect();
+    assert_eq!(failed.len(), 1, "the canary alone");
+    let reason = failed[0].reason.as_ref().expect("why");
+    assert_eq!(reason.kind, Kind::Mismatch);
+    assert!(reason.detail.contains("its agent 0.1.0 takes no orders, so that has to move first"), "{reason}");
+}
+
+#[tokio::test]
+async fn only_what_an_order_names_may_be_fetched_and_a_failure_is_halted_and_retried() {
+    let world = World::new(i64::MAX, false);
+    for name in NODES {
+        world.agents.with(name, |agent| agent.refuses = true);
+    }
+    let mut core = world.core("one");
+    core.start("ops", "0.2.0", POLICY).await.expect("starts");
+    let allowed = |world: &World| {
+        let all = world.agents.all();
+        all.values().filter(|agent| agent.allowed == [format!("packed-{NEW}")]).count()
+    };
+    assert_eq!(allowed(&world), 1, "the canary alone");
+    world.until(&mut core, Standing::Halted).await;
+    assert_eq!(allowed(&world), 1);
+    for name in NODES {
+        world.agents.with(name, |agent| agent.refuses = false);
+    }
+    core.act("", Event::Resume { retry: true }).await.expect("goes on");
+    world.until(&mut core, Standing::Finished).await;
+    assert_eq!(outcomes(&core.newest().expect("one").rollout), [Some(Outcome::Updated); NODES.len()]);
+}
+
+#[tokio::test]
+async fn nodes_come_and_go_for_good_meanwhile() {
+    let world = World::new(i64::MAX, false);
+    world.agents.connect("c", false);
+    world.agents.connect("d", false);
+    let mut core = world.core("one");
+    core.start("ops", "0.2.0", POLICY).await.expect("starts");
+    let mut agent = world.agents.all().remove(&node("d")).expect("an agent");
+    world.round(&mut core).await.expect("goes on");
+    assert!(!core.newest().expect("one").rollout.nodes.contains_key(&node("d")));
+    agent.connected = true;
+    world.agents.all().insert(node("e"), agent);
+    world.until(&mut core, Standing::Finished).await;
+    let rollout = &core.newest().expect("one").rollout;
+    assert_eq!(rollout.outcome(&node("e")), Some(Outcome::Updated));
+    assert_eq!(rollout.outcome(&node("c")), Some(Outcome::Silent));
+    // Off all the while, it catches up when it returns.
+    world.agents.connect("c", true);
+    for _ in 0..6 {
+        world.round(&mut core).await.expect("goes on");
+    }
+    assert_eq!(core.newest().expect("one").rollout.outcome(&node("c")), Some(Outcome::Updated));
+    // And one is sent back for good.
+    let (_, connected) = core.send_back("ops", &node("a")).await.expect("goes back");
+    assert!(connected);
+    for _ in 0..6 {
+        world.round(&mut core).await.expect("goes on");
+    }
+    assert_eq!(world.agents.all()[&node("a")].standing.running_sha256, OLD);
+    assert_eq!(core.newest().expect("one").rollout.standing(), Standing::Finished);
+    let refused = core.send_back("ops", &node("e")).await;
+    assert!(refused.is_ok(), "{refused:?}");
+}
+
+#[tokio::test]
+async fn every_mistake_of_a_start_is_said() {
+    let world = World::new(i64::MAX, false);
+    let mut core = world.core("one");
+    for (release, policy, wanted) in [
+        ("9.9.9", "", "no release `9.9.9` is kept here"),
+        ("new", "", "no release `new` is kept here"),
+        ("newn", "{", "no release"),
+        ("0.2.0", "{\"bakes\":1}", "unknown field `bakes`"),
+        ("0.2.0", "{\"bake\":\"soon\"}", "a duration such as 90s"),
+        ("0.2.0", "{\"waves\":[0]}", "a wave of nobody is no wave"),
+        (
+            "0.2.0",
+            "{\"windows\":{\"EU6\":{\"zone\":\"Europe/Atlantis\",\"days\":[\"monday\"],\"from\":\"01:00\",\"until\":\"02:00\"}}}",
+            "no time zone `Europe/Atlantis`",
+        ),
+    ] {
+        let refused = core.start("ops", release, policy).await.expect_err(wanted).to_string();
+        assert!(refused.contains(wanted), "{refused}");
+    }
+    assert!(core.stored().await.expect("reads").rollouts.is_empty());
+    core.act("", Event::Undo).await.expect_err("there is none");
+}
