@@ -16,6 +16,7 @@ use nix::{
 };
 use rand::{Rng, distr::Alphanumeric};
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
 
 use crate::{api::Entry, durable, error::CloudError, tls};
 
@@ -23,6 +24,10 @@ use crate::{api::Entry, durable, error::CloudError, tls};
 const USERNAME: &str = "fleet";
 /// Characters of the random password: 24 letters and digits are more than 140 bits.
 const PASSWORD_LENGTH: usize = 24;
+/// How long the directory may be held by one who only looks whether a cloud serves it, or by a process that was killed
+/// and whose threads are still on their way out.
+const HELD_FOR_MOMENTS: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// How long a look at a running cloud may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -105,26 +110,36 @@ pub(crate) fn credentials() -> (String, Secret) {
 pub(crate) struct Lock(#[expect(dead_code, reason = "held, never read")] Flock<File>);
 
 /// Takes the directory, or says who has it.
-pub(crate) fn lock(dir: &Path) -> Result<Lock, CloudError> {
+pub(crate) async fn lock(dir: &Path) -> Result<Lock, CloudError> {
     let path = dir.join("serve.lock");
-    let file = open_lock(&path).map_err(CloudError::file("open", &path))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(mut lock) => {
-            let pid = std::process::id().to_string();
-            let noted =
-                lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(pid.as_bytes()));
-            noted.map_err(CloudError::file("write", &path))?;
-            Ok(Lock(lock))
+    let mut file = open_lock(&path).map_err(CloudError::file("open", &path))?;
+    let started = Instant::now();
+    loop {
+        let (mut held, errno) = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(mut lock) => {
+                let pid = std::process::id().to_string();
+                let noted = lock
+                    .set_len(0)
+                    .and_then(|()| lock.rewind())
+                    .and_then(|()| lock.write_all(pid.as_bytes()));
+                noted.map_err(CloudError::file("write", &path))?;
+                return Ok(Lock(lock));
+            }
+            Err(held) => held,
+        };
+        if errno != Errno::EWOULDBLOCK {
+            return Err(CloudError::file("lock", path)(errno.into()));
         }
-        Err((mut file, Errno::EWOULDBLOCK)) => {
+        if started.elapsed() > HELD_FOR_MOMENTS {
             let mut pid = String::new();
             // Only for the message; the lock itself is what counts.
-            if file.read_to_string(&mut pid).is_err() || pid.is_empty() {
+            if held.read_to_string(&mut pid).is_err() || pid.is_empty() {
                 "unknown".clone_into(&mut pid);
             }
-            Err(CloudError::Taken { dir: dir.to_owned(), pid })
+            return Err(CloudError::Taken { dir: dir.to_owned(), pid });
         }
-        Err((_, errno)) => Err(CloudError::file("lock", path)(errno.into())),
+        file = held;
+        sleep(LOOK_AGAIN).await;
     }
 }
 
@@ -236,16 +251,29 @@ async fn ask<T: serde::de::DeserializeOwned>(access: &Access, path: &str) -> Res
 mod tests {
     use super::*;
 
-    #[test]
-    fn one_cloud_per_directory() {
+    #[tokio::test]
+    async fn one_cloud_per_directory() {
         let dir = tempfile::tempdir().expect("a directory");
         assert!(!is_served(dir.path()).expect("no lock yet"));
-        let held = lock(dir.path()).expect("free");
+        let held = lock(dir.path()).await.expect("free");
         assert!(is_served(dir.path()).expect("a lock"));
-        let error = lock(dir.path()).expect_err("taken").to_string();
+        let error = lock(dir.path()).await.expect_err("taken").to_string();
         assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
         drop(held);
         assert!(!is_served(dir.path()).expect("a free lock"));
+    }
+
+    #[tokio::test]
+    async fn who_only_looks_keeps_no_cloud_from_its_directory() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = open_lock(&dir.path().join("serve.lock")).expect("a file");
+        let look = Flock::lock(file, FlockArg::LockShared).expect("free");
+        let (held, ()) = tokio::join!(lock(dir.path()), async move {
+            // The other side has met it by now: both are polled in turn.
+            tokio::task::yield_now().await;
+            drop(look);
+        });
+        held.expect("the look has ended");
     }
 
     #[test]

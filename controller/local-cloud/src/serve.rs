@@ -59,7 +59,7 @@ pub async fn serve(
 ) -> Result<(), CloudError> {
     let dir = settings.dir.clone();
     make_dir(&dir)?;
-    let _lock = access::lock(&dir)?;
+    let _lock = access::lock(&dir).await?;
     let tls = TlsAcceptor::from(Arc::new(tls::server(&dir)?));
     // The directory's own path may be relative; clients run elsewhere.
     let dir = dir.canonicalize().map_err(CloudError::file("find", &dir))?;
