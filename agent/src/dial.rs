@@ -192,7 +192,7 @@ async fn over(stream: TlsStream<TcpStream>) -> Result<Channel, tonic::transport:
 }
 
 /// `address:port` as it stands, or every address of `name:port`.
-async fn resolve(text: &str) -> Result<Vec<SocketAddr>, DialError> {
+pub(crate) async fn resolve(text: &str) -> Result<Vec<SocketAddr>, DialError> {
     if let Ok(address) = text.parse() {
         return Ok(vec![address]);
     }

@@ -14,6 +14,7 @@ mod controller;
 mod desired;
 mod dial;
 mod facts;
+mod gates;
 mod health;
 pub mod identity;
 mod link;
@@ -102,7 +103,8 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Agen
     let (board, observed) = watch::channel(worker::Board::default());
     let ways =
         update::Ways { words, contact: met, board: observed.clone(), line: line.subscribe(), standing };
-    let wires = link::Wires { permits, line, contact, stands };
+    let gates = gates::Gates::new(node.clone());
+    let wires = link::Wires { permits, line, contact, stands, gates };
 
     // One part ending means the agent ends: the guard stops the other.
     let stop = stop.child_token();

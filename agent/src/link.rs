@@ -25,6 +25,7 @@ use crate::{
     desired::Offer,
     dial::{DialError, Dialler},
     facts::Gatherer,
+    gates::Gates,
     health,
     identity::{
         Credentials, Holdings, Key,
@@ -58,6 +59,7 @@ pub(crate) struct Wires {
     pub(crate) line: watch::Sender<Line>,
     pub(crate) contact: watch::Sender<Contact>,
     pub(crate) stands: watch::Receiver<Option<v1::Standing>>,
+    pub(crate) gates: Gates,
 }
 
 /// What the link and its sessions share.
@@ -70,6 +72,7 @@ pub(crate) struct Shared {
     pub(crate) permits: Arc<Permits>,
     /// Where this agent stands with its own releases.
     pub(crate) stands: watch::Receiver<Option<v1::Standing>>,
+    pub(crate) gates: Gates,
     line: watch::Sender<Line>,
     contact: watch::Sender<Contact>,
     places: Places,
@@ -217,6 +220,7 @@ impl Link {
             controller: None,
             permits: wires.permits,
             stands: wires.stands,
+            gates: wires.gates,
             line: wires.line,
             contact: wires.contact,
             gatherer: Gatherer::new(places.clone()),

@@ -9,6 +9,7 @@ use fleet_proto::{
 };
 use tokio::{
     sync::{mpsc, oneshot},
+    task::JoinSet,
     time::{Instant, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -26,13 +27,15 @@ const OPENING: Duration = Duration::from_secs(15);
 const STALLED: Duration = Duration::from_secs(20);
 /// Messages on their way up.
 const OUTBOUND: usize = 16;
-/// Answers on their way from the worker to the stream.
+/// Answers on their way from the worker, or from gates, to the stream.
 const ANSWERS: usize = 16;
+/// Gates that are looked at or wait for their turn; more than this is a controller that floods.
+const GATES: usize = 64;
 /// Least time between two heartbeats or two sets of facts, whatever the controller asks for.
 const LEAST_PACE: Duration = Duration::from_secs(1);
 
 /// What this side can do beyond protocol 1.
-const CAPABILITIES: [&str; 1] = ["orders"];
+const CAPABILITIES: [&str; 2] = ["orders", "gates"];
 
 /// How a session ended.
 #[derive(Debug)]
@@ -68,6 +71,9 @@ pub(crate) struct Session {
     pub(crate) client: AgentsClient<Channel>,
     welcome: v1::Welcome,
     answers: (mpsc::Sender<v1::Answer>, mpsc::Receiver<v1::Answer>),
+    seen: (mpsc::Sender<v1::GateAnswer>, mpsc::Receiver<v1::GateAnswer>),
+    /// Looks under way; they end with the session, and whoever asked asks again at the next.
+    looks: JoinSet<()>,
 }
 
 impl Session {
@@ -91,7 +97,8 @@ impl Session {
             return Err(never("the first message was no welcome"));
         };
         shared.controller = Some(ControllerTime::heard(welcome.controller_time_ms, asked));
-        Ok(Self { up, down, client, welcome, answers: mpsc::channel(ANSWERS) })
+        let (answers, seen) = (mpsc::channel(ANSWERS), mpsc::channel(ANSWERS));
+        Ok(Self { up, down, client, welcome, answers, seen, looks: JoinSet::new() })
     }
 
     /// As the controller calls its own.
@@ -152,6 +159,8 @@ impl Session {
                         lost => lost,
                     }
                 }
+                Some(seen) = self.seen.1.recv() => say(&self.up, from_agent::Message::Gate(seen)).await,
+                Some(_) = self.looks.join_next() => Ok(()),
                 () = sleep_until(shared.renew_at()) => {
                     if shared.renew(&mut self.client).await { Err(End::Renewed) } else { Ok(()) }
                 }
@@ -184,10 +193,27 @@ impl Session {
             }
             Some(to_agent::Message::Order(order)) => pass(shared, Word::Order(order)),
             Some(to_agent::Message::Withdraw(withdraw)) => pass(shared, Word::Withdraw(withdraw)),
-            // A second welcome changes nothing; what needs a capability that we did not name, or is of a newer
-            // protocol, is not for us.
-            Some(to_agent::Message::Welcome(_) | to_agent::Message::Gate(_)) | None => Ok(()),
+            Some(to_agent::Message::Gate(asked)) => {
+                self.look(asked, shared);
+                Ok(())
+            }
+            // A second welcome changes nothing; what is of a newer protocol is not for us.
+            Some(to_agent::Message::Welcome(_)) | None => Ok(()),
         }
+    }
+
+    /// Has a gate looked at; the session need not wait.
+    fn look(&mut self, asked: v1::GateAsk, shared: &Shared) {
+        if self.looks.len() >= GATES {
+            tracing::warn!(gate = asked.gate, "too many gates at once; not looked at");
+            return;
+        }
+        let (gates, seen) = (shared.gates.clone(), self.seen.0.clone());
+        self.looks.spawn(async move {
+            let answer = gates.answer(asked).await;
+            // Nobody listens once the session has ended.
+            let _ = seen.send(answer).await;
+        });
     }
 
     async fn obey(&mut self, command: v1::Command, shared: &Shared) -> Result<(), End> {

@@ -1,7 +1,7 @@
 //! The kinds of node work this agent knows, one file each.
 
 mod access;
-mod certificate;
+pub(crate) mod certificate;
 pub(crate) mod clock;
 mod command_task;
 mod database;
@@ -16,7 +16,7 @@ pub(crate) mod rethinkdb;
 mod service;
 mod start;
 pub mod support;
-mod todo;
+pub(crate) mod todo;
 mod unknown;
 mod update;
 mod user;

@@ -181,6 +181,27 @@ async fn an_agent_enrols_works_and_answers() {
 }
 
 #[tokio::test]
+async fn gates_are_answered_beside_all_else() {
+    let mut controller = Controller::start().await;
+    let (mut machine, mut session) = Machine::enrolled(&mut controller).await;
+    assert!(session.hello.capabilities.iter().any(|name| name == "gates"));
+    let port = controller.enrol.port();
+    for (port, passed) in [(u32::from(port), true), (0, false)] {
+        let check = Some(v1::gate_ask::Check::PortAnswers(port));
+        let asked = v1::GateAsk { gate: "door".into(), rollout: "r1".into(), check };
+        session.say(to_agent::Message::Gate(asked)).await;
+        let answer = session
+            .find("an answer of a gate", |message| match message {
+                from_agent::Message::Gate(answer) => Some(answer),
+                _ => None,
+            })
+            .await;
+        assert_eq!((answer.gate.as_str(), answer.rollout.as_str(), answer.passed), ("door", "r1", passed));
+    }
+    machine.halt().await;
+}
+
+#[tokio::test]
 async fn facts_health_and_heartbeats_come_unasked() {
     let mut controller = Controller::start().await;
     let (mut machine, mut session) = Machine::enrolled(&mut controller).await;

@@ -2,7 +2,7 @@
 //!
 //! It is restarted when its program, its settings or its certificate have changed, and for nothing else.
 
-mod probe;
+pub(crate) mod probe;
 mod unit;
 
 use std::{fs, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};

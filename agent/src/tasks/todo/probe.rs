@@ -101,7 +101,8 @@ fn judge(answer: &[u8]) -> Health {
     }
 }
 
-fn config(trust: &[CertificateDer<'static>]) -> Result<ClientConfig, tls::TlsError> {
+/// TLS towards this node's own services, whose certificates the fleet's authority has signed.
+pub(crate) fn config(trust: &[CertificateDer<'static>]) -> Result<ClientConfig, tls::TlsError> {
     let roots = Arc::new(tls::roots(trust)?);
     let verifier = WebPkiServerVerifier::builder_with_provider(roots, tls::provider())
         .build()
