@@ -219,6 +219,7 @@ impl Controller {
             releases,
             provisioners: Arc::new(CloudControl {
                 fleet: settings.fleet.clone(),
+                dir: settings.dir.clone(),
                 access: settings.cloud.clone(),
                 records: records.clone(),
                 vault: vault.clone(),
@@ -228,6 +229,7 @@ impl Controller {
                 settings.fleet.clone(),
                 settings.agent.clone(),
                 settings.supervisor.clone(),
+                settings.dir.clone(),
             )),
             first_boots: Arc::default(),
             settings,

@@ -22,6 +22,8 @@ const ASIDE: &str = "removed";
 
 /// Beside it: by which addresses nodes reach the controller.
 const ADVERTISED_FILE: &str = "advertised.json";
+/// Beside it: by which addresses of this host its machines see it, where the fleet has no cloud.
+const REACH_FILE: &str = "reach.json";
 
 /// All state of one user's fleets.
 #[derive(Clone, Debug)]
@@ -87,6 +89,20 @@ impl Home {
         fs::create_dir_all(self.fleet(fleet))
             .and_then(|()| fs::write(&file, json))
             .map_err(|why| Failure::new(Exit::Failed, format!("write {}: {why}", file.display())))
+    }
+
+    /// Notes by which addresses of this host the fleet's machines see it.
+    pub fn note_reach(&self, fleet: &FleetName, addresses: &[IpAddr]) -> Result<(), Failure> {
+        let file = self.fleet(fleet).join(REACH_FILE);
+        let json = serde_json::to_vec(addresses).expect("addresses make JSON");
+        fs::write(&file, json)
+            .map_err(|why| Failure::new(Exit::Failed, format!("write {}: {why}", file.display())))
+    }
+
+    /// By which addresses of this host the fleet's machines see it, as noted.
+    pub fn reach(&self, fleet: &FleetName) -> Vec<IpAddr> {
+        let noted = fs::read(self.fleet(fleet).join(REACH_FILE)).ok();
+        noted.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default()
     }
 
     /// The first IPv4 address by which the controller of a fleet is known outside.

@@ -126,7 +126,7 @@ pub fn addresses(args: &OperatorArgs, plan: &ResolvedPlan, home: &Home) -> Resul
                 let host = cloud::access(home).and_then(|access| access.host_address);
                 vec![host.unwrap_or(STATE_ONLY).to_string()]
             }
-            Cloud::Mcp { .. } => {
+            Cloud::Mcp { .. } | Cloud::Hosts => {
                 home.advertised(&plan.fleet).filter(is_public).map(|a| a.to_string()).into_iter().collect()
             }
         };

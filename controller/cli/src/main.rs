@@ -7,6 +7,7 @@ mod connect;
 mod failure;
 mod files;
 mod home;
+mod hosts;
 mod identity;
 mod log;
 mod notify;

@@ -53,5 +53,6 @@ pub fn verb(verb: StepVerb) -> &'static str {
         StepVerb::StepDestroy => "destroy",
         StepVerb::StepReplace => "replace",
         StepVerb::StepAdopt => "adopt",
+        StepVerb::StepRelease => "release",
     }
 }

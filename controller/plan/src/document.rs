@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr, ops::RangeInclusive, time::Durat
 use fleet_model::FleetName;
 
 use crate::{
+    hosts::RawHost,
     parameter::is_word,
     problem::Reporter,
     read::{At, Fields, any_text, choice, list, text, wanted},
@@ -72,6 +73,8 @@ pub(crate) struct RawNode {
     pub(crate) name: At<String>,
     pub(crate) class: Option<At<String>>,
     pub(crate) settings: Settings,
+    /// Its machine, if that is there already.
+    pub(crate) host: RawHost,
 }
 
 /// An IPv4 subnet.
@@ -121,14 +124,27 @@ impl Document {
         let classes =
             fields.get("classes", reporter).map_or_else(BTreeMap::new, |tree| classes(tree, reporter));
         let locations = fields
-            .require("locations", "list the data centres with their networks and nodes", reporter)
+            .require("locations", "list the places with their nodes", reporter)
             .and_then(|tree| list(tree, "`locations`", reporter))
             .map_or_else(Vec::new, |items| {
-                items.iter().filter_map(|item| location(item, reporter)).collect()
+                let read = if cloud == Some(Cloud::Hosts) { place } else { location };
+                items.iter().filter_map(|item| read(item, reporter)).collect()
             });
         let top = fields.span().clone();
         fields.finish(reporter);
         Some(Self { fleet, cloud, information, recheck, expires, defaults, classes, locations, top })
+    }
+}
+
+impl Document {
+    /// Whether its machines are there already.
+    pub(crate) fn has_hosts(&self) -> bool {
+        self.cloud == Some(Cloud::Hosts)
+    }
+
+    /// Every node, as written.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &RawNode> {
+        self.locations.iter().flat_map(|location| &location.networks).flat_map(|network| &network.nodes)
     }
 }
 
@@ -141,15 +157,16 @@ fn settings(tree: &Tree, what: &str, reporter: &mut Reporter<'_>) -> Settings {
 
 fn cloud(tree: &Tree, reporter: &mut Reporter<'_>) -> Option<Cloud> {
     if matches!(tree.value, Value::Text(_)) {
-        choice(tree, "`cloud`", &["local"], reporter)?;
-        return Some(Cloud::Local);
+        let word = choice(tree, "`cloud`", &["local", "hosts"], reporter)?;
+        return Some(if word.value == "hosts" { Cloud::Hosts } else { Cloud::Local });
     }
     let Value::Map(_) = tree.value else {
-        wanted(tree, "`cloud`", "`local` or a mapping with `mcp`", reporter);
+        wanted(tree, "`cloud`", "`local`, `hosts` or a mapping with `mcp`", reporter);
         return None;
     };
     let mut fields = Fields::of(tree, "`cloud`", reporter)?;
-    let mcp = fields.require("mcp", "`cloud: local`, or `cloud: {mcp: {region: dd-eu}}`", reporter);
+    let mcp =
+        fields.require("mcp", "`cloud: local`, `cloud: hosts`, or `cloud: {mcp: {region: dd-eu}}`", reporter);
     fields.finish(reporter);
     let tree = mcp?;
     let mut fields = Fields::of(tree, "`mcp`", reporter)?;
@@ -215,16 +232,46 @@ fn classes(tree: &Tree, reporter: &mut Reporter<'_>) -> BTreeMap<String, Class> 
     classes
 }
 
-fn location(tree: &Tree, reporter: &mut Reporter<'_>) -> Option<RawLocation> {
-    let mut fields = Fields::of(tree, "a location", reporter)?;
-    let id = fields.require("id", "the data centre: `EU7`", reporter).and_then(|tree| {
+fn location_id(fields: &mut Fields<'_>, reporter: &mut Reporter<'_>) -> Option<At<String>> {
+    fields.require("id", "the data centre: `EU7`", reporter).and_then(|tree| {
         let id = text(tree, "`id`", reporter)?;
         if !id.value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') || id.value.is_empty() {
             let hint = "letters, digits and `-`: `EU7`".to_owned();
             reporter.problem(&id.span, format!("`{}` cannot be a data centre", id.value), hint);
         }
         Some(id)
-    });
+    })
+}
+
+/// A location of machines that are there already: a name and its nodes. It stands as one network, within which private
+/// addresses mean something.
+fn place(tree: &Tree, reporter: &mut Reporter<'_>) -> Option<RawLocation> {
+    let mut fields = Fields::of(tree, "a location", reporter)?;
+    let id = location_id(&mut fields, reporter).unwrap_or_else(|| At::new(String::new(), fields.span()));
+    for key in ["domain", "networks"] {
+        if fields.has(key) {
+            let tree = fields.get(key, reporter);
+            reporter.problem(
+                tree.map_or(fields.span(), |tree| &tree.span),
+                format!("`{key}` means nothing with `cloud: hosts`"),
+                "networks of machines that are there already are not ours: put `nodes` right below the location"
+                    .to_owned(),
+            );
+        }
+    }
+    let nodes = fields
+        .require("nodes", "list its machines", reporter)
+        .and_then(|tree| list(tree, "`nodes`", reporter))
+        .map_or_else(Vec::new, |items| items.iter().filter_map(|item| node(item, reporter)).collect());
+    fields.finish(reporter);
+    let domain = id.clone().map(|name| Domain { name, service: Service::Essentials });
+    let network = RawNetwork { name: id.clone(), subnet: None, accept: Vec::new(), nodes };
+    Some(RawLocation { id, domain: Some(domain), networks: vec![network] })
+}
+
+fn location(tree: &Tree, reporter: &mut Reporter<'_>) -> Option<RawLocation> {
+    let mut fields = Fields::of(tree, "a location", reporter)?;
+    let id = location_id(&mut fields, reporter);
     let domain = fields
         .require("domain", "its network domain: `{name: NAME, service: essentials}`", reporter)
         .and_then(|tree| domain(tree, reporter));
@@ -281,8 +328,9 @@ fn node(tree: &Tree, reporter: &mut Reporter<'_>) -> Option<RawNode> {
         .and_then(|tree| text(tree, "`name` of a node", reporter));
     let class = fields.get("class", reporter).and_then(|tree| text(tree, "`class`", reporter));
     let settings = Settings::read(&mut fields, reporter);
+    let host = RawHost::read(&mut fields, reporter);
     fields.finish(reporter);
-    Some(RawNode { name: name?, class, settings })
+    Some(RawNode { name: name?, class, settings, host })
 }
 
 /// Name of a domain or network: what the API shows, and what references can hold.

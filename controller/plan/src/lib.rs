@@ -9,6 +9,7 @@
 
 mod check;
 mod document;
+mod hosts;
 mod internet;
 mod parameter;
 mod problem;

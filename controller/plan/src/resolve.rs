@@ -7,7 +7,7 @@ use fleet_model::NodeName;
 use crate::{
     check,
     document::{Document, RawLocation, RawNetwork, RawNode, Subnet},
-    internet,
+    hosts, internet,
     parameter::locate,
     problem::Reporter,
     read::At,
@@ -25,6 +25,7 @@ const MAX_RANGE: u32 = 10_000;
 /// nothing sensible to return; the caller has the problems then.
 pub(crate) fn resolve(document: &Document, reporter: &mut Reporter<'_>) -> Option<ResolvedPlan> {
     check::locations(document, reporter);
+    hosts::check(document, reporter);
     let mut used = BTreeSet::new();
     let mut placed = Vec::new();
     let locations: Vec<Location> = document
@@ -35,15 +36,12 @@ pub(crate) fn resolve(document: &Document, reporter: &mut Reporter<'_>) -> Optio
     for class in document.classes.values().filter(|class| !used.contains(&class.name.value)) {
         reporter.warning(&class.name.span, format!("no node is of class `{}`", class.name.value), None);
     }
-    if document
-        .locations
-        .iter()
-        .all(|location| location.networks.iter().all(|network| network.nodes.is_empty()))
-    {
+    if document.nodes().next().is_none() {
+        let of = if document.has_hosts() { "location" } else { "network" };
         reporter.problem(
             &document.top,
             "the fleet has no nodes",
-            "list some under `nodes` of a network".to_owned(),
+            format!("list some under `nodes` of a {of}"),
         );
     }
     check::names(&placed, reporter);
@@ -157,7 +155,8 @@ fn resolve_node(
             Vec::new()
         }
     };
-    if settings.image.is_none() {
+    let host = if document.has_hosts() { hosts::resolve(raw, &settings, reporter) } else { None };
+    if settings.image.is_none() && !document.has_hosts() {
         reporter.problem(
             &raw.name.span,
             format!("node `{}` has no `image`", raw.name.value),
@@ -174,7 +173,11 @@ fn resolve_node(
         }
     }
     let console = settings.tasks.iter().any(|task| task.kind == "rethinkdb");
-    let open = settings.internet.clone().flatten().map(|open| internet::resolve(&open, console, reporter));
+    let open = settings
+        .internet
+        .clone()
+        .and_then(|at| at.value)
+        .map(|open| internet::resolve(&open, console, reporter));
     names
         .into_iter()
         .map(|name| {
@@ -199,6 +202,7 @@ fn resolve_node(
                 internet: open.clone(),
                 information: information.value,
                 tasks: plain.tasks.iter().filter_map(RawTask::task).collect(),
+                host: host.clone(),
             }
         })
         .collect()
@@ -254,7 +258,7 @@ fn accepted(
 
 /// Who is where, for checking references.
 struct Directory<'a> {
-    nodes: BTreeMap<&'a str, (&'a str, bool)>,
+    nodes: BTreeMap<&'a str, (&'a str, &'a Node)>,
     locations: Vec<&'a str>,
 }
 
@@ -265,7 +269,7 @@ impl<'a> Directory<'a> {
                 .networks
                 .iter()
                 .flat_map(|network| &network.nodes)
-                .map(|node| (node.name.as_str(), (location.id.as_str(), node.internet.is_some())))
+                .map(|node| (node.name.as_str(), (location.id.as_str(), node)))
         });
         Self {
             nodes: nodes.collect(),
@@ -312,7 +316,7 @@ impl<'a> Directory<'a> {
             })?,
             Target::Named { name, .. } => name,
         };
-        let Some((at, public)) = self.nodes.get(name) else {
+        let Some((at, node)) = self.nodes.get(name) else {
             return Err((format!("unknown node `{name}`"), suggest(name, self.nodes.keys().copied())));
         };
         if let Target::Named { location: Some(location), .. } = &reference.target
@@ -325,9 +329,24 @@ impl<'a> Directory<'a> {
             };
             return Err((format!("node `{name}` is not in `{location}`"), hint));
         }
-        if reference.attribute == Attribute::Public && !public {
-            let hint = "give it `internet`, or use `private` or `ipv6`".to_owned();
-            return Err((format!("node `{name}` has no public address"), Some(hint)));
+        let (has, hint) = match (reference.attribute, &node.host) {
+            (Attribute::Name, _) | (Attribute::Private | Attribute::Ipv6, None) => (true, ""),
+            (Attribute::Public, None) => {
+                (node.internet.is_some(), "give it `internet`, or use `private` or `ipv6`")
+            }
+            (Attribute::Public, Some(host)) => {
+                (host.may_have_ipv4(), "its `address` is IPv6: use `ipv6`, or give it an address of IPv4")
+            }
+            (Attribute::Private, Some(host)) => (host.private.is_some(), "give it `private: ADDRESS`"),
+            (Attribute::Ipv6, Some(host)) => (host.ipv6.is_some(), "give it `ipv6: ADDRESS`"),
+        };
+        if !has {
+            let what = match reference.attribute {
+                Attribute::Public => "public address",
+                Attribute::Private => "private address",
+                Attribute::Ipv6 | Attribute::Name => "IPv6 address",
+            };
+            return Err((format!("node `{name}` has no {what}"), Some(hint.to_owned())));
         }
         Ok(())
     }

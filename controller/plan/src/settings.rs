@@ -1,6 +1,7 @@
 //! Settings of nodes: read anywhere (defaults, classes, nodes), laid over each other, node over class over defaults.
 
 use crate::{
+    hosts,
     internet::{RawOpening, internet},
     problem::Reporter,
     read::{At, Fields, any_text, choice, integer, list, text},
@@ -21,7 +22,8 @@ pub(crate) struct Settings {
     pub(crate) memory_gb: Option<At<u32>>,
     pub(crate) disks: Option<At<Vec<Disk>>>,
     pub(crate) monitoring: Option<At<Option<Service>>>,
-    pub(crate) internet: Option<Option<Vec<RawOpening>>>,
+    pub(crate) internet: Option<At<Option<Vec<RawOpening>>>>,
+    pub(crate) login: Option<At<String>>,
     pub(crate) information: Option<At<Template>>,
     pub(crate) tasks: Vec<RawTask>,
 }
@@ -43,13 +45,16 @@ impl Settings {
         let disks = fields.get("disks", reporter).map(|tree| At::new(disks(tree, reporter), &tree.span));
         let monitoring =
             fields.get("monitoring", reporter).map(|tree| At::new(monitoring(tree, reporter), &tree.span));
-        let internet = fields.get("internet", reporter).map(|tree| internet(tree, reporter));
+        let internet =
+            fields.get("internet", reporter).map(|tree| At::new(internet(tree, reporter), &tree.span));
+        let login =
+            fields.get("login", reporter).map(|tree| At::new(hosts::login(tree, reporter), &tree.span));
         let information = fields.get("information", reporter).map(|tree| {
             any_text(tree, "`information`", reporter)
                 .map_or_else(|| At::new(Template::default(), &tree.span), |text| text.map(Template))
         });
         let tasks = fields.get("tasks", reporter).map_or_else(Vec::new, |tree| task::read(tree, reporter));
-        Self { description, image, cpu, memory_gb, disks, monitoring, internet, information, tasks }
+        Self { description, image, cpu, memory_gb, disks, monitoring, internet, login, information, tasks }
     }
 
     /// These settings, and where they are silent those of `below`; tasks come after those of `below`.
@@ -62,6 +67,7 @@ impl Settings {
             disks: self.disks.or_else(|| below.disks.clone()),
             monitoring: self.monitoring.or_else(|| below.monitoring.clone()),
             internet: self.internet.or_else(|| below.internet.clone()),
+            login: self.login.or_else(|| below.login.clone()),
             information: self.information.or_else(|| below.information.clone()),
             tasks: task::lay(self.tasks, &below.tasks),
         }

@@ -13,8 +13,10 @@ pub enum Verb {
     Destroy,
     /// It is destroyed and made anew.
     Replace,
-    /// It is there already and ours, and the journal does not know it yet.
+    /// It is there already and ours, or about to be, and the journal does not know it yet.
     Adopt,
+    /// It is somebody's machine that was taken, and is given back.
+    Release,
 }
 
 /// One provider action on one resource, as shown to people.

@@ -327,5 +327,6 @@ fn node_of(
         }),
         information: Template::default(),
         tasks: Vec::new(),
+        host: None,
     }
 }

@@ -1,6 +1,6 @@
 //! What each node should be: plan, addresses and what the operator brought in, tasks out. Pure.
 //!
-//! Every node does `identity` and `storage` first; then come the tasks of its plan, each a phase of its own, in the
+//! Every node does `identity` and `storage` first, but a machine that was there already keeps its name and disks; then come the tasks of its plan, each a phase of its own, in the
 //! order they are written. A task that cannot be said yet, because an address it needs is not known, is left out with
 //! all that come after it: they may rely on it.
 
@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, time::Duration};
 use fleet_model::{Generation, NodeName};
 use fleet_plan::{
     ResolvedPlan,
-    resolved::{OnDrift, Task, Work},
+    resolved::{Cloud, OnDrift, Task, Work},
 };
 use fleet_proto::v1::{self, CertificateTask, HostnameTask, HostsTask, LvmTask, TaskSpec, task_spec::Kind};
 use fleet_provider::event::Addresses;
@@ -84,11 +84,16 @@ fn of_node(scene: &Scene<'_>) -> Vec<TaskSpec> {
 /// What every node does, whatever its plan says.
 fn built_in(scene: &Scene<'_>) -> Vec<TaskSpec> {
     let node = scene.placed.node;
+    let hosts = built("hosts", "identity", Kind::Hosts(HostsTask { entries: names::hosts(scene) }));
+    if scene.plan.cloud == Cloud::Hosts {
+        // Its name and its disks are its own.
+        return vec![hosts];
+    }
     let expected_disks = u32::try_from(node.disks.len()).unwrap_or(u32::MAX);
     let (volume_group, logical_volume, mount_point) = ROOT;
     vec![
         built("hostname", "identity", Kind::Hostname(HostnameTask { hostname: node.name.to_string() })),
-        built("hosts", "identity", Kind::Hosts(HostsTask { entries: names::hosts(scene) })),
+        hosts,
         built(
             "root-volume",
             "storage",

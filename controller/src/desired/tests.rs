@@ -20,6 +20,7 @@ pub(crate) fn plan() -> ResolvedPlan {
         internet: None,
         information: Template(String::new()),
         tasks: Vec::new(),
+        host: None,
     };
     let network = |name: &str, nodes: Vec<Node>| Network {
         name: name.to_owned(),
@@ -327,4 +328,14 @@ fn drift_counts_as_its_plan_says() {
     check(Report, &["x"], Convergence::Converged);
     check(Hold, &["mode 0600"], held("mode 0600"));
     check(Hold, &["x", "y", "z"], held("x, and 2 more"));
+}
+
+#[test]
+fn a_machine_that_was_there_already_keeps_its_name_and_disks() {
+    let mut plan = plan();
+    plan.cloud = Cloud::Hosts;
+    let tasks = tasks(&plan, &addresses(&plan), &Inputs::default());
+    let names: Vec<_> = tasks.values().map(|tasks| names_of(tasks)).collect();
+    assert!(names.iter().all(|names| *names == ["hosts"]), "{names:?}");
+    assert_eq!(names.len(), 4);
 }

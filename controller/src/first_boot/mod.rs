@@ -13,6 +13,11 @@ use std::{
 };
 
 use async_trait::async_trait;
+use fleet_hosts::{
+    Access, Mark,
+    held::Place,
+    seed::{self, SeedError},
+};
 use fleet_model::{FleetName, NodeName, Secret};
 use fleet_provider::bootstrap::{self, BootStage, BootstrapError, Packed, SeedInputs, SshTarget};
 use tokio::sync::{Mutex, mpsc};
@@ -46,6 +51,15 @@ impl From<BootstrapError> for FirstBootError {
     }
 }
 
+impl From<SeedError> for FirstBootError {
+    fn from(error: SeedError) -> Self {
+        match error {
+            SeedError::Boot(error) => error.into(),
+            closed @ SeedError::Door(_) => Self::lasting(fleet_model::chain(&closed)),
+        }
+    }
+}
+
 /// What a node needs to find home.
 #[derive(Clone, Copy, Debug)]
 pub struct Way<'a> {
@@ -61,15 +75,32 @@ pub struct Way<'a> {
     pub release_root: Option<&'a str>,
 }
 
-/// Where a new server is reached.
+/// How a server is entered.
+#[derive(Clone, Debug)]
+pub enum Door {
+    /// A new one, by the password it was made with.
+    New {
+        /// Addresses, tried in turn.
+        addresses: Vec<SocketAddr>,
+        /// Initial password.
+        password: Secret,
+    },
+    /// A machine that was there already, by one of the operator's keys.
+    Taken {
+        /// Where it is.
+        place: Place,
+        /// What says whose it is.
+        mark: Mark,
+    },
+}
+
+/// Where a server is reached.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// The node.
     pub node: NodeName,
-    /// Addresses, tried in turn.
-    pub addresses: Vec<SocketAddr>,
-    /// Initial password.
-    pub password: Secret,
+    /// How it is entered.
+    pub door: Door,
     /// Longest wait for SSH to answer.
     pub boot_deadline: std::time::Duration,
 }
@@ -83,7 +114,7 @@ pub trait FirstBoot: Send + Sync + fmt::Debug {
     /// [`FirstBootError`] if there is no agent to put into it.
     async fn document(&self, way: Way<'_>) -> Result<Vec<u8>, FirstBootError>;
 
-    /// Carries the document to a server and runs cloud-init there.
+    /// Carries the document to a server and has it run there.
     ///
     /// # Errors
     /// [`FirstBootError`]; pushing again is safe.
@@ -104,14 +135,16 @@ pub struct OverSsh {
     agent: Option<PathBuf>,
     /// What starts it.
     supervisor: Option<PathBuf>,
+    /// The controller's folder, where the operator's SSH is noted.
+    dir: PathBuf,
     /// Each compressed once, and again only when the file changes.
     packed: Mutex<BTreeMap<PathBuf, (SystemTime, Arc<Packed>)>>,
 }
 
 impl OverSsh {
     /// With this agent and what starts it.
-    pub fn new(fleet: FleetName, agent: Option<PathBuf>, supervisor: Option<PathBuf>) -> Self {
-        Self { fleet, agent, supervisor, packed: Mutex::default() }
+    pub fn new(fleet: FleetName, agent: Option<PathBuf>, supervisor: Option<PathBuf>, dir: PathBuf) -> Self {
+        Self { fleet, agent, supervisor, dir, packed: Mutex::default() }
     }
 
     async fn packed(&self, name: &str, file: Option<&Path>) -> Result<Arc<Packed>, FirstBootError> {
@@ -171,13 +204,16 @@ impl FirstBoot for OverSsh {
         events: &mpsc::Sender<BootStage>,
         stop: &CancellationToken,
     ) -> Result<(), FirstBootError> {
-        let target = SshTarget {
-            node: target.node,
-            addresses: target.addresses,
-            user: USER.to_owned(),
-            password: target.password,
-            boot_deadline: target.boot_deadline,
-        };
-        Ok(bootstrap::push(&target, document, events, stop).await?)
+        match target.door {
+            Door::New { addresses, password } => {
+                let user = USER.to_owned();
+                let Target { node, boot_deadline, .. } = target;
+                let target = SshTarget { node, addresses, user, password, boot_deadline };
+                Ok(bootstrap::push(&target, document, events, stop).await?)
+            }
+            Door::Taken { place, mark } => {
+                Ok(seed::push(&place, &mark, &Access::read(&self.dir), document, events, stop).await?)
+            }
+        }
     }
 }

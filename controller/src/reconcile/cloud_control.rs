@@ -2,10 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     sync::Arc,
 };
 
 use async_trait::async_trait;
+use fleet_hosts::{Access, Hosts};
 use fleet_model::{FleetName, NodeName};
 use fleet_plan::{ResolvedPlan, resolved::Cloud};
 use fleet_provider::{
@@ -23,11 +25,13 @@ use crate::{
     vault::SealedVault,
 };
 
-/// Providers that speak the CloudControl API.
+/// Providers that speak the CloudControl API, and those of machines that are there already.
 #[derive(Debug)]
 pub struct CloudControl {
     /// The fleet.
     pub fleet: FleetName,
+    /// The controller's folder: what is noted there of the operator's SSH is read for each run.
+    pub dir: PathBuf,
     /// How to reach the cloud; asked for each run.
     pub access: Arc<dyn CloudAccessSource>,
     /// Where the journal goes.
@@ -40,6 +44,14 @@ pub struct CloudControl {
 
 impl Provisioners for CloudControl {
     fn open(&self, cloud: &Cloud, fleet_id: &str) -> Result<Arc<dyn Provision>, ProvisionError> {
+        if *cloud == Cloud::Hosts {
+            return Ok(Arc::new(Hosts::new(
+                self.records.store().clone(),
+                self.fleet.clone(),
+                fleet_id.to_owned(),
+                Access::read(&self.dir),
+            )));
+        }
         let access = self.access.access(cloud).map_err(|error| ProvisionError(error.to_string()))?;
         Ok(Arc::new(Provider::new(
             Arc::new(client(access)?),

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use fleet_hosts::{Mark, held::Place};
 use fleet_model::{NodeName, Timestamp};
 use fleet_proto::v1::{NodeState, Stage};
 use fleet_provider::{
@@ -23,10 +24,10 @@ use crate::{
         token::{self, TokenHash},
     },
     first_boot::{
-        FirstBoot, SSH, Target, Way,
+        Door, FirstBoot, SSH, Target, Way,
         reports::{FirstBoots, Report},
     },
-    records::Records,
+    records::{FleetRecord, Records, keys},
     session::{registry::View, stream::Desk},
     settings::Timing,
 };
@@ -159,16 +160,8 @@ impl Homecoming {
         let before = self.view(node);
         let Seed { document, token, .. } = self.seed(node).await.map_err(Attempt::Final)?;
         let mut reports = self.first_boots.expect(&token);
-        let password =
-            self.vault.initial_password(node).await.map_err(|error| {
-                Attempt::Final(format!("initial password: {}", fleet_model::chain(&error)))
-            })?;
-        let target = Target {
-            node: node.clone(),
-            addresses: reachable(addresses),
-            password,
-            boot_deadline: self.timing.boot,
-        };
+        let door = self.door(node, addresses).await.map_err(Attempt::Final)?;
+        let target = Target { node: node.clone(), door, boot_deadline: self.timing.boot };
         let (events, mut stages) = mpsc::channel(64);
         let push = self.first_boot.push(target, &document, &events, stop);
         let watching = async {
@@ -199,6 +192,22 @@ impl Homecoming {
         }
         self.stage(node, NodeState::NodeFirstBoot, "agent started, waiting for it to enrol", teller);
         self.await_session(node, &before, &mut reports, teller).await
+    }
+
+    /// How the node's server is entered; else cause and next step.
+    async fn door(&self, node: &NodeName, addresses: &Addresses) -> Result<Door, String> {
+        let plan = self.board.plan();
+        let taken = plan.as_ref().and_then(|plan| Place::of(plan.node(node)?.node));
+        let Some(place) = taken else {
+            let password = self.vault.initial_password(node).await;
+            let password =
+                password.map_err(|error| format!("initial password: {}", fleet_model::chain(&error)))?;
+            return Ok(Door::New { addresses: reachable(addresses), password });
+        };
+        let fleet = self.records.get::<FleetRecord>(&keys::fleet()).await;
+        let fleet = fleet.map_err(|error| fleet_model::chain(&error))?.ok_or("the fleet has no record")?;
+        let name = &plan.as_ref().ok_or("the fleet has no plan")?.fleet;
+        Ok(Door::Taken { place, mark: Mark::new(name, &fleet.value.id, node) })
     }
 
     /// The agent runs on the node; now it has to find here.

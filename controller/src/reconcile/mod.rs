@@ -13,6 +13,7 @@ pub mod driver;
 pub mod expiry;
 pub mod given;
 pub mod home;
+mod hosts;
 pub mod orphans;
 pub mod progress;
 pub mod provision;

@@ -112,6 +112,7 @@ pub fn verb(verb: Verb) -> v1::StepVerb {
         Verb::Destroy => v1::StepVerb::StepDestroy,
         Verb::Replace => v1::StepVerb::StepReplace,
         Verb::Adopt => v1::StepVerb::StepAdopt,
+        Verb::Release => v1::StepVerb::StepRelease,
     }
 }
 

@@ -11,7 +11,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use fleet_model::NodeName;
-use fleet_plan::ResolvedPlan;
+use fleet_plan::{ResolvedPlan, resolved::Cloud};
 use fleet_proto::v1::{self, NodeState};
 use fleet_provider::{
     event::{Event, Verb},
@@ -174,7 +174,11 @@ impl Replacing<'_> {
     /// Destroys the node's server and leaves the rest.
     async fn destroy(&self, node: &NodeName) -> Result<Outcome, ProvisionError> {
         tracing::info!(%node, "the node's server is destroyed for another");
-        self.stage(node, NodeState::NodeCreating, "its server is destroyed first");
+        let first = match self.plan.cloud {
+            Cloud::Hosts => "its machine is released first",
+            Cloud::Local | Cloud::Mcp { .. } => "its server is destroyed first",
+        };
+        self.stage(node, NodeState::NodeCreating, first);
         let (sender, mut events) = mpsc::channel(EVENTS);
         let destroying = async {
             // Takes the sender along, so that the events end with it.

@@ -13,7 +13,7 @@ use std::{
 use async_trait::async_trait;
 use fleet_controller::{
     Controller,
-    first_boot::{FirstBoot, FirstBootError, Target, Way},
+    first_boot::{Door, FirstBoot, FirstBootError, Target, Way},
     reconcile::provision::{Provision, ProvisionError, Provisioners},
     settings::Timing,
 };
@@ -317,8 +317,8 @@ impl FirstBoot for World {
         events: &mpsc::Sender<BootStage>,
         _: &CancellationToken,
     ) -> Result<(), FirstBootError> {
-        assert_eq!(target.password.reveal().len(), 24);
-        assert_eq!(target.addresses.len(), 1);
+        let Door::New { addresses, password } = &target.door else { panic!("{:?}", target.door) };
+        assert_eq!((password.reveal().len(), addresses.len()), (24, 1));
         let name = target.node.as_str();
         self.inner.pushes.lock().expect("no panic").push(target.node.clone());
         events.send(BootStage::Connected).await.expect("heard");

@@ -22,7 +22,7 @@ use crate::{
     connect::{self, refused},
     failure::{Exit, Failure},
     home::Home,
-    printer,
+    hosts, printer,
     progress::Screen,
 };
 
@@ -44,9 +44,16 @@ pub async fn run(global: &Global, args: Down) -> Result<Exit, Failure> {
     }
     let fleet = home.chosen(global)?;
     let dir = home.fleet(&fleet);
+    let taken = home.cloud_of(&fleet) == Some(Cloud::Hosts);
     if !args.yes {
-        confirm(&format!("This stops and deletes every server, disk and network of fleet `{fleet}`."))?;
+        confirm(&match taken {
+            true => format!(
+                "This removes the agent from every machine of fleet `{fleet}`; the machines stay, with what is on them."
+            ),
+            false => format!("This stops and deletes every server, disk and network of fleet `{fleet}`."),
+        })?;
     }
+    hosts::note_access(&home, &fleet, &[])?;
     let local = home.cloud_of(&fleet).is_none_or(|cloud| cloud == Cloud::Local);
     if local {
         cloud::ensure(&home, |line| screen.note(line)).await?;
@@ -75,7 +82,7 @@ pub async fn run(global: &Global, args: Down) -> Result<Exit, Failure> {
     } else {
         finished
     };
-    prove(&finished, global.output)?;
+    prove(&finished, taken, global.output)?;
     if !finished.ok {
         follow::explain(&finished);
         return Ok(Exit::Failed);
@@ -135,7 +142,7 @@ async fn without_state(
         }
     }
     let finished = lost.down(home, screen).await?;
-    prove(&finished, global.output)?;
+    prove(&finished, false, global.output)?;
     if !finished.ok {
         follow::explain(&finished);
         return Ok(Exit::Failed);
@@ -159,14 +166,20 @@ async fn clear_away(home: &Home, end_cloud: bool, screen: &Screen) -> Result<(),
         .map_err(|why| Failure::new(Exit::Failed, format!("clear {} away: {why}", home.dir().display())))
 }
 
-fn prove(finished: &Finished, output: Output) -> Result<(), Failure> {
+/// What is left, by the API's word, or by that of machines which were taken.
+fn prove(finished: &Finished, taken: bool, output: Output) -> Result<(), Failure> {
     match output {
         Output::Json => printer::json(&json!({
             "ok": finished.ok, "left": finished.proof, "problems": finished.problems,
             "changing_calls": finished.changing_calls, "took_ms": finished.took_ms,
         })),
         Output::Text => {
-            let mut text = "the API lists, of this fleet:\n".to_owned();
+            let who = if taken {
+                "still taken for this fleet, and left on its machines"
+            } else {
+                "the API lists, of this fleet"
+            };
+            let mut text = format!("{who}:\n");
             for line in &finished.proof {
                 text.push_str(&format!("  {line}\n"));
             }

@@ -67,7 +67,8 @@ pub fn clouds(home: &Home, endpoint: &Endpoint) -> Vec<Cloud> {
     let named = endpoint.cloud_endpoint.iter().map(|endpoint| Cloud::Mcp { endpoint: endpoint.clone() });
     let local = home.cloud().exists().then_some(Cloud::Local);
     for cloud in home.fleets().iter().filter_map(|fleet| home.cloud_of(fleet)).chain(local).chain(named) {
-        if !clouds.contains(&cloud) {
+        // Machines that are somebody's are in no cloud that lists them.
+        if cloud != Cloud::Hosts && !clouds.contains(&cloud) {
             clouds.push(cloud);
         }
     }

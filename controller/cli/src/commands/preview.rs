@@ -44,6 +44,7 @@ fn text(steps: &[PlannedStep], problems: &[String]) -> String {
                 StepVerb::StepDestroy => style("-").red(),
                 StepVerb::StepReplace => style("±").magenta(),
                 StepVerb::StepAdopt => style("=").cyan(),
+                StepVerb::StepRelease => style("-").cyan(),
                 _ => style("~").yellow(),
             };
             let what = format!("{sign} {} {}", words::verb(step.verb()), step.kind);
@@ -57,9 +58,11 @@ fn text(steps: &[PlannedStep], problems: &[String]) -> String {
         (StepVerb::StepReplace, "replace"),
         (StepVerb::StepDestroy, "destroy"),
         (StepVerb::StepAdopt, "adopt"),
+        (StepVerb::StepRelease, "release"),
     ];
     // What is usual is always counted, so that its absence is news too.
-    let usual = |verb: StepVerb| !matches!(verb, StepVerb::StepReplace | StepVerb::StepAdopt);
+    let usual =
+        |verb: StepVerb| !matches!(verb, StepVerb::StepReplace | StepVerb::StepAdopt | StepVerb::StepRelease);
     let counts: Vec<String> = words
         .into_iter()
         .filter(|(verb, _)| usual(*verb) || count(*verb) > 0)

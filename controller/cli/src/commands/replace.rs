@@ -18,7 +18,7 @@ use crate::{
     connect::refused,
     failure::{Exit, Failure},
     home::Home,
-    identity,
+    hosts, identity,
     progress::Screen,
     words,
 };
@@ -30,13 +30,15 @@ pub async fn run(global: &Global, args: Replace) -> Result<Exit, Failure> {
     if home.cloud_of(&fleet).is_none_or(|cloud| cloud == Cloud::Local) {
         cloud::ensure(&home, |line| screen.note(line)).await?;
     }
+    hosts::note_access(&home, &fleet, &[])?;
     let mut operator = up::controller(&home, &fleet, |line| screen.note(line)).await?;
     // Asked first: a name that is not there is said before anybody is made to think.
     let request = StatusRequest { node: args.node.to_string() };
     let status = operator.status(request).await.map_err(|status| refused(&status))?.into_inner();
     let node = status.nodes.into_iter().next().unwrap_or_default();
     if !args.yes {
-        up::confirm(&question(&node))?;
+        let taken = home.cloud_of(&fleet) == Some(Cloud::Hosts);
+        up::confirm(&if taken { releasing(&node) } else { question(&node) })?;
     }
     let mut opener = operator.clone();
     let opening = opener.replace(ReplaceRequest { node: node.name.clone() });
@@ -50,6 +52,17 @@ pub async fn run(global: &Global, args: Replace) -> Result<Exit, Failure> {
             up::finish(&mut operator, &finished, global.output).await
         }
     }
+}
+
+/// What happens to a machine that is there already.
+fn releasing(node: &NodeStatus) -> String {
+    format!(
+        "Node `{}` in {} is {}. The agent on its machine is removed with all it keeps, its identity is retired for \
+         good, and the machine is taken anew. What else is on it stays.",
+        node.name,
+        node.location,
+        words::state(node.state()),
+    )
 }
 
 /// What is lost, and what is not.

@@ -53,8 +53,14 @@ pub async fn run(global: &Global, args: Serve) -> Result<Exit, Failure> {
     }
     let dir = home.fleet(&fleet);
     let local = home.cloud_of(&fleet).is_none_or(|cloud| cloud == Cloud::Local);
-    let guests_reach = if local { cloud::access(&home).and_then(|access| access.host_address) } else { None };
-    let listen = listen_addresses(&args, guests_reach);
+    let guests_reach: Vec<IpAddr> = if local {
+        cloud::access(&home).and_then(|access| access.host_address).map(IpAddr::V4).into_iter().collect()
+    } else if args.advertise.is_empty() {
+        home.reach(&fleet)
+    } else {
+        Vec::new()
+    };
+    let listen = listen_addresses(&args, &guests_reach);
     let mut settings = Settings::new(fleet, dir.clone(), Arc::new(Access { home: home.clone() }));
     settings.advertise = advertised(&args, &listen);
     let agent = find_agent(args.agent.as_deref())?;
@@ -82,18 +88,17 @@ pub async fn run(global: &Global, args: Serve) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// Loopback for the operator, and the address guests know this host by.
-fn listen_addresses(args: &Serve, guests_reach: Option<Ipv4Addr>) -> Vec<IpAddr> {
+/// Loopback for the operator, and the addresses nodes know this host by.
+fn listen_addresses(args: &Serve, guests_reach: &[IpAddr]) -> Vec<IpAddr> {
     if !args.listen.is_empty() {
         return args.listen.clone();
     }
     let mut listen = vec![IpAddr::V4(Ipv4Addr::LOCALHOST)];
-    match guests_reach {
-        Some(address) => listen.push(address.into()),
+    if guests_reach.is_empty() && !args.advertise.is_empty() {
         // A cloud elsewhere: its nodes come from anywhere, and mutual TLS is what keeps others out.
-        None if !args.advertise.is_empty() => return vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED)],
-        None => {}
+        return vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
     }
+    listen.extend(guests_reach.iter().filter(|address| !address.is_loopback()));
     listen
 }
 
@@ -227,6 +232,10 @@ impl CloudAccessSource for Access {
         match which {
             Cloud::Local => self.local(),
             Cloud::Mcp { endpoint } => mcp(endpoint),
+            Cloud::Hosts => Err(CloudAccessError {
+                what: "machines that are there already have no cloud".to_owned(),
+                next_step: "they are reached by their addresses".to_owned(),
+            }),
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     failure::{Exit, Failure},
     files,
     home::Home,
-    identity, printer, problems,
+    hosts, identity, printer, problems,
     progress::Screen,
     words,
 };
@@ -46,12 +46,16 @@ pub async fn run(global: &Global, args: Up) -> Result<Exit, Failure> {
     }
     let machines = match &read.plan.cloud {
         Cloud::Local => cloud::ensure(&home, |line| screen.note(line)).await?.backing == "machines",
-        Cloud::Mcp { .. } => true,
+        Cloud::Mcp { .. } | Cloud::Hosts => true,
     };
     read.document.operator_addresses = identity::addresses(&args.operator, &read.plan, &home)?;
     home.note_cloud(&read.plan.fleet, &read.plan.cloud)?;
+    if read.plan.cloud == Cloud::Hosts {
+        home.note_reach(&read.plan.fleet, &hosts::reach(&read.plan))?;
+    }
     read.document.operator_keys =
         identity::keys(&args.operator, &read.plan, &home, |line| screen.note(line))?;
+    hosts::note_access(&home, &read.plan.fleet, &args.operator.operator_key)?;
     read.document.artifacts = files::hash(&read.files)?;
     let mut operator = controller(&home, &read.plan.fleet, |line| screen.note(line)).await?;
     // Before anything is planned with them: a plan without its files is none.
@@ -80,7 +84,10 @@ pub async fn run(global: &Global, args: Up) -> Result<Exit, Failure> {
             unconsented.iter().map(|step| format!("\n  {}: {}", step.name, step.detail)).collect();
         let flags: String = unconsented.iter().map(|step| format!(" --replace {}", step.name)).collect();
         confirm_or(
-            &format!("These servers have to be destroyed with their disks and made anew:{list}"),
+            &match read.plan.cloud {
+                Cloud::Hosts => format!("These nodes are to be other machines:{list}"),
+                _ => format!("These servers have to be destroyed with their disks and made anew:{list}"),
+            },
             &format!("say{flags} if that is what you want"),
         )?;
         replace.extend(unconsented.iter().map(|step| step.name.clone()));

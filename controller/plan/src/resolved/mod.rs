@@ -1,5 +1,6 @@
 //! What a plan means once nothing is left open.
 
+mod host;
 mod internet;
 mod task;
 
@@ -8,6 +9,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 use fleet_model::{FleetName, NodeName};
 use serde::{Deserialize, Serialize};
 
+pub use host::{Host, HostKey, SSH};
 pub(crate) use internet::distinct;
 pub use internet::{Internet, NoSuchSource, Opening, OperatorUnknown, Source, Traffic};
 pub use task::{
@@ -92,9 +94,12 @@ pub enum Cloud {
         /// Base URL without a path.
         endpoint: String,
     },
+    /// None: its machines are there already, and reached by their addresses.
+    Hosts,
 }
 
-/// One location: a data centre with one network domain of ours.
+/// One location: a data centre with one network domain of ours. With [`Cloud::Hosts`] a place that has a name, and one
+/// network that stands for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Location {
     /// Data centre, `EU7`.
@@ -171,15 +176,19 @@ pub struct Node {
     pub information: Template,
     /// What its agent does, in this order.
     pub tasks: Vec<Task>,
+    /// Its machine, if that is there already.
+    #[serde(default)]
+    pub host: Option<Host>,
 }
 
 impl Node {
-    /// The login its plan gives it, if it does.
+    /// The login its plan gives it, if it does; else the one by which its machine was taken.
     pub fn login(&self) -> Option<&str> {
-        self.tasks.iter().find_map(|task| match &task.work {
+        let given = self.tasks.iter().find_map(|task| match &task.work {
             Work::Access(access) => Some(access.login.as_str()),
             _ => None,
-        })
+        });
+        given.or_else(|| self.host.as_ref().map(|host| host.login.as_str()))
     }
 }
 

@@ -10,6 +10,7 @@ use crate::resolved::{Cloud, Opening, Service, Source, Traffic};
 const REFERENCE: &str = include_str!("../../../../packaging/plans/rethinkdb.yaml");
 const NGINX: &str = include_str!("../../../../packaging/plans/nginx.yaml");
 const MINIMAL: &str = include_str!("../../../../packaging/plans/minimal.yaml");
+const HOSTS: &str = include_str!("../../../../packaging/plans/hosts.yaml");
 
 fn set(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
@@ -265,4 +266,57 @@ fn a_fleet_may_have_an_end() {
     assert_eq!(expires(MINIMAL), None);
     let eight = MINIMAL.replacen("cloud: local", "cloud: local\nexpires: 8h", 1);
     assert_eq!(expires(&eight), Some(std::time::Duration::from_secs(8 * 3600)));
+}
+
+#[test]
+fn machines_that_are_there_already_are_taken_by_address() {
+    let loaded = load("hosts.yaml", HOSTS, &BTreeMap::new()).expect("no problems");
+    assert_eq!(loaded.warnings, []);
+    let plan = loaded.plan;
+    assert_eq!(plan.cloud, Cloud::Hosts);
+    let hosts: Vec<String> = plan
+        .nodes()
+        .map(|placed| {
+            let host = placed.node.host.as_ref().expect("a machine");
+            format!("{} {} {host} {} {:?}", placed.location.id, placed.node.name, host.login, host.ipv6)
+        })
+        .collect();
+    assert_eq!(
+        hosts,
+        ["home first 192.0.2.7 root None", "rented second [2001:db8::7]:2222 root Some(2001:db8::7)"]
+    );
+    let plan = load("p", HOSTS, &set(&[("login", "ops")])).expect("no problems").plan;
+    assert!(plan.nodes().all(|placed| placed.node.login() == Some("ops")));
+}
+
+#[test]
+fn what_makes_no_sense_of_a_machine_is_refused() {
+    insta::assert_snapshot!(problems(
+        "fleet: mine
+cloud: hosts
+defaults: {image: Debian 12, login: 'root; reboot'}
+classes:
+  big: {cpu: 4, memoryGb: 8, disks: [{sizeGb: 10}], monitoring: essentials, internet: [22]}
+locations:
+  - id: home
+    domain: D
+    networks: []
+    nodes:
+      - {name: a, class: big, address: 192.0.2.1, hostKey: ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAAAgQC3}
+      - {name: b, address: '192.0.2.1:22', hostKey: 'SHA256:short'}
+      - {name: c, address: root@192.0.2.3, private: 10.0.0.300, ipv6: fe80::1}
+      - {name: 'd[1..3]', address: 192.0.2.4}
+      - {name: e}
+      - {name: f, address: 2001:db8::1, ipv6: '2001:db8::9', private: 10.0.0.7}
+      - {name: g, address: g.example.org, ipv6: '2001:db8::9', private: 10.0.0.7}
+      - name: h
+        address: h
+        information: '{{ h.private }} {{ h.ipv6 }} {{ f.public }} {{ h.public }}'
+        tasks: [{rethinkdb: {seed: h}}]
+"
+    ));
+    insta::assert_snapshot!(
+        "machines_need_their_cloud",
+        with("- name: one", "- name: one\n            address: 192.0.2.1\n            login: me")
+    );
 }

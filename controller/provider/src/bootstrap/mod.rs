@@ -3,10 +3,9 @@
 //! [`seed`] writes the document (pure); [`push`] carries it to a server and runs cloud-init there. After
 //! that nothing of ours speaks SSH to the node: the agent dials home.
 
-mod ssh;
-
 pub mod push;
 pub mod seed;
+pub mod ssh;
 
 pub use push::{BootStage, BootstrapError, SshTarget, push};
 pub use seed::{Packed, SeedInputs, document};

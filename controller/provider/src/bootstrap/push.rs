@@ -17,7 +17,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(700);
 /// A server that is still being customised may refuse its password for a moment after sshd is up.
 const PASSWORD_GRACE: Duration = Duration::from_secs(45);
 /// Longest the seed and cloud-init may take once logged in.
-const FIRST_BOOT: Duration = Duration::from_secs(15 * 60);
+pub const FIRST_BOOT: Duration = Duration::from_secs(15 * 60);
 /// Lines of output remembered for the case that cloud-init fails.
 const TAIL: usize = 12;
 
@@ -123,7 +123,7 @@ async fn drive(
 ) -> Result<(), BootstrapError> {
     let ssh = reach(target, events).await?;
     tell(events, BootStage::Connected);
-    let done = match timeout(FIRST_BOOT, seed_and_run(&ssh, target, document, events)).await {
+    let done = match timeout(FIRST_BOOT, carry(&ssh, &first_boot(target, document), document, events)).await {
         Ok(done) => done,
         Err(_) => Err(BootstrapError::TooLong(FIRST_BOOT)),
     };
@@ -163,15 +163,19 @@ async fn reach(target: &SshTarget, events: &mpsc::Sender<BootStage>) -> Result<S
     }
 }
 
-async fn seed_and_run(
+/// Runs `command`, which takes a seed on its standard input and runs it; tells what it says.
+///
+/// # Errors
+/// [`BootstrapError`] if it does not end with the agent started.
+pub async fn carry(
     ssh: &Ssh,
-    target: &SshTarget,
+    command: &str,
     document: &[u8],
     events: &mpsc::Sender<BootStage>,
 ) -> Result<(), BootstrapError> {
     let (mut tail, mut failure, mut started) = (Vec::new(), None, false);
     let exit = ssh
-        .run(&first_boot(target, document), document, |line| {
+        .run(command, document, |line| {
             if let Some(word) = line.strip_prefix("fleet-first-boot: ") {
                 match word.split_once(' ').unwrap_or((word, "")) {
                     ("seed-written", _) => tell(events, BootStage::SeedWritten),
