@@ -160,8 +160,9 @@ async fn clear_away(home: &Home, end_cloud: bool, screen: &Screen) -> Result<(),
         }
     }
     let last = home.fleets().is_empty();
-    home.clear_set_aside()
-        .and_then(|()| if last { remove_unused(home) } else { Ok(()) })
+    // What was set aside goes after the keys: while it is there, another `down` finishes this one.
+    let keys = if last { remove_unused(home) } else { Ok(()) };
+    keys.and_then(|()| home.clear_set_aside())
         .and_then(|()| home.remove_if_empty())
         .map_err(|why| Failure::new(Exit::Failed, format!("clear {} away: {why}", home.dir().display())))
 }

@@ -261,10 +261,27 @@ impl Keys {
 /// They cannot be removed.
 pub fn remove_unused(home: &Home) -> io::Result<()> {
     let dir = home.dir().join(DIR);
-    if dir.join(KEPT).exists() || root_file(&dir, 2).exists() || !root_file(&dir, 1).exists() {
+    let root = root_file(&dir, 1);
+    if dir.join(KEPT).exists() || root_file(&dir, 2).exists() {
         return Ok(());
     }
-    fs::remove_dir_all(&dir)
+    if root.exists() {
+        // Root 1 goes last: cut anywhere, what is left is still known for what it is.
+        for entry in fs::read_dir(&dir)? {
+            let path = entry?.path();
+            if path != root {
+                fs::remove_file(path)?;
+            }
+        }
+        fs::remove_file(root)?;
+    }
+    // Keys that somebody laid there without their root stay, and so does their folder.
+    match fs::remove_dir(&dir) {
+        Err(why) if !matches!(why.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
+            Err(why)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Keys and root 1.

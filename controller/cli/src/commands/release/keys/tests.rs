@@ -156,6 +156,16 @@ fn unused_keys_go_with_the_last_fleet_and_used_ones_stay() {
     place.keys();
     remove_unused(&place.home).expect("removed");
     assert!(!place.file("").exists());
+    // Cut half-way.
+    place.keys();
+    fs::remove_file(place.file("root.key")).expect("removed");
+    remove_unused(&place.home).expect("finished");
+    assert!(!place.file("").exists());
+    // Brought by hand, without their roots.
+    place.keys();
+    fs::remove_file(place.file("root.1")).expect("removed");
+    remove_unused(&place.home).expect("left alone");
+    assert!(place.file("root.key").exists());
     place.keys().sign(RoleName::Release, &permit()).expect("signed");
     remove_unused(&place.home).expect("left alone");
     assert!(place.file("release.key").exists());
