@@ -4,10 +4,10 @@ use crate::{
     Client, Filter, Id, McpError, account,
     resource::{Deletable, ServerCall},
     types::{
-        AddDisk, AddNic, AddPublicIpBlock, ApplyTags, AssetType, ById, CreateFirewallRule, CreateNatRule,
-        CreateTagKey, CustomerImage, DeployNetworkDomain, DeployServer, DeployVlan, Disk, EditFirewallRule,
-        EnableServerMonitoring, FirewallRule, Image, NatRule, NetworkDomain, Nic, PublicIpBlock,
-        ReconfigureServer, Response, Server, ServicePlan, Tag, TagKey, Vlan,
+        AddDisk, AddNic, AddPublicIpBlock, ById, CreateFirewallRule, CreateNatRule, CustomerImage,
+        DeployNetworkDomain, DeployServer, DeployVlan, Disk, EditFirewallRule, EnableServerMonitoring,
+        FirewallRule, Image, NatRule, NetworkDomain, Nic, PublicIpBlock, ReconfigureServer, Response, Server,
+        ServicePlan, Vlan,
     },
 };
 
@@ -119,25 +119,6 @@ impl Client {
             Ok(_) | Err(McpError::NoChange(_)) => Ok(()),
             Err(error) => Err(error),
         }
-    }
-
-    /// Makes a tag key.
-    pub async fn create_tag_key(&self, request: &CreateTagKey) -> Result<Id<TagKey>, McpError> {
-        new_id(&self.change(request).await?, "tagKeyId")
-    }
-
-    /// Puts one tag on something, in place of one with the same key.
-    pub async fn apply_tag(
-        &self,
-        kind: AssetType,
-        asset: &str,
-        key: &str,
-        value: Option<&str>,
-    ) -> Result<(), McpError> {
-        let tag = Tag { tag_key_name: Some(key.to_owned()), value: value.map(str::to_owned) };
-        let request =
-            ApplyTags { asset_type: kind, asset_id: asset.to_owned(), tag: vec![tag], tag_by_id: Vec::new() };
-        self.change(&request).await.map(drop)
     }
 
     /// Does to a server what is done by naming it: start, shut down, clean, …

@@ -5,8 +5,8 @@ import time
 
 import paramiko
 
-# An emulated boot, twice, on a host that may have other things to do.
-PATIENCE = 240
+# When a machine is taken to hang: an emulated boot, twice, on a host that may have other things to do.
+PATIENCE = 600
 # The same, for who asks for something that is not to answer.
 SILENCE = 3
 

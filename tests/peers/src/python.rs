@@ -12,8 +12,9 @@ use sha2::{Digest, Sha256};
 
 use crate::Cloud;
 
-/// How long a script may take. Most need seconds; plumbery looks every 20 s only, which is most of its two minutes.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// When a script is taken to hang. Most need seconds; plumbery looks every 20 s only, which is most of its two minutes;
+/// emulated machines take several times theirs on a host that is busy with other things.
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// A virtual environment with the packages of one list, made once and kept between runs.
 #[derive(Debug)]

@@ -84,11 +84,11 @@ impl State {
         if self.copies[index].entity.state == Some(Phase::PendingAdd) {
             return Err(Refused::busy("Customer image", id, "CLONE_SERVER"));
         }
-        let deployed_from = |record: &&Record| {
-            record.entity.source_image_id.as_ref().is_some_and(|image| image.as_str() == id)
+        let is_copying = |record: &Record| {
+            record.image == id
                 && matches!(&record.pending, Some(Under { operation: Operation::Deploy { .. }, .. }))
         };
-        if self.servers.iter().any(|record| deployed_from(&record)) {
+        if self.servers.iter().any(is_copying) {
             return Err(Refused::busy("Customer image", id, "DEPLOY_SERVER"));
         }
         self.copies.remove(index);

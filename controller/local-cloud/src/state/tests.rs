@@ -20,6 +20,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use super::*;
 
 mod extra;
+mod steps;
 
 /// One step of a random life; the number picks among what there is.
 #[derive(Clone, Debug)]
