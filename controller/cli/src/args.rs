@@ -1,6 +1,7 @@
 //! The command line.
 
 pub mod release;
+pub mod rollout;
 
 use std::{net::IpAddr, path::PathBuf};
 
@@ -19,8 +20,9 @@ pub struct Args {
 
 const EXIT_STATUS: &str = "\
 Exit status: 0 done; 1 failed; 2 a preview found changes, or `cloud
-orphans` something; 3 not every node is ready, or an import is not
-whole; 4 no controller or cloud answers; 64 wrong plan, arguments or host, nothing was touched; 130 ended by Ctrl-C.";
+orphans` something; 3 not every node is ready or updated, or an import is
+not whole; 4 no controller or cloud answers; 5 a rollout is halted; 6 it is
+under way; 64 wrong plan, arguments or host, nothing was touched; 130 ended by Ctrl-C.";
 
 /// What every command takes.
 #[derive(Clone, Debug, ClapArgs)]
@@ -69,6 +71,22 @@ pub enum Command {
     /// What nodes may run, by whose word: sign, publish and look at releases of the agent
     #[command(subcommand)]
     Release(release::Release),
+    /// Bring a release of the agent to every node, and watch over it
+    #[command(subcommand)]
+    Rollout(rollout::Rollout),
+    /// Have a node go back to the agent it ran before, and keep it there
+    Rollback {
+        /// The node
+        node: NodeName,
+    },
+    /// Halt every rollout of every fleet of this user, and those to come, until the line is cleared
+    StopTheLine {
+        /// Why; everybody who asks is told
+        #[arg(value_name = "REASON")]
+        reason: Option<String>,
+    },
+    /// Let rollouts go on after `stop-the-line`
+    ClearTheLine,
     /// Run the controller of one fleet
     Serve(Serve),
     /// The local cloud: real machines behind the CloudControl API

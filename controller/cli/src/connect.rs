@@ -11,7 +11,7 @@ use std::{
 use fleet_model::{FleetName, chain};
 use fleet_proto::{
     tls::{self, IdentitySlot},
-    v1::{PingReply, PingRequest, operator_client::OperatorClient},
+    v1::{PingReply, PingRequest, operator_client::OperatorClient, rollouts_client::RolloutsClient},
 };
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
@@ -64,7 +64,15 @@ pub enum ConnectError {
 /// [`ConnectError`]; nothing was changed.
 pub async fn connect(dir: &Path, fleet: &FleetName) -> Result<(Operator, PingReply), ConnectError> {
     let (channel, reply) = reach(dir, fleet).await?;
-    Ok((Operator::new(channel), reply))
+    Ok((OperatorClient::new(channel), reply))
+}
+
+/// The same for the service of rollouts.
+///
+/// # Errors
+/// [`ConnectError`]; nothing was changed.
+pub async fn rollouts(dir: &Path, fleet: &FleetName) -> Result<RolloutsClient<Channel>, ConnectError> {
+    Ok(RolloutsClient::new(reach(dir, fleet).await?.0))
 }
 
 /// The same for whoever needs more than the operator's service.
@@ -75,7 +83,7 @@ pub async fn reach(dir: &Path, fleet: &FleetName) -> Result<(Channel, PingReply)
     let whereabouts: Whereabouts = read(&dir.join("controller.json"), dir)?;
     let identity: Identity = read(&dir.join("operator.json"), dir)?;
     let channel = open(&whereabouts, &identity, fleet, dir).await?;
-    let mut operator = Operator::new(channel.clone());
+    let mut operator = OperatorClient::new(channel.clone());
     let ping = operator.ping(PingRequest {});
     match tokio::time::timeout(CONNECT, ping).await {
         Ok(Ok(reply)) => Ok((channel, reply.into_inner())),

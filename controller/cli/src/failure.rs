@@ -10,12 +10,16 @@ pub enum Exit {
     Ok = 0,
     /// Tried and failed.
     Failed = 1,
-    /// `up --preview` found changes, or `cloud orphans` found some.
+    /// `up --preview` or `rollout start --preview` found changes, or `cloud orphans` found some.
     Changes = 2,
-    /// Done, but not every node is ready, or not everything was imported.
+    /// Done, but not every node is ready or updated, or not everything was imported.
     NotReady = 3,
     /// No controller or no cloud answers.
     Unreachable = 4,
+    /// A rollout is halted: nothing more happens until somebody decides.
+    Halted = 5,
+    /// A rollout is under way.
+    Running = 6,
     /// The plan or the arguments are wrong, or the host lacks something; nothing was touched (`EX_USAGE`).
     Input = 64,
     /// Ended by Ctrl-C.

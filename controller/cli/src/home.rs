@@ -115,6 +115,19 @@ impl Home {
         })
     }
 
+    /// Leaves word for a controller that does not run: it finds the line stopped when it starts.
+    pub fn leave_line(&self, fleet: &FleetName, reason: &str) -> Result<(), Failure> {
+        let by = env::var("USER").unwrap_or_else(|_| "operator".to_owned());
+        fleet_controller::rollout::note::leave(&self.fleet(fleet), &by, reason)
+            .map_err(|why| Failure::new(Exit::Failed, format!("stop the line of fleet `{fleet}`: {why}")))
+    }
+
+    /// Takes that back.
+    pub fn withdraw_line(&self, fleet: &FleetName) -> Result<(), Failure> {
+        fleet_controller::rollout::note::withdraw(&self.fleet(fleet))
+            .map_err(|why| Failure::new(Exit::Failed, format!("clear the line of fleet `{fleet}`: {why}")))
+    }
+
     /// Fleets that have state here, by name.
     pub fn fleets(&self) -> Vec<FleetName> {
         let Ok(entries) = fs::read_dir(self.0.join("fleets")) else { return Vec::new() };

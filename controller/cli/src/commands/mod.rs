@@ -7,6 +7,7 @@ mod down;
 mod follow;
 pub mod import;
 mod information;
+mod line;
 mod lost;
 mod orphans;
 mod plan;
@@ -14,6 +15,8 @@ mod preview;
 pub mod release;
 mod repair;
 mod replace;
+mod rollout;
+mod rollout_view;
 mod serve;
 mod ssh;
 mod status;
@@ -39,6 +42,10 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
         Command::Replace(args) => replace::run(global, args).await,
         Command::Repair(args) => repair::run(global, args).await,
         Command::Release(args) => release::run(global, args).await,
+        Command::Rollout(args) => rollout::run(global, args).await,
+        Command::Rollback { node } => rollout::rollback(global, &node).await,
+        Command::StopTheLine { reason } => line::stop(global, reason.unwrap_or_default()).await,
+        Command::ClearTheLine => line::clear(global).await,
         Command::Serve(serve) => serve::run(global, serve).await,
         Command::Cloud(cloud) => cloud::run(global, cloud).await,
         Command::UserData { node } => user_data::run(global, &node).await,
