@@ -267,7 +267,7 @@ async fn a_failed_canary_halts_and_nobody_else_is_touched_until_somebody_decides
     fleet.node(&canary).offered().await;
     fleet.node(&canary).say(StandingStep::StandingRolledBack, &release, OLD).await;
     let rollout = fleet.until_standing(RolloutStanding::RolloutHalted).await;
-    assert_eq!(rollout.halted_nodes, [canary.clone()]);
+    assert_eq!(rollout.halted_nodes, std::slice::from_ref(&canary));
     assert!(rollout.halted.contains("of the canaries failed"), "{}", rollout.halted);
     let untouched = rollout.nodes.iter().filter(|node| node.state == "pending").count();
     assert_eq!(untouched, 2);
