@@ -66,7 +66,7 @@ impl From<Trouble> for Status {
                 (RefusalKind::RefusalUnknown, "`fleetctl rollout status` lists its nodes".to_owned())
             }
             Trouble::Problems(_) => {
-                (RefusalKind::RefusalBadRequest, "correct the policy; nothing was touched".to_owned())
+                (RefusalKind::RefusalBadRequest, "put that right and start again; nothing was touched".to_owned())
             }
             Trouble::Request { hint, .. } => (RefusalKind::RefusalBadRequest, hint),
             Trouble::Elsewhere { .. } => {
