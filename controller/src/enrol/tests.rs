@@ -135,6 +135,7 @@ impl Fixture {
             protocol_min: 1,
             protocol_max: 1,
             node_time_ms: self.clock.now().as_millis(),
+            agent_version: fleet_proto::VERSION.to_owned(),
             ..v1::Hello::default()
         };
         v1::EnrolRequest { token: token.to_owned(), csr: csr(key), hello: Some(hello) }
