@@ -104,7 +104,8 @@ impl Hosts {
                 steps.push(taking(&wanted, format!("{}: {}", wanted.place.host, seen.os)));
             }
         }
-        Ok(Preview { steps, problems, replacements: decision.moved.iter().map(moving).collect() })
+        let replacements = decision.moved.iter().map(moving).collect();
+        Ok(Preview { steps, problems, replacements, ..Preview::default() })
     }
 
     /// Takes the plan's machines and releases those that left it. What fails for one machine stops no other.

@@ -88,6 +88,8 @@ pub struct Client {
 /// An answer as it came.
 struct Answer {
     status: StatusCode,
+    /// When the service sent it, as it says.
+    date: Option<String>,
     body: Vec<u8>,
 }
 
@@ -146,17 +148,29 @@ impl Client {
         &self.settings
     }
 
+    /// The service's clock, as the `Date` of an answer says it: `Sun, 06 Nov 1994 08:49:37 GMT`. `None` if it does not.
+    ///
+    /// # Errors
+    /// The service cannot be asked.
+    pub async fn date(&self) -> Result<Option<String>, McpError> {
+        Ok(self.send(&self.my_account()).await?.date)
+    }
+
+    fn my_account(&self) -> Call {
+        Call {
+            operation: "MY_ACCOUNT".to_owned(),
+            kind: Kind::Read,
+            url: format!("{}/oec/0.9/myaccount", self.settings.endpoint),
+            query: Vec::new(),
+            body: None,
+            accept: "text/xml",
+        }
+    }
+
     /// The account's organisation; asked once, then remembered.
     pub async fn organisation(&self) -> Result<&str, McpError> {
         let organisation = self.organisation.get_or_try_init(|| async {
-            let call = Call {
-                operation: "MY_ACCOUNT".to_owned(),
-                kind: Kind::Read,
-                url: format!("{}/oec/0.9/myaccount", self.settings.endpoint),
-                query: Vec::new(),
-                body: None,
-                accept: "text/xml",
-            };
+            let call = self.my_account();
             let answer = self.send(&call).await?;
             let text = String::from_utf8_lossy(&answer.body);
             let found = account::child_text(&text, "orgId").map_err(|source| call.garbled(source))?;
@@ -315,6 +329,8 @@ impl Client {
         }
         let mut response = request.send().await.map_err(|error| call.lost(error))?;
         let status = response.status();
+        let date =
+            response.headers().get(header::DATE).and_then(|date| date.to_str().ok()).map(str::to_owned);
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| call.lost(error))? {
             body.extend_from_slice(&chunk);
@@ -322,7 +338,7 @@ impl Client {
                 return Err(call.garbled(format!("more than {MAX_ANSWER} bytes").into()));
             }
         }
-        let answer = Answer { status, body };
+        let answer = Answer { status, date, body };
         if status.is_success() { Ok(answer) } else { Err(call.failed(&answer)) }
     }
 }

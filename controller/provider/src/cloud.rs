@@ -1,4 +1,4 @@
-//! The small part of the CloudControl API the provider needs: nine lists, four looks, one door for changes.
+//! The small part of the CloudControl API the provider needs: lists, looks, and one door for changes.
 
 use async_trait::async_trait;
 use fleet_mcp::{
@@ -6,7 +6,7 @@ use fleet_mcp::{
     resource::ServerCall,
     types::{
         AddDisk, AddPublicIpBlock, ChangeServerMonitoringPlan, CreateFirewallRule, CreateNatRule,
-        CustomerImage, DeployNetworkDomain, DeployServer, DeployVlan, Disk, EditFirewallRule,
+        CustomerImage, Datacenter, DeployNetworkDomain, DeployServer, DeployVlan, Disk, EditFirewallRule,
         EnableServerMonitoring, FirewallRule, Image, NatRule, NetworkDomain, PublicIpBlock,
         ReconfigureServer, ReservedPublicIpv4Address, Server, Vlan,
     },
@@ -30,6 +30,10 @@ pub trait Cloud: Send + Sync {
     async fn servers_in(&self, domain: &Id<NetworkDomain>) -> Result<Vec<Server>, McpError>;
     /// One server.
     async fn server(&self, id: &Id<Server>) -> Result<Option<Server>, McpError>;
+    /// The cloud's clock, as it writes dates; `None` if it does not say.
+    async fn date(&self) -> Result<Option<String>, McpError>;
+    /// All data centres.
+    async fn datacenters(&self) -> Result<Vec<Datacenter>, McpError>;
     /// Images of the platform, of all data centres.
     async fn platform_images(&self) -> Result<Vec<Image>, McpError>;
     /// Images the customer made, of all data centres.
@@ -175,6 +179,12 @@ impl Cloud for Client {
     }
     async fn server(&self, id: &Id<Server>) -> Result<Option<Server>, McpError> {
         self.find(id).await
+    }
+    async fn date(&self) -> Result<Option<String>, McpError> {
+        Client::date(self).await
+    }
+    async fn datacenters(&self) -> Result<Vec<Datacenter>, McpError> {
+        self.list(&Filter::all()).await
     }
     async fn platform_images(&self) -> Result<Vec<Image>, McpError> {
         self.list(&Filter::all()).await

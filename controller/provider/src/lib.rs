@@ -17,6 +17,7 @@ pub mod graph;
 mod images;
 pub mod journal;
 pub mod mark;
+mod moment;
 pub mod observe;
 pub mod orphans;
 pub mod provider;

@@ -10,6 +10,7 @@ use crate::{
     graph::{Resource, Want},
     journal::Index,
     mark::{Mark, Marked},
+    moment::moment,
     view::{DomainView, View, private_ipv4, same_name},
 };
 
@@ -26,6 +27,8 @@ pub struct Orphan {
     pub location: String,
     /// Whose mark it bears.
     pub mark: Option<Marked>,
+    /// Whose network domain it is in, if it is in one.
+    pub within: Option<Marked>,
     /// Why it is listed.
     pub why: String,
     /// How to remove or adopt it.
@@ -61,10 +64,11 @@ pub fn orphans(view: &View, images: &[Image], claims: Option<&Claims<'_>>) -> Ve
     found
 }
 
-/// How many of them are a fleet's own affair: marked with its name, or unmarked in its networks. What other fleets
-/// left is for those who know them.
-pub fn own(found: &[Orphan], fleet: &str) -> usize {
-    found.iter().filter(|orphan| orphan.mark.as_ref().is_none_or(|mark| mark.fleet == fleet)).count()
+/// How many of them are a fleet's own affair: with its mark, or unmarked and not in another fleet's networks. What other
+/// fleets left is for those who know them, even if they had the same name.
+pub fn own(found: &[Orphan], ours: &Marked) -> usize {
+    let whose = |orphan: &Orphan| orphan.mark.clone().or_else(|| orphan.within.clone());
+    found.iter().filter(|orphan| whose(orphan).is_none_or(|whose| whose == *ours)).count()
 }
 
 /// Whether something in it bears any fleet's mark.
@@ -112,7 +116,7 @@ impl Search<'_> {
                 created: domain.create_time.as_deref(),
                 mark,
             };
-            found.push(self.orphan(location, about, ours));
+            found.push(self.orphan(held, about, ours));
         }
         for vlan in held.vlans.values() {
             let claimed = wanted.iter().any(
@@ -127,7 +131,7 @@ impl Search<'_> {
                     created: vlan.create_time.as_deref(),
                     mark,
                 };
-                found.push(self.orphan(location, about, ours));
+                found.push(self.orphan(held, about, ours));
             }
         }
         self.servers(held, &wanted, ours, &mut found);
@@ -153,7 +157,7 @@ impl Search<'_> {
                     created: server.create_time.as_deref(),
                     mark,
                 };
-                found.push(self.orphan(location, about, ours));
+                found.push(self.orphan(held, about, ours));
                 continue;
             }
             let planned = |scsi_id: u8| {
@@ -169,6 +173,7 @@ impl Search<'_> {
                     name: format!("{}/{}", server.name, disk.scsi_id),
                     location: location.to_owned(),
                     mark: None,
+                    within: Marked::read(held.domain.description.as_deref()),
                     why: format!("{} GB the plan does not have", disk.size_gb),
                     next_step: format!(
                         "to adopt it, write it into the plan as disk {}; to remove it, save what is on it and delete \
@@ -184,7 +189,6 @@ impl Search<'_> {
 
     /// Blocks have no mark of their own: they are claimed by the journal, or by a translation of a claimed server.
     fn blocks(&self, held: &DomainView, ours: bool, found: &mut Vec<Orphan>) {
-        let location = held.domain.datacenter_id.as_str();
         for block in held.blocks.values() {
             let used =
                 held.nats.values().filter(|nat| block.addresses().any(|a| a == nat.external_ip)).any(|nat| {
@@ -208,11 +212,11 @@ impl Search<'_> {
                 created: block.create_time.as_deref(),
                 mark: whose.filter(|_| !ours),
             };
-            found.push(self.orphan(location, about, ours));
+            found.push(self.orphan(held, about, ours));
         }
     }
 
-    fn orphan(&self, location: &str, about: About<'_>, in_our_domain: bool) -> Orphan {
+    fn orphan(&self, held: &DomainView, about: About<'_>, in_our_domain: bool) -> Orphan {
         let About { kind, name, id, created, mark } = about;
         let (why, next_step) = match &mark {
             Some(whose) if self.is_ours(mark.as_ref()) => (
@@ -234,8 +238,9 @@ impl Search<'_> {
             kind,
             name: name.to_owned(),
             id: id.to_owned(),
-            location: location.to_owned(),
+            location: held.domain.datacenter_id.to_string(),
             mark,
+            within: Marked::read(held.domain.description.as_deref()),
             why,
             next_step,
             created: created.and_then(moment),
@@ -277,58 +282,13 @@ impl Search<'_> {
             id: image.id.to_string(),
             location: image.datacenter_id.to_string(),
             mark: None,
+            within: None,
             why: "the customer's own, and no node of the plan uses it".to_owned(),
             next_step: format!(
                 "if nobody needs it, delete image {} at the cloud; to adopt it, name it in the plan as `image`",
                 image.id
             ),
             created: image.create_time.as_deref().and_then(moment),
-        }
-    }
-}
-
-/// `2016-03-21T07:46:26.000Z`, as the API writes moments; fractions are cut, and other forms are no moment.
-fn moment(text: &str) -> Option<Timestamp> {
-    let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<i64>().ok();
-    let parted = [(4, '-'), (7, '-'), (10, 'T'), (13, ':'), (16, ':')];
-    if !parted.iter().all(|(at, mark)| text.as_bytes().get(*at) == Some(&(*mark as u8)))
-        || !text.ends_with('Z')
-    {
-        return None;
-    }
-    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
-    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
-    let fine = (1..=12).contains(&month)
-        && (1..=31).contains(&day)
-        && (0..24).contains(&hour)
-        && (0..60).contains(&minute)
-        && (0..=60).contains(&second);
-    if !fine {
-        return None;
-    }
-    // Years that begin in March, so that leap days come last.
-    let (years, months) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let era = years.div_euclid(400);
-    let of_era = years.rem_euclid(400);
-    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + (153 * months + 2) / 5 + day - 1;
-    let seconds = (days - 719_468) * 86_400 + hour * 3600 + minute * 60 + second;
-    Some(Timestamp::from_millis(seconds * 1000))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn moments_are_read_as_they_are_written() {
-        for seconds in [0, 951_782_400, 1_458_546_386, 1_709_164_800, 4_102_444_799_i64] {
-            let at = Timestamp::from_millis(seconds * 1000);
-            assert_eq!(moment(&at.to_string()), Some(at), "{at}");
-        }
-        for wrong in
-            ["", "2016-03-21", "2016-13-21T07:46:26.000Z", "2016-03-21T07:46:26", "2016-03-21 07:46:26Z"]
-        {
-            assert_eq!(moment(wrong), None, "{wrong}");
         }
     }
 }

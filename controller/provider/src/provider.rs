@@ -1,6 +1,7 @@
 //! The one door: preview, apply, destroy, and destroy one node's server.
 
 mod decide;
+mod makeable;
 mod replace;
 
 use std::{
@@ -9,7 +10,7 @@ use std::{
 };
 
 use fleet_mcp::McpError;
-use fleet_model::{Clock, FleetName, NodeName};
+use fleet_model::{Clock, FleetName, NodeName, Timestamp};
 use fleet_plan::ResolvedPlan;
 use fleet_store::Store;
 use tokio::sync::mpsc;
@@ -23,6 +24,7 @@ use crate::{
     graph::{Key, resources},
     journal::{Index, Journal, JournalError},
     mark::{Mark, is_our_rule},
+    moment,
     observe::{observe, observe_fleets},
     orphans::{Claims, Orphan, orphans},
     settled::Settled,
@@ -119,7 +121,13 @@ impl Provider {
     ) -> Result<Preview, ProviderError> {
         let (view, index) = self.look().await?;
         let settled = self.journal.settled().await?;
-        Ok(decide(plan, &view, &self.mark, (&index, &settled), replace).preview(&self.mark))
+        let decision = decide(plan, &view, &self.mark, (&index, &settled), replace);
+        let misfits =
+            makeable::misfits(&self.cloud, &decision.then.works).await.map_err(ProviderError::Observe)?;
+        let unmakeable = makeable::of(plan, replace, &decision.then, &misfits);
+        let mut preview = decision.preview(&self.mark);
+        preview.problems.extend(misfits.into_values());
+        Ok(Preview { unmakeable, ..preview })
     }
 
     /// Makes the cloud what `plan` says. Steps that fail are in the outcome's problems; they stop what needs them
@@ -213,6 +221,15 @@ impl Provider {
     ) -> Result<BTreeMap<NodeName, Addresses>, ProviderError> {
         let view = observe(&self.cloud, &self.mark).await.map_err(ProviderError::Observe)?;
         Ok(addresses(plan, &view, &self.mark))
+    }
+
+    /// The cloud's clock, to the second; `None` if it does not say.
+    ///
+    /// # Errors
+    /// The cloud cannot be asked.
+    pub async fn time(&self) -> Result<Option<Timestamp>, ProviderError> {
+        let date = self.cloud.date().await.map_err(ProviderError::Observe)?;
+        Ok(date.as_deref().and_then(moment::date))
     }
 
     /// What in the cloud nobody answers for, as far as this fleet with this plan knows.

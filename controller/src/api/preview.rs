@@ -9,7 +9,7 @@ use fleet_provider::{event::Step, orphans::Orphan};
 use tonic::Status;
 
 use super::{OperatorService, bad_request, internal};
-use crate::reconcile::{given::Given, orphans, progress::verb, replace};
+use crate::reconcile::{expiry, given::Given, orphans, progress::verb, replace};
 
 impl OperatorService {
     pub(super) async fn preview_of(&self, request: v1::PreviewRequest) -> Result<v1::PreviewReply, Status> {
@@ -38,12 +38,13 @@ impl OperatorService {
             .map_err(|error| Status::unavailable(error.0))?;
         let preview =
             provision.preview(&given.plan, &replace).await.map_err(|error| Status::unavailable(error.0))?;
+        let expiry = expiry::step(tools, &given.plan);
         Ok(v1::PreviewReply {
             steps: preview
                 .replacements
                 .into_iter()
                 .map(|step| v1::PlannedStep { wants_consent: true, ..planned(step) })
-                .chain(preview.steps.into_iter().map(planned))
+                .chain(preview.steps.into_iter().chain(expiry).map(planned))
                 .collect(),
             problems: preview.problems,
         })

@@ -8,7 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use fleet_hosts::{Access, Hosts};
-use fleet_model::{FleetName, NodeName};
+use fleet_model::{FleetName, NodeName, Timestamp};
 use fleet_plan::{ResolvedPlan, resolved::Cloud};
 use fleet_provider::{
     event::{Addresses, Event},
@@ -122,6 +122,9 @@ impl Provision for Provider {
         stop: &CancellationToken,
     ) -> Result<Outcome, ProvisionError> {
         Ok(Self::destroy(self, events, stop).await?)
+    }
+    async fn time(&self) -> Result<Option<Timestamp>, ProvisionError> {
+        Ok(Self::time(self).await?)
     }
     async fn addresses(&self, plan: &ResolvedPlan) -> Result<BTreeMap<NodeName, Addresses>, ProvisionError> {
         Ok(Self::addresses(self, plan).await?)

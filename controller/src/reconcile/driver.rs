@@ -297,7 +297,8 @@ impl Run {
         let started = tokio::time::Instant::now();
         let teller = Arc::new(self.teller);
         let finished = match order {
-            Order::Apply { given, until, replace } => match expiry::renew(&self.tools, &given).await {
+            Order::Apply { given, until, replace } => match expiry::renew(&self.tools, &given, &teller).await
+            {
                 Ok(()) => apply::run(&self.tools, given, until, replace, &teller, &self.stop).await,
                 Err(error) => Err(error),
             },

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use fleet_model::chain;
-use fleet_provider::orphans::{Orphan, own};
+use fleet_provider::{
+    mark::Marked,
+    orphans::{Orphan, own},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::driver::{Driver, Tools};
@@ -34,7 +37,8 @@ pub async fn look(tools: &Tools) -> Result<Option<Vec<Orphan>>, LookError> {
     let board = &tools.homecoming.board;
     let plan = board.plan();
     let found = provision.orphans(plan.as_deref()).await.map_err(|error| LookError::Cloud(error.0))?;
-    board.set_orphans(own(&found, tools.fleet_name.as_str()), tools.clock().now());
+    let ours = Marked { fleet: tools.fleet_name.to_string(), id: fleet.id.clone() };
+    board.set_orphans(own(&found, &ours), tools.clock().now());
     Ok(Some(found))
 }
 

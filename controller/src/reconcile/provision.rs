@@ -7,7 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use fleet_model::NodeName;
+use fleet_model::{NodeName, Timestamp};
 use fleet_plan::{ResolvedPlan, resolved::Cloud};
 use fleet_provider::{
     event::{Addresses, Event},
@@ -54,6 +54,10 @@ pub trait Provision: Send + Sync {
         events: &mpsc::Sender<Event>,
         stop: &CancellationToken,
     ) -> Result<Outcome, ProvisionError>;
+    /// The cloud's clock, if it says.
+    async fn time(&self) -> Result<Option<Timestamp>, ProvisionError> {
+        Ok(None)
+    }
     /// Addresses of every node that has a server.
     async fn addresses(&self, plan: &ResolvedPlan) -> Result<BTreeMap<NodeName, Addresses>, ProvisionError>;
 }

@@ -4,7 +4,8 @@
 //! mark ─► destroy the server ─► retire the identity, forget what was seen and held ─► unmark ─► apply ─► settle
 //! ```
 //!
-//! Each step may be done again, and the mark stays until all but the last two are done: killed anywhere, the next run
+//! Before any of it, the cloud is looked at: a server that nothing could take the place of stays. Each step may be done
+//! again, and the mark stays until all but the last two are done: killed anywhere, the next run
 //! finishes it, if it has the operator's consent to destroy what is still there. Once unmarked nothing is destroyed any
 //! more, so the new server is safe.
 
@@ -92,18 +93,16 @@ impl Replacing<'_> {
                 self.tools.records().delete(&keys::replacing(&node)).await?;
                 continue;
             }
-            if !self.consented.contains(&node) {
-                match self.is_there(&node).await {
-                    Ok(false) => {}
-                    Ok(true) => whole.outcome.problems.push(without_consent(&node)),
-                    Err(error) => return Ok(Err(error)),
-                }
-            }
             nodes.push((node, false));
         }
         let fresh = self.consented.iter().filter(|node| self.plan.node(node).is_some());
         let fresh: Vec<_> = fresh.filter(|node| !nodes.iter().any(|(begun, _)| begun == *node)).collect();
         nodes.extend(fresh.into_iter().map(|node| (node.clone(), true)));
+        // Nothing is marked or destroyed before all of it may be, and can be made anew.
+        match self.refused(nodes.iter().map(|(node, _)| node.clone()).collect()).await {
+            Ok(problems) => whole.outcome.problems = problems,
+            Err(error) => return Ok(Err(error)),
+        }
         for (node, fresh) in nodes {
             if !whole.outcome.problems.is_empty() {
                 break;
@@ -162,13 +161,26 @@ impl Replacing<'_> {
         Ok(Ok(()))
     }
 
-    /// Whether there still is a server to destroy.
-    async fn is_there(&self, node: &NodeName) -> Result<bool, ProvisionError> {
-        let preview = self.provision.preview(self.plan, &[node.clone()].into()).await?;
-        let mut steps = preview.steps.iter();
-        // One whose successor cannot be made yet is only destroyed.
+    /// Why some of `nodes` keep the servers they have: nobody agreed that they go, or nothing could take their place.
+    async fn refused(&self, nodes: BTreeSet<NodeName>) -> Result<Vec<String>, ProvisionError> {
+        if nodes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let preview = self.provision.preview(self.plan, &nodes).await?;
+        // One whose successor cannot be made is only destroyed.
         let goes = |verb| matches!(verb, Verb::Replace | Verb::Destroy);
-        Ok(steps.any(|step| goes(step.verb) && step.kind == "server" && step.name == node.as_str()))
+        let is_there = |node: &NodeName| {
+            let mut steps = preview.steps.iter();
+            steps.any(|step| goes(step.verb) && step.kind == "server" && step.name == node.as_str())
+        };
+        let refused = nodes.iter().filter(|node| is_there(node)).filter_map(|node| {
+            if !self.consented.contains(node) {
+                return Some(without_consent(node));
+            }
+            let why = preview.unmakeable.get(node)?;
+            Some(format!("node `{node}` keeps its server, since none could take its place: {why}"))
+        });
+        Ok(refused.collect())
     }
 
     /// Destroys the node's server and leaves the rest.

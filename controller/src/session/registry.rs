@@ -86,6 +86,8 @@ pub struct Live {
     pub gates: bool,
     silence: Duration,
     last_seen: AtomicI64,
+    /// How far its clock was ahead of ours when it last said, in milliseconds.
+    ahead: AtomicI64,
     outbox: Mutex<Outbox>,
     waker: AtomicWaker,
 }
@@ -108,6 +110,11 @@ impl fmt::Debug for Live {
 }
 
 impl Live {
+    /// Its clock shows `node_time_ms` as ours shows `now`.
+    pub fn clock(&self, node_time_ms: i64, now: Timestamp) {
+        self.ahead.store(node_time_ms.saturating_sub(now.as_millis()), Ordering::Relaxed);
+    }
+
     /// When it last said anything.
     pub fn last_seen(&self) -> Timestamp {
         Timestamp::from_millis(self.last_seen.load(Ordering::Relaxed))
@@ -346,6 +353,7 @@ impl Registry {
             gates: can("gates"),
             silence: pace.silence(),
             last_seen: AtomicI64::new(now.as_millis()),
+            ahead: AtomicI64::new(hello.node_time_ms.saturating_sub(now.as_millis())),
             outbox: Mutex::new(Outbox { desired, ..Outbox::default() }),
             waker: AtomicWaker::new(),
         });
@@ -434,6 +442,14 @@ impl Registry {
     /// Every open session.
     pub fn lives(&self) -> Vec<Arc<Live>> {
         self.nodes().values().filter_map(|entry| entry.live.clone()).collect()
+    }
+
+    /// How far the clocks of nodes in session were ahead of ours when they last said, in milliseconds.
+    pub fn clocks(&self) -> Vec<i64> {
+        self.nodes()
+            .values()
+            .filter_map(|entry| Some(entry.live.as_ref()?.ahead.load(Ordering::Relaxed)))
+            .collect()
     }
 
     /// How many sessions are open.

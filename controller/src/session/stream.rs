@@ -86,9 +86,12 @@ impl SessionStream {
                     self.desk.rollouts.gate(&self.live.node, answer);
                 }
             }
-            // Being heard is all a heartbeat is for; a second greeting says nothing new; what we do not know
-            // comes from a newer agent and can wait.
-            Some(from_agent::Message::Heartbeat(_) | from_agent::Message::Hello(_)) | None => {}
+            // Being heard is all a heartbeat is for, but for its clock.
+            Some(from_agent::Message::Heartbeat(beat)) => {
+                self.live.clock(beat.node_time_ms, self.desk.clock.now())
+            }
+            // A second greeting says nothing new; what we do not know comes from a newer agent and can wait.
+            Some(from_agent::Message::Hello(_)) | None => {}
         }
     }
 

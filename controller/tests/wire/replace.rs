@@ -109,6 +109,26 @@ async fn up_replacing(fixture: &Fixture, consent: &[&str]) -> Streaming<v1::Prog
 }
 
 #[tokio::test]
+async fn a_server_that_nothing_could_follow_stays() {
+    let world = World::new();
+    let fixture = start_with(fresh(), &world).await;
+    assert!(up(&fixture).await.ok);
+    let why = "EU7 has no image whose name contains `BeOS`; there are: Debian 12";
+    world.script(|script| script.unmakeable.extend([("two", why)]));
+    // The other one of this order stays too: half of what was asked for is not what was asked for.
+    let finished = finish(up_replacing(&fixture, &["one", "two"]).await).await.1;
+    assert!(!finished.ok && finished.changing_calls == 0, "{finished:?}");
+    let refused = format!("node `two` keeps its server, since none could take its place: {why}");
+    assert_eq!(finished.problems, [refused]);
+    assert_eq!((world.servers(), world.keys("one").len(), world.keys("two").len()), (3, 1, 1));
+    // Nothing was marked: the next `up` has nothing to finish.
+    let finished = up(&fixture).await;
+    assert!(finished.ok && finished.changing_calls == 0, "{finished:?}");
+    world.script(|script| script.unmakeable.clear());
+    assert!(replaced(&fixture, "two").await.ok);
+}
+
+#[tokio::test]
 async fn a_replacement_that_was_cut_is_finished_with_consent_only() {
     let world = World::new();
     let fixture = start_with(fresh(), &world).await;

@@ -65,6 +65,8 @@ struct Inner {
 pub struct Script {
     /// First boot fails with this line.
     pub boot_fails: BTreeMap<&'static str, &'static str>,
+    /// A successor of the node's server could not be made.
+    pub unmakeable: BTreeMap<&'static str, &'static str>,
     /// The connection breaks so many times.
     pub breaks: BTreeMap<&'static str, u32>,
     /// This task fails.
@@ -194,7 +196,10 @@ impl Provision for World {
                 (true, false) => None,
             }
         });
-        Ok(Preview { steps: steps.collect(), ..Preview::default() })
+        let unmakeable = self.inner.script.lock().expect("no panic").unmakeable.clone();
+        let unmakeable =
+            unmakeable.into_iter().map(|(node, why)| (node.parse().expect("a name"), why.to_owned()));
+        Ok(Preview { steps: steps.collect(), unmakeable: unmakeable.collect(), ..Preview::default() })
     }
 
     /// Servers the plan does not have.
@@ -208,6 +213,7 @@ impl Provision for World {
                 id: format!("id-of-{node}"),
                 location: "EU7".to_owned(),
                 mark: None,
+                within: None,
                 why: "the plan does not have it".to_owned(),
                 next_step: "`fleetctl up PLAN` removes it".to_owned(),
                 created: None,

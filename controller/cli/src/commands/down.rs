@@ -113,16 +113,6 @@ async fn without_state(
     if local {
         cloud::ensure(home, |line| screen.note(line)).await?;
     }
-    let known = global.fleet.as_ref().filter(|fleet| home.fleets().contains(*fleet));
-    if let (Some(fleet), Some(id)) = (known, &args.id) {
-        let mut operator = controller(home, fleet, |line| screen.note(line)).await?;
-        let reply =
-            operator.orphans(OrphansRequest {}).await.map_err(|status| refused(&status))?.into_inner();
-        if reply.fleet_id == *id {
-            return Err(Failure::new(Exit::Input, "that is the id of the fleet this home knows")
-                .hint("`fleetctl down` without --id takes it down"));
-        }
-    }
     let search = Search { fleet: global.fleet.as_ref(), id: args.id.as_deref(), endpoint: &args.endpoint };
     let Some(lost) = lost::choose(lost::find(home, &search).await?)? else {
         return match (&args.id, home.chosen(global)) {
@@ -131,6 +121,17 @@ async fn without_state(
                 .hint("`fleetctl cloud orphans` lists the marks there are")),
         };
     };
+    // Whoever was not named may be known all the same: what was found says who it is.
+    let known = home.fleets().into_iter().find(|fleet| fleet.as_str() == lost.mark.fleet);
+    if let Some(fleet) = &known {
+        let mut operator = controller(home, fleet, |line| screen.note(line)).await?;
+        let reply =
+            operator.orphans(OrphansRequest {}).await.map_err(|status| refused(&status))?.into_inner();
+        if reply.fleet_id == lost.mark.id {
+            return Err(Failure::new(Exit::Input, format!("that is fleet `{fleet}`, which this home knows"))
+                .hint(format!("`fleetctl down --fleet {fleet}` without --id takes it down")));
+        }
+    }
     // Whoever gives the id has said which.
     if !args.yes || (args.id.is_none() && lost.may_be_others()) {
         lost.confirm(home)?;

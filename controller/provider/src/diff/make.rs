@@ -58,7 +58,7 @@ pub(super) fn verdict(resource: &Resource, view: &View, mark: &Mark, settled: &S
                 }
             }
         },
-        (Want::Size { node, cpu, memory_gb }, Some(domain)) => match domain.server(mark, node.as_str()) {
+        (Want::Size { node, cpu, memory_gb, .. }, Some(domain)) => match domain.server(mark, node.as_str()) {
             Some(server) if server.state.is_normal() && !has_size(server, cpu, *memory_gb) => {
                 let size = |count: u32, memory: u32| format!("{count} CPU and {memory} GB");
                 let restarts = if server.started { "; the server is restarted" } else { "" };

@@ -156,7 +156,7 @@ pub fn diff(resources: &[Resource], view: &View, mark: &Mark, index: &Index, set
             Some(Work { key: resource.key.clone(), needs: resource.needs.clone(), step, quiet, task })
         })
         .collect();
-    one_at_a_time(&mut works);
+    one_member_at_a_time(&mut works);
     let mut leaving = leavers(Some(resources), view, mark, index);
     for Work { step, .. } in &mut leaving {
         let named = matches!(step.kind, "server" | "vlan" | "network domain" | "firewall rule");
@@ -176,14 +176,16 @@ pub fn diff(resources: &[Resource], view: &View, mark: &Mark, index: &Index, set
     Diff { works, problems, replacements, open }
 }
 
-/// Servers that are restarted for another size are so one after the other: together they may be a cluster.
-fn one_at_a_time(works: &mut [Work]) {
-    let mut last: Option<Key> = None;
+/// Members of the database cluster that are restarted for another size are so one after the other: the others have the
+/// majority meanwhile. How many other servers are restarted at a time is the run's affair.
+fn one_member_at_a_time(works: &mut [Work]) {
+    let mut last: Option<(Key, String)> = None;
     for work in works {
-        if matches!(&work.task, Task::Make(resource) if matches!(resource.want, Want::Size { .. }))
-            && let Some(before) = last.replace(work.key.clone())
+        if matches!(&work.task, Task::Make(resource) if matches!(resource.want, Want::Size { member: true, .. }))
+            && let Some((before, name)) = last.replace((work.key.clone(), work.step.name.clone()))
         {
             work.needs.push(before);
+            work.step.detail.push_str(&format!(", after that of `{name}`, a member of the same database"));
         }
     }
 }

@@ -41,7 +41,7 @@ impl Run {
                 self.make_vlan(step, request(self.domain_of(resource)?)).await
             }
             Want::Server { node, network } => self.make_server(step, resource, node, network).await,
-            Want::Size { node, cpu, memory_gb } => {
+            Want::Size { node, cpu, memory_gb, .. } => {
                 self.make_size(step, resource, node, cpu, *memory_gb).await
             }
             Want::Disk(node, disk) => self.make_disk(step, resource, node, disk).await,

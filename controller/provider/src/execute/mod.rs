@@ -48,6 +48,8 @@ use crate::{
 pub struct Pace {
     /// Calls under way at once.
     pub calls: usize,
+    /// Servers restarted at once.
+    pub restarts: usize,
     /// First pause, where nothing is known yet of how long something takes; later ones grow to `longest`.
     pub first: Duration,
     /// Longest pause.
@@ -68,6 +70,7 @@ impl Default for Pace {
     fn default() -> Self {
         Self {
             calls: 8,
+            restarts: 4,
             first: Duration::from_millis(300),
             longest: Duration::from_secs(5),
             // Public clients wait up to half an hour for a server.
@@ -117,6 +120,7 @@ pub(crate) struct Run {
     pub(crate) changes: AtomicU64,
     view: Mutex<View>,
     calls: Semaphore,
+    restarts: Semaphore,
     timing: Mutex<Timing>,
     domains: Looks<NetworkDomain>,
     vlans: Looks<Vlan>,
@@ -148,6 +152,7 @@ impl Run {
             events,
             changes: AtomicU64::new(0),
             calls,
+            restarts: Semaphore::new(pace.restarts.max(1)),
             timing: Mutex::default(),
             domains: Looks::new(view.domains.len()),
             vlans: Looks::new(inside(|held| held.vlans.len())),

@@ -6,6 +6,7 @@ use fleet_mcp::{
 };
 use fleet_model::NodeName;
 use fleet_plan::resolved::{Cpu, Disk, Service};
+use tokio::sync::SemaphorePermit;
 
 use super::{
     Failure, Run,
@@ -73,6 +74,7 @@ impl Run {
             return Ok(());
         }
         let was_on = server.started;
+        let _restart = if was_on { Some(self.restart(step).await) } else { None };
         if was_on {
             self.shut_down(step, &id).await?;
         }
@@ -83,6 +85,16 @@ impl Run {
             self.start(step, &server).await?;
         }
         resized
+    }
+
+    /// Leave to restart a server; so many at a time are down together.
+    async fn restart(&self, step: &Step) -> SemaphorePermit<'_> {
+        if let Ok(leave) = self.restarts.try_acquire() {
+            return leave;
+        }
+        let why = format!("{} other servers are being restarted", self.pace.restarts);
+        self.waiting(step, why).await;
+        self.restarts.acquire().await.expect("leaves are never closed")
     }
 
     async fn resize(&self, step: &Step, id: &Id<Server>, cpu: &Cpu, memory_gb: u32) -> Result<(), Failure> {

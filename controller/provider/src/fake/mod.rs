@@ -17,7 +17,8 @@ use fleet_mcp::{
     Id, McpError,
     error::Refusal,
     types::{
-        FirewallRule, Image, NatRule, NetworkDomain, PublicIpBlock, ReservedPublicIpv4Address, Server, Vlan,
+        Datacenter, FirewallRule, Image, NatRule, NetworkDomain, PublicIpBlock, ReservedPublicIpv4Address,
+        Server, Vlan,
     },
 };
 use tokio::sync::Notify;
@@ -180,6 +181,12 @@ impl Cloud for FakeCloud {
     }
     async fn server(&self, id: &Id<Server>) -> Result<Option<Server>, McpError> {
         self.call("GET_SERVER", false, |state| Ok(state.look_server(id))).await
+    }
+    async fn date(&self) -> Result<Option<String>, McpError> {
+        self.call("MY_ACCOUNT", false, |_| Ok(Some("Sun, 06 Nov 1994 08:49:37 GMT".to_owned()))).await
+    }
+    async fn datacenters(&self) -> Result<Vec<Datacenter>, McpError> {
+        self.call("LIST_DATACENTER", false, |state| Ok(state.datacenters())).await
     }
     async fn platform_images(&self) -> Result<Vec<Image>, McpError> {
         // Data centres of every plan of the tests.

@@ -9,8 +9,8 @@ use std::{
 use fleet_mcp::{
     Id, McpError,
     types::{
-        AddDisk, Address, CreateFirewallRule, CreateNatRule, DeployNetworkDomain, DeployServer, DeployVlan,
-        EditFirewallRule, FirewallRule, Image, NatRule, NetworkDomain, PublicIpBlock,
+        AddDisk, Address, CreateFirewallRule, CreateNatRule, Datacenter, DeployNetworkDomain, DeployServer,
+        DeployVlan, EditFirewallRule, FirewallRule, Image, NatRule, NetworkDomain, PublicIpBlock,
         ReservedPublicIpv4Address, Server, State as Life, Vlan,
     },
 };
@@ -38,6 +38,8 @@ pub struct State {
     pub rules: BTreeMap<Id<FirewallRule>, FirewallRule>,
     /// Guests do not shut down when asked.
     pub without_tools: bool,
+    /// The most CPUs of a server.
+    pub most_cpus: Option<u32>,
     /// Images the customer made.
     pub customer_images: Vec<Image>,
     /// How often servers of a name fail to be made before they succeed.
@@ -105,6 +107,15 @@ impl State {
                 false
             }
         }
+    }
+
+    pub(super) fn datacenters(&self) -> Vec<Datacenter> {
+        let most = self.most_cpus.unwrap_or(32);
+        let centre = |at| {
+            shape(json!({"id": format!("EU{at}"), "hypervisor": {"property": [
+                {"name": "MAX_CPU_COUNT", "value": most.to_string()}]}}))
+        };
+        (0..10).map(centre).collect()
     }
 
     pub(super) fn look_domains(&mut self) -> Vec<NetworkDomain> {

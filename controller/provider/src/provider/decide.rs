@@ -1,6 +1,6 @@
 //! What a run does, decided once from what was seen: previews show it, runs do it. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_model::NodeName;
 use fleet_plan::ResolvedPlan;
@@ -25,6 +25,8 @@ pub struct Preview {
     pub problems: Vec<String>,
     /// Servers that have to be made anew, each with the reason; not done without consent.
     pub replacements: Vec<Step>,
+    /// Nodes to be replaced whose successors could not be made, and why: their servers must not go.
+    pub unmakeable: BTreeMap<NodeName, String>,
 }
 
 /// What is to be done: servers that make room for their successors, then everything else.
@@ -97,6 +99,11 @@ impl Decision {
             }
         }
         shown.extend(steps);
-        Preview { steps: shown, problems: then.problems, replacements: then.replacements }
+        Preview {
+            steps: shown,
+            problems: then.problems,
+            replacements: then.replacements,
+            unmakeable: BTreeMap::new(),
+        }
     }
 }

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::tamper;
 use crate::{
+    Pace,
     event::{Event, Step, StepState, Verb},
     provider::Preview,
     testing::{World, any_plan, small},
@@ -55,15 +56,109 @@ async fn cpus_and_memory_change_in_place_and_the_server_is_on_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn servers_are_restarted_one_after_the_other() {
+async fn members_of_a_database_are_restarted_one_after_the_other() {
     let (world, mut plan) = (World::new(), small());
     world.apply(&plan).await;
     let networks = plan.locations.iter_mut().flat_map(|location| &mut location.networks);
     networks.flat_map(|network| &mut network.nodes).for_each(|node| node.memory_gb = 8);
+    let shown = preview(&world, &plan, &[]).await;
+    let after = |name: &str| {
+        format!("; the server is restarted, after that of `{name}`, a member of the same database")
+    };
+    let details: Vec<&str> = shown.steps.iter().map(|step| step.detail.as_str()).collect();
+    assert!(
+        details[1].ends_with(&after("EU7rethinkSeed")) && details[2].ends_with(&after("EU7rethink01")),
+        "{details:?}"
+    );
     world.cloud.count_anew();
     world.apply(&plan).await;
     let one = ["shutdownServer", "reconfigureServer", "startServer"];
     assert_eq!(world.cloud.changes(), [one, one, one].concat());
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_servers_are_restarted_together_but_only_so_many() {
+    let (world, mut plan) = (World::new(), small());
+    let nodes = |plan: &mut ResolvedPlan, change: &dyn Fn(&mut fleet_plan::resolved::Node)| {
+        let networks = plan.locations.iter_mut().flat_map(|location| &mut location.networks);
+        networks.flat_map(|network| &mut network.nodes).for_each(change);
+    };
+    nodes(&mut plan, &|node| node.tasks.clear());
+    world.apply(&plan).await;
+    nodes(&mut plan, &|node| node.memory_gb = 8);
+    world.cloud.count_anew();
+    let two = Pace { restarts: 2, ..Pace::default() };
+    let (sender, mut receiver) = tokio::sync::mpsc::channel(4);
+    let listening = tokio::spawn(async move {
+        let mut waited = Vec::new();
+        while let Some(event) = receiver.recv().await {
+            if let Event::Step(step, StepState::Waiting(why)) = event
+                && why == "2 other servers are being restarted"
+            {
+                waited.push(step.name);
+            }
+        }
+        waited
+    });
+    let provider = world.provider().with_pace(two);
+    let outcome = provider.apply(&plan, &sender, &tokio_util::sync::CancellationToken::new()).await;
+    assert_eq!(outcome.expect("a run").problems, [] as [String; 0]);
+    drop(sender);
+    assert_eq!(listening.await.expect("ends"), ["EU6rethink01"]);
+    let changes = world.cloud.changes();
+    assert_eq!(changes[..2], ["shutdownServer"; 2], "two at once");
+    let mut down = 0;
+    for change in &changes {
+        down += i32::from(*change == "shutdownServer") - i32::from(*change == "startServer");
+        assert!(down <= 2, "{changes:?}");
+    }
+    assert_eq!(changes.len(), 9);
+    world.check_exact(&plan).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_successor_that_cannot_be_made_is_known_before_anything_goes() {
+    let (world, good) = (World::new(), small());
+    world.apply(&good).await;
+    let unmakeable = async |plan: &ResolvedPlan| {
+        let shown = preview(&world, plan, &[NODE]).await;
+        let why = shown.unmakeable.into_iter().map(|(node, why)| format!("{node}: {why}"));
+        why.collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(unmakeable(&good).await, "");
+    let mut plan = good.clone();
+    node(&mut plan).image = "BeOS".into();
+    let told = unmakeable(&plan).await;
+    assert!(told.contains("EU6 has no image whose name contains `BeOS`; there are: CentOS 7"), "{told}");
+    // Whoever previews without wanting anything replaced is not told of what is not made.
+    assert!(preview(&world, &plan, &[]).await.unmakeable.is_empty());
+
+    world.cloud.state().most_cpus = Some(4);
+    let mut plan = good.clone();
+    node(&mut plan).cpu.count = 8;
+    let told = unmakeable(&plan).await;
+    assert!(told.contains("8 CPUs are more than the 4 that EU6 allows"), "{told}");
+
+    // Its network is somebody else's by now.
+    let foreign =
+        world.cloud.state().vlans.values_mut().find(|vlan| vlan.datacenter_id.as_str() == "EU6").map(
+            |vlan| {
+                vlan.description = None;
+            },
+        );
+    foreign.expect("there");
+    let told = unmakeable(&good).await;
+    assert!(told.contains("vlan `RethinkNetwork` in EU6 exists and is not this fleet's"), "{told}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_preview_says_which_servers_have_no_image() {
+    let (world, mut plan) = (World::new(), small());
+    node(&mut plan).image = "BeOS".into();
+    let shown = preview(&world, &plan, &[]).await;
+    let outcome = world.run(&plan).await.0.expect("a run");
+    assert_eq!(shown.problems, outcome.problems);
+    assert_eq!(shown.problems.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,6 +7,7 @@ use fleet_store::MemoryStore;
 use super::check_nothing_left;
 use crate::{
     Provider,
+    mark::Marked,
     orphans::{Orphan, own},
     provider::strays,
     testing::{World, fleet, small},
@@ -54,7 +55,9 @@ async fn what_is_ours_strangers_and_lost_is_told_apart() {
     let told: Vec<String> =
         found.iter().map(|orphan| format!("{}: {}\n  {}", orphan.id, orphan.why, orphan.next_step)).collect();
     insta::assert_snapshot!(told.join("\n"));
-    assert_eq!(own(&found, fleet().as_str()), 3, "what another fleet left is its own affair");
+    let mark = |id: &str| Marked { fleet: fleet().to_string(), id: id.to_owned() };
+    assert_eq!(own(&found, &mark("0001")), 2, "what another fleet left is its own affair, whatever its name");
+    assert_eq!(own(&found, &mark("9999")), 1, "what is unmarked in another's networks is not ours");
     assert_eq!(found[0].created.expect("said").to_string(), "2016-03-21T07:46:26.000Z");
 }
 
