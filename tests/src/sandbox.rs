@@ -57,6 +57,7 @@ impl From<Output> for Ended {
 pub struct Sandbox {
     dir: tempfile::TempDir,
     environment: Vec<(String, String)>,
+    fleetctl: PathBuf,
 }
 
 impl Sandbox {
@@ -81,7 +82,17 @@ impl Sandbox {
     fn new(environment: &[(&str, &str)]) -> Self {
         let environment =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Self { dir: test_folder(), environment }
+        Self { dir: test_folder(), environment, fleetctl: program("fleetctl") }
+    }
+
+    /// Sets a variable for every command from here on.
+    pub fn set(&mut self, name: &str, value: &Path) {
+        self.environment.push((name.to_owned(), value.display().to_string()));
+    }
+
+    /// Takes another `fleetctl` from here on.
+    pub fn use_program(&mut self, fleetctl: &Path) {
+        self.fleetctl = fleetctl.to_owned();
     }
 
     /// The home folder; made by fleetctl.
@@ -91,7 +102,7 @@ impl Sandbox {
 
     /// A command on this home, not started yet.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(program("fleetctl"));
+        let mut command = Command::new(&self.fleetctl);
         command
             .args(arguments)
             .env("FLEET_HOME", self.home())
