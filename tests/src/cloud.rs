@@ -167,6 +167,11 @@ impl LocalCloud {
         drop(self.json(Method::POST, "fleet/fault", Some(fault)));
     }
 
+    /// Switches a fault on in a cloud that may be ending.
+    pub fn try_fault(&self, fault: &Value) {
+        drop(self.ask(Method::POST, "fleet/fault", Some(fault)));
+    }
+
     /// Switches all faults off.
     #[track_caller]
     pub fn clear_faults(&self) {

@@ -143,7 +143,7 @@ impl World {
         assert!(open.is_empty(), "{name}: calls without outcome: {open:#?}");
         match plan {
             Some(plan) => {
-                check::as_planned(&behind, plan, &index);
+                check::as_planned(&behind, plan, Some(&index));
                 let before = behind.changing_calls();
                 match self.run(Some(plan), &mut Vec::new().into_iter().peekable(), &mut 0) {
                     Run::Clean(outcome) => {
