@@ -139,7 +139,8 @@ impl Update {
             again: Instant::now(),
             ways,
         };
-        if matches!(update.progress(), Some(Progress::Trial)) {
+        let on_trial = update.supervised.as_ref().is_some_and(|(supervised, _)| supervised.trial.is_some());
+        if !on_trial && matches!(update.progress(), Some(Progress::Trial)) {
             // Started with a request that waits: the supervisor could not take it. Once more, but not at once.
             update.wait_for("the supervisor, whose disk takes no record; free some space on the node".into());
             update.again = Instant::now() + most;
@@ -281,10 +282,13 @@ impl Update {
                 self.stuck(Verdict::unsupervised())
             }
             (Some(want), Some(_)) => match self.progress() {
+                Some(Progress::Done) => self.done(),
+                Some(Progress::Back(_) | Progress::Not(_)) => {
+                    self.doing = Doing::Nothing;
+                    Next::Rest
+                }
                 _ if self.again > Instant::now() => Next::Again(self.again - Instant::now()),
                 Some(Progress::Trial) => Next::Leave,
-                Some(Progress::Done) => self.done(),
-                Some(Progress::Back(_) | Progress::Not(_)) => Next::Rest,
                 Some(Progress::Due(attempt)) => self.begin(want, attempt),
                 // Not verified yet: what it leads to is not known.
                 None => self.begin(want, 1),

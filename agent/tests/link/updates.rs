@@ -380,6 +380,7 @@ async fn a_controller_away_for_a_whole_trial_fails_nobody() {
     let done =
         standing(&mut controller, &mut session, "its commit", is(StandingStep::StandingCommitted, 1)).await;
     assert_eq!(done.running_sha256, good.sha256);
+    assert!(!node.said().contains("the order waits"), "a trial waits for nothing");
 }
 
 #[tokio::test]
