@@ -112,8 +112,10 @@ impl Life {
             let mut cut = false;
             while let Some(next) = moments.peek() {
                 let due = self.wait_for(&mut command, |cloud| {
-                    let answered = cloud.changing_calls().saturating_sub(base) + earlier;
-                    u64::try_from(answered).is_ok_and(|answered| answered >= next.after)
+                    cloud.try_changing_calls().is_some_and(|calls| {
+                        let answered = calls.saturating_sub(base) + earlier;
+                        u64::try_from(answered).is_ok_and(|answered| answered >= next.after)
+                    })
                 });
                 if !due {
                     break;
@@ -124,10 +126,8 @@ impl Life {
                 match moments.next().expect("it was there").what {
                     What::Fault(fault) => self.fault(&fault),
                     What::RestartCloud { .. } => {
-                        earlier += self
-                            .sandbox
-                            .cloud()
-                            .map_or(0, |cloud| cloud.changing_calls().saturating_sub(base));
+                        let calls = self.sandbox.cloud().and_then(|cloud| cloud.try_changing_calls());
+                        earlier += calls.map_or(0, |calls| calls.saturating_sub(base));
                         base = 0;
                         self.restart_cloud();
                     }
