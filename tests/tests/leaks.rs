@@ -158,3 +158,18 @@ fn two_lost_fleets_of_one_name_are_told_apart() {
     sandbox.run(&["down", "--fleet", "minimal", "--yes"]).expect(0);
     assert!(!sandbox.home().exists(), "the home is left");
 }
+
+#[test]
+fn the_id_of_a_fleet_this_home_knows_is_refused() {
+    let sandbox = Sandbox::with_state_only_cloud(0);
+    sandbox.run(&["up", &plan("minimal.yaml")]).expect(0);
+    let controller = sandbox.controller_pid("minimal").expect("it runs");
+    let domains = cloud(&sandbox).list("network/networkDomain");
+    let description = domains[0]["description"].as_str().expect("marked");
+    let (_, id) = description.rsplit_once("id=").expect("a mark");
+    let refused = sandbox.run(&["down", "--fleet", "minimal", "--id", id, "--yes"]).expect(64);
+    assert!(refused.err.contains("fleet `minimal`, which this home knows"), "{}", refused.err);
+    assert_eq!(sandbox.controller_pid("minimal"), Some(controller), "its controller goes on");
+    assert_eq!(cloud(&sandbox).list("network/networkDomain"), domains);
+    sandbox.run(&["down", "--yes"]).expect(0);
+}
