@@ -55,6 +55,8 @@ pub struct FakeTask {
     pub deadline: Duration,
     /// What its `apply` needs.
     pub permit: Option<String>,
+    /// Whether nobody is the worse for an `apply` that fails under it.
+    pub gentle: bool,
     /// Whether later phases wait for what it waits for.
     pub holds: bool,
 }
@@ -70,6 +72,7 @@ impl FakeTask {
             applies: AtomicU32::new(0),
             deadline: Duration::from_secs(60),
             permit: None,
+            gentle: false,
             holds: true,
         }
     }
@@ -96,7 +99,7 @@ impl Task for FakeTask {
             _ if self.converged.load(Ordering::SeqCst) => Ok(Finding::converged()),
             _ => {
                 let finding = Finding::drift([format!("{} differs", self.id)]);
-                Ok(Finding { permit: self.permit.clone(), ..finding })
+                Ok(Finding { permit: self.permit.clone(), gentle: self.gentle, ..finding })
             }
         }
     }

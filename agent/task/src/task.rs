@@ -39,6 +39,9 @@ pub struct Finding {
     pub warnings: Vec<String>,
     /// Permit of the controller that `apply` needs; it is asked for first, and given back once converged.
     pub permit: Option<String>,
+    /// Whether what is done under it takes nothing away from anybody, should it fail half way: then it is given back at
+    /// once, and others have their turn.
+    pub gentle: bool,
 }
 
 impl Finding {

@@ -142,7 +142,7 @@ impl Turn {
                 interruptions,
             };
             let disturbed = standing.disturbed;
-            if finding.permit.is_some() {
+            if finding.permit.is_some() && !finding.gentle {
                 standing.disturbed.get_or_insert_with(|| self.clock.now());
             }
             let begun = self.keep(&standing).and_then(|()| self.node.journal().begin(self.id(), intent));

@@ -278,6 +278,27 @@ async fn a_release_that_is_lost_costs_the_rest_of_the_lease() {
 }
 
 #[tokio::test]
+async fn a_member_without_a_session_keeps_machines_up_and_no_server_from_restarting() {
+    let house = House::new(true).await;
+    let life = house.live(ALL).await;
+    let away = life.lives.iter().find(|live| live.node == node("b")).expect("one of them");
+    life.desk.registry.leave(away);
+    let answer = life.ask("a", "join/fleet").await.expect("answered");
+    assert!(answer.granted, "its certificate runs out, and who is there the cluster knows: {answer:?}");
+    life.release("a", "join/fleet").await;
+    let answer = life.ask("a", "reboot").await.expect("answered");
+    assert!(!answer.granted && answer.reason.contains("`b`"), "{answer:?}");
+    // One that is there and has not converged is waited for all the same.
+    let seed = life.lives.iter().find(|live| live.node == node(SEED)).expect("one of them");
+    let result = TaskResult::Failed.into();
+    let report = TaskReport { name: "db".to_owned(), result, ..TaskReport::default() };
+    let seen = v1::Observed { generation: 1, tasks: vec![report], ..v1::Observed::default() };
+    life.desk.registry.observed(seed, seen);
+    let answer = life.ask("a", "join/fleet").await.expect("answered");
+    assert!(!answer.granted && answer.reason.contains(SEED), "{answer:?}");
+}
+
+#[tokio::test]
 async fn a_release_said_again_counts() {
     for (name, text, next, whole, changes) in STEPS.into_iter().filter(|(_, _, next, _, _)| !next.is_empty())
     {

@@ -402,8 +402,11 @@ impl Sight for Looking<'_> {
         self.enrolment.clone()
     }
 
-    fn unsteady(&self, member: &NodeName, instance: &str) -> Option<String> {
+    fn unsteady(&self, member: &NodeName, instance: &str, permit: &Permit) -> Option<String> {
         let view = self.view(member);
+        if !view.connected && matches!(permit, Permit::Join(_)) {
+            return None;
+        }
         let Some(desired) = &view.desired else {
             return Some(format!("node `{member}`, of which nothing is desired yet"));
         };

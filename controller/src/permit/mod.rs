@@ -7,7 +7,9 @@
 //! - `join/INSTANCE` has one holder; members ask for it too, to restart their server.
 //! - `found/INSTANCE` is given once: afterwards only to the same enrolment of the same node, and only while nobody
 //!   else may hold the cluster's data.
-//! - Members are away one at a time, machine or server, and only while the servers of all others have converged.
+//! - Members are away one at a time, machine or server, and only while the servers of all others have converged. A
+//!   member that has no session keeps others from rebooting, not from restarting their servers: whether its server is
+//!   there the cluster itself knows, and who asks for that permit has asked it.
 //!   Whoever is no member yet takes nothing away, and neither waits for that nor is waited for.
 //! - A lease belongs to an enrolment: the same name with another identity is another machine.
 

@@ -55,8 +55,9 @@ pub trait Sight {
     fn enrolment(&self, node: &NodeName) -> Option<String>;
     /// Why the member's server of this cluster cannot be relied on while another one is away, in words: it has not
     /// converged in the member's present generation. One that waits for a permit itself stands still, and is none to
-    /// wait for: two would wait for each other.
-    fn unsteady(&self, member: &NodeName, instance: &str) -> Option<String>;
+    /// wait for: two would wait for each other. For `permit`: whoever restarts a server asks the cluster itself who is
+    /// in it, so that a member without a session is then none to wait for.
+    fn unsteady(&self, member: &NodeName, instance: &str, permit: &Permit) -> Option<String>;
 }
 
 /// What is held and what was founded.
@@ -124,7 +125,7 @@ impl Table {
             return Decision::Wait(format!("node `{absent}` is silent; no other restarts until it is back"));
         }
         let others = self.relied_on(node, &ask.permit);
-        if let Some(why) = others.into_iter().find_map(|(instance, member)| sight.unsteady(member, instance))
+        if let Some(why) = others.into_iter().find_map(|(instance, member)| sight.unsteady(member, instance, &ask.permit))
         {
             return Decision::Wait(why);
         }

@@ -83,9 +83,13 @@ pub(super) async fn harden(node: &Node, task: &TaskId, login: &Login) -> Result<
     // Before anything else: sshd does not even say where it listens without a key.
     host_keys::mend(node, &plan.keys).await?;
     start(node).await?;
+    let closed = digest(&[name]);
+    if plan.drop_in.is_none() && !plan.unproved {
+        // Of an agent that did not remember it, or was cut off before.
+        node.journal().remember(task, CLOSED, &closed)?;
+    }
     // Cut off anywhere from here, the next look finds it unproved.
     node.journal().forget(task, PROVED)?;
-    let closed = digest(&[name]);
     let stays = plan.drop_in.is_none() && node.journal().recall(task, CLOSED).as_ref() == Some(&closed);
     if stays {
         // Host keys may have been made anew before it was cut off: until it reads them, sshd serves the old ones.

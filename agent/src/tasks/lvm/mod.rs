@@ -89,7 +89,7 @@ impl Task for Lvm {
             drift: decision.steps.iter().map(ToString::to_string).collect(),
             waiting: decision.waiting,
             warnings: decision.left_alone,
-            permit: None,
+            ..Finding::default()
         })
     }
 

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{Read, Seek, SeekFrom},
+    time::Duration,
 };
 
 use fleet_model::{Clock as _, SystemClock};
@@ -28,6 +29,8 @@ use crate::tasks::{
 const QUOTED: usize = 300;
 /// Issues shown.
 const ISSUES: usize = 5;
+/// With less than this left of its certificate, a server no longer waits for others to be well.
+const CLOSE: Duration = Duration::from_secs(24 * 3600);
 /// How much of the end of the server's log is looked at.
 const TAIL: u64 = 4096;
 
@@ -128,9 +131,14 @@ pub(super) async fn look(
             changes.push(format!("{} runs with an older program, certificate or settings", settings.unit()));
             // With a certificate that ran out it is among the others only for as long as their connections last, and
             // who has a new one finds only those who have one, too: taking turns, all would wait for each other.
-            let own = node.read(settings::TLS[1])?.unwrap_or_default();
-            if !(look.work.tls && ran_out(&own, &material[2], SystemClock.now())) {
-                turn = not_now(settings, view.as_ref(), silence.as_ref());
+            let (own, now) = (node.read(settings::TLS[1])?.unwrap_or_default(), SystemClock.now());
+            let is_out = |at| look.work.tls && ran_out(&own, &material[2], at);
+            if !is_out(now) {
+                // Whoever is away may stay so, and then it would run out waiting.
+                turn = match is_out(now.after(CLOSE)) {
+                    true => None,
+                    false => not_now(settings, view.as_ref(), silence.as_ref()),
+                };
                 if turn.is_none() {
                     look.finding.permit = Some(join(settings));
                 }
@@ -219,6 +227,8 @@ impl Look {
             self.work = Work::default();
             return;
         }
+        // A server without data serves nobody yet.
+        self.finding.gentle = true;
         self.work.create = true;
     }
 

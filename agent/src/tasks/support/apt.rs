@@ -98,12 +98,19 @@ pub async fn remove(node: &Node, packages: &[&str]) -> Result<(), TaskError> {
     change(node, &apt(["remove", "--"].into_iter().chain(packages.iter().copied()))).await
 }
 
-/// Upgrades what can be upgraded without removing anything; new dependencies (a kernel's) are installed.
+/// Upgrades what can be upgraded without removing anything; new dependencies (a kernel's) are installed. With lists just
+/// fetched, a package that cannot be is its mirror's trouble: for the caller to judge.
 ///
 /// # Errors
-/// As [`update_lists`].
-pub async fn upgrade(node: &Node) -> Result<(), TaskError> {
-    change(node, &apt(["--with-new-pkgs", "upgrade"])).await
+/// As [`update_lists`], but for that.
+pub async fn try_upgrade(node: &Node) -> Result<Option<TaskError>, TaskError> {
+    mend(node).await?;
+    let command = apt(["--with-new-pkgs", "upgrade"]);
+    match attempt(node, &command).await? {
+        None => Ok(None),
+        Some(trouble @ Trouble::Fetch(_)) => Ok(Some(trouble.explain(&command))),
+        Some(trouble) => Err(trouble.explain(&command)),
+    }
 }
 
 /// Finishes what an interrupted run left half done; starts nothing if there is no such thing.

@@ -51,6 +51,8 @@ struct State {
     fault: Option<(usize, Fault)>,
     dead: bool,
     offered: BTreeMap<String, String>,
+    /// A package the mirror lists and does not have.
+    lacking: Option<String>,
     /// Files that come with a package.
     brings: BTreeMap<String, Vec<(String, String)>>,
     units: BTreeMap<String, FakeUnit>,

@@ -1,6 +1,7 @@
 //! The operating system: package lists refreshed and packages upgraded now and then, without questions; a reboot that
-//! needs is reported, and done if the plan says so and the controller permits it. Nobody waits for either: once packages
-//! were upgraded, a mirror out of reach is a warning, and a reboot that waits for its turn holds back no later phase.
+//! needs is reported, and done if the plan says so and the controller permits it. Nobody waits for either: a mirror that
+//! lacks a package, or is out of reach once packages were upgraded, is a warning, and a reboot that waits for its turn
+//! holds back no later phase.
 //!
 //! Whether an update is due is told by a stamp of ours, so that looking never starts apt. What was upgraded is known by
 //! comparing dpkg's records before and after.
@@ -41,7 +42,7 @@ const NAMED: usize = 12;
 const PERMIT: &str = "reboot";
 /// What is remembered of a reboot: in which boot it was begun, and what for.
 const REBOOTED: &str = "rebooted";
-/// What is remembered of package lists that could not be fetched.
+/// What is remembered of package lists, or packages, that could not be fetched.
 const UNFETCHED: &str = "unfetched";
 /// How soon that is tried again.
 const RETRY: Duration = Duration::from_secs(3600);
@@ -90,8 +91,8 @@ impl Update {
         let every = Duration::from_secs(u64::from(hours) * 3600);
         let mut warnings = Vec::new();
         if let Some(why) = due(stamp.as_ref(), now(), every) {
-            let Some(warning) = Unfetched::read(node, &self.id).and_then(|tried| tried.warning(stamp, now()))
-            else {
+            let tried = Unfetched::read(node, &self.id);
+            let Some(warning) = tried.and_then(|tried| tried.warning(stamp.as_ref(), now())) else {
                 return Ok((Next::Upgrade(why), Vec::new()));
             };
             warnings.push(warning);
@@ -116,13 +117,11 @@ impl Update {
             if Stamp::read(node)?.is_none() {
                 return Err(trouble);
             }
-            let tried = Unfetched { at_ms: milliseconds(now()), why: trouble.explain() };
-            let text = serde_json::to_string(&tried).expect("a number and a text");
-            node.journal().remember(&self.id, UNFETCHED, &text)?;
-            *self.told() = vec!["looked for newer packages, and their lists could not be fetched".into()];
-            return Ok(());
+            return self.unfetched(node, &trouble, "their lists");
         }
-        apt::upgrade(node).await?;
+        if let Some(trouble) = apt::try_upgrade(node).await? {
+            return self.unfetched(node, &trouble, "they");
+        }
         let upgraded = compare(&before, &versions(&Packages::read(node)?));
         let stamp = Stamp { at_ms: milliseconds(now()), upgraded };
         let text = serde_json::to_vec_pretty(&stamp).expect("numbers and texts");
@@ -133,6 +132,15 @@ impl Update {
             node.journal().forget(&self.id, REBOOTED)?;
         }
         *self.told() = vec![tell(&stamp.upgraded)];
+        Ok(())
+    }
+
+    /// Nobody waits for a mirror: it is told, and tried again.
+    fn unfetched(&self, node: &Node, trouble: &TaskError, what: &str) -> Result<(), TaskError> {
+        let tried = Unfetched { at_ms: milliseconds(now()), why: trouble.explain() };
+        let text = serde_json::to_string(&tried).expect("a number and a text");
+        node.journal().remember(&self.id, UNFETCHED, &text)?;
+        *self.told() = vec![format!("looked for newer packages, and {what} could not be fetched")];
         Ok(())
     }
 
@@ -161,7 +169,7 @@ impl Stamp {
     }
 }
 
-/// That package lists could not be fetched: when that was tried, and why not.
+/// That package lists, or packages, could not be fetched: when that was tried, and why not.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Unfetched {
     at_ms: u64,
@@ -174,15 +182,15 @@ impl Unfetched {
     }
 
     /// What to say of it, unless it is time to try again.
-    fn warning(&self, stamp: Option<Stamp>, now: Duration) -> Option<String> {
+    fn warning(&self, stamp: Option<&Stamp>, now: Duration) -> Option<String> {
         // By the clock of now; tried in its future means the clock was set back.
         let since = now.checked_sub(Duration::from_millis(self.at_ms)).filter(|since| *since < RETRY)?;
-        let last = now.saturating_sub(Duration::from_millis(stamp?.at_ms));
+        let last = stamp.map(|stamp| age(now.saturating_sub(Duration::from_millis(stamp.at_ms))));
         Some(format!(
-            "newer packages are not known: {}; tried {} ago, and again soon; that last worked {} ago",
+            "packages are not upgraded: {}; tried {} ago, and again soon; that last worked {}",
             self.why,
             age(since),
-            age(last)
+            last.map_or_else(|| "never".to_owned(), |last| format!("{last} ago"))
         ))
     }
 }

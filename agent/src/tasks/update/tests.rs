@@ -183,13 +183,43 @@ async fn a_mirror_out_of_reach_is_a_warning_once_it_was_reached() {
     fs::remove_file(rig.path("/run/reboot-required")).expect("mark");
     // An hour later it works.
     debian.answers_no_more("apt-get");
-    let node = rig.node();
-    let mut tried = Unfetched::read(&node, &TaskId::new("update")).expect("remembered");
-    tried.at_ms -= milliseconds(RETRY);
-    let text = serde_json::to_string(&tried).expect("json");
-    node.journal().remember(&TaskId::new("update"), UNFETCHED, &text).expect("journal");
+    an_hour_later(&rig);
     assert_eq!(rig.changed(&task(false)).await, ["upgraded 1 packages: openssl 1.0 → 2.0"]);
     assert!(rig.run(Arc::new(task(false))).await.warnings.is_empty());
+}
+
+#[tokio::test]
+async fn a_package_the_mirror_does_not_have_holds_nobody_back() {
+    for first in [true, false] {
+        let (debian, rig) = Debian::rig(&[]);
+        debian.has("openssl").offers_newer("openssl", "2.0");
+        if !first {
+            aged(&rig, 51);
+        }
+        debian.mirror_lacks(Some("openssl"));
+        let changes = rig.changed(&task(false)).await;
+        assert_eq!(changes, ["looked for newer packages, and they could not be fetched"]);
+        let report = rig.run(Arc::new(task(false))).await;
+        assert_eq!(report.outcome, Outcome::Unchanged, "later tasks go on");
+        let [warning] = report.warnings.as_slice() else { panic!("{report:?}") };
+        assert!(warning.contains("openssl.deb  404  Not Found") && warning.contains("next: "), "{warning}");
+        let last = if first { "that last worked never" } else { "that last worked 2 d 3 h ago" };
+        assert!(warning.ends_with(last), "{warning}");
+        assert_eq!(debian.ran(" upgrade").len(), 1, "tried again in an hour, not at every look");
+        debian.mirror_lacks(None);
+        an_hour_later(&rig);
+        assert_eq!(rig.changed(&task(false)).await, ["upgraded 1 packages: openssl 1.0 → 2.0"]);
+        assert!(rig.run(Arc::new(task(false))).await.warnings.is_empty());
+    }
+}
+
+/// After what could not be fetched.
+fn an_hour_later(rig: &Rig) {
+    let (node, id) = (rig.node(), TaskId::new("update"));
+    let mut tried = Unfetched::read(&node, &id).expect("remembered");
+    tried.at_ms -= milliseconds(RETRY);
+    let text = serde_json::to_string(&tried).expect("json");
+    node.journal().remember(&id, UNFETCHED, &text).expect("journal");
 }
 
 #[tokio::test]

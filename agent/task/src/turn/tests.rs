@@ -185,6 +185,19 @@ async fn a_restart_that_failed_keeps_its_permit_until_it_has_converged() {
 }
 
 #[tokio::test]
+async fn what_takes_nothing_from_anybody_gives_its_permit_back_when_it_fails() {
+    for behaviour in [Behaviour::Fails, Behaviour::Lies] {
+        let bench = Bench::new();
+        bench.controller.grant("join/x");
+        let mut fails = FakeTask::new("t", behaviour).needing("join/x");
+        fails.gentle = true;
+        let outcome = bench.outcome(&under(OnDrift::Repair, "a", &Arc::new(fails)), Repair::None).await;
+        assert!(matches!(outcome, Outcome::Failed(_)), "{outcome:?}");
+        assert_eq!(bench.controller.released(), ["join/x"]);
+    }
+}
+
+#[tokio::test]
 async fn what_fails_again_and_again_lets_others_have_their_turn() {
     let bench = Bench::new();
     bench.controller.grant("join/x");

@@ -24,7 +24,7 @@ impl Sight for Seen {
     fn enrolment(&self, _: &NodeName) -> Option<String> {
         self.enrolment.clone()
     }
-    fn unsteady(&self, member: &NodeName, _: &str) -> Option<String> {
+    fn unsteady(&self, member: &NodeName, _: &str, _: &Permit) -> Option<String> {
         self.unsteady.get(member.as_str()).map(|why| format!("task `db` of node `{member}`: {why}"))
     }
 }

@@ -147,6 +147,12 @@ async fn what_was_proved_once_is_not_opened_again_by_a_proof_that_fails() {
     check(&|rig| _ = rig.node().journal().forget(&TaskId::new("access"), "proved")).await;
     check(&|rig| fs::write(rig.path(HOST_KEY), "").expect("damage")).await;
     check(&|rig| of_the_image(rig, &["ed25519"])).await;
+    // An older agent remembered the proof alone.
+    check(&|rig| {
+        rig.node().journal().forget(&TaskId::new("access"), "closed").expect("journal");
+        fs::write(rig.path(HOST_KEY), "").expect("damage");
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! When a server that runs may go away for a moment, and when it had better not.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
 use super::*;
@@ -95,28 +97,36 @@ async fn a_restart_that_fails_is_finished_in_the_same_turn() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_a_certificate_that_ran_out_nobody_waits_for_anybody() {
-    let check = async |until: i32, waits: Option<&str>| {
+async fn the_less_is_left_of_a_certificate_the_less_is_waited_for() {
+    let day = Duration::from_secs(24 * 3600);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    let check = async |until: Duration, permitted: bool, waits: Option<&str>| {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("key")).expect("ca");
         let mut leaf = CertificateParams::default();
-        leaf.not_after = rcgen::date_time_ymd(until, 1, 8);
+        leaf.not_after = rcgen::date_time_ymd(1970, 1, 1) + until;
         let leaf = leaf.signed_by(&KeyPair::generate().expect("key"), &issuer).expect("signed").pem();
         let bench = Bench::allowed();
         fs::write(bench.rig.path(CERTIFICATE), leaf).expect("write");
         fs::write(bench.rig.path(CA), issuer.pem()).expect("write");
         bench.rig.changed(&bench.task()).await;
         // The controller is back after long: there is a new one, and the seed is alone with its own.
-        bench.rig.controller.revoke("join/fleet");
+        if !permitted {
+            bench.rig.controller.revoke("join/fleet");
+        }
         bench.machine.cluster.set(&[("EU6", "Amsterdam"), ("EU8", "Amsterdam")]);
         fs::write(bench.rig.path(CERTIFICATE), "new").expect("write");
         match waits {
             Some(what) => assert!(bench.rig.waits(&bench.task()).await.contains(what)),
             None => drop(bench.rig.changed(&bench.task()).await),
         }
-        assert_eq!(bench.ran("systemctl restart").len(), usize::from(waits.is_none()), "{until}");
+        assert_eq!(bench.ran("systemctl restart").len(), usize::from(waits.is_none()), "{until:?}");
     };
-    check(2020, None).await;
-    check(4000, Some("EU7seed to be in the cluster")).await;
+    // It ran out: without anybody's leave.
+    check(now - day, false, None).await;
+    // It is about to: one at a time, and not for a member that may never come back.
+    check(now + day / 2, false, Some("its turn for `join/fleet`")).await;
+    check(now + day / 2, true, None).await;
+    check(now + 2 * day, true, Some("EU7seed to be in the cluster")).await;
 }

@@ -19,6 +19,11 @@ impl Debian {
         self
     }
 
+    /// The mirror lists a newer package and does not have it; `None` if it has all it lists.
+    pub(crate) fn mirror_lacks(&self, name: Option<&str>) {
+        self.lock().lacking = name.map(str::to_owned);
+    }
+
     /// A package that brings a file.
     pub(crate) fn brings(&self, name: &str, path: &str, text: &str) -> &Self {
         self.offers(name).lock().brings.entry(name.into()).or_default().push((path.into(), text.into()));
@@ -48,6 +53,9 @@ impl Debian {
         let names: Vec<&str> = args.iter().skip_while(|arg| **arg != "--").skip(1).copied().collect();
         match verb {
             Some(&"update") => Output::ok(""),
+            Some(&"upgrade") if let Some(name) = self.lock().lacking.clone() => {
+                failure(100, &format!("E: Failed to fetch http://deb.example/{name}.deb  404  Not Found"))
+            }
             Some(&"upgrade") => {
                 let status = self.text(STATUS);
                 let newer: Vec<(String, String)> = self.lock().offered.clone().into_iter().collect();
