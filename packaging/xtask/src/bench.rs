@@ -17,6 +17,8 @@ pub fn bench() -> Done {
             "fleet-load",
             "--bin",
             "fleet-beside",
+            "--bin",
+            "fleet-work",
         ]),
     )?;
     run(
@@ -27,6 +29,12 @@ pub fn bench() -> Done {
         "compare with plumbery",
         ours(&paths::target().join("release/fleet-beside"))
             .arg(paths::target().join("tmp"))
+            .env("FLEET_DIST", paths::dist()),
+    )?;
+    run(
+        "measure a node with nothing to do",
+        ours(&paths::target().join("release/fleet-work"))
+            .arg(paths::target().join("tmp/fleet-work"))
             .env("FLEET_DIST", paths::dist()),
     )
 }
