@@ -106,7 +106,8 @@ async fn fixture() -> Fixture {
     let fleet = "Reference".parse().expect("a name");
     let ca = Arc::new(Ca::open(&fleet, &records, &sealing, clock.now()).await.expect("an authority"));
     let (registry, dispatch, permits) = (Registry::default(), Dispatch::default(), Inbox::default());
-    let desk = Arc::new(Desk { registry, dispatch, permits, rollouts: Default::default(), clock: clock.clone() });
+    let desk =
+        Arc::new(Desk { registry, dispatch, permits, rollouts: Default::default(), clock: clock.clone() });
     let revoked = Revoked::default();
     let enrolment = Arc::new(Enrolment::new(
         records.clone(),

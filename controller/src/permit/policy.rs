@@ -125,7 +125,8 @@ impl Table {
             return Decision::Wait(format!("node `{absent}` is silent; no other restarts until it is back"));
         }
         let others = self.relied_on(node, &ask.permit);
-        if let Some(why) = others.into_iter().find_map(|(instance, member)| sight.unsteady(member, instance, &ask.permit))
+        if let Some(why) =
+            others.into_iter().find_map(|(instance, member)| sight.unsteady(member, instance, &ask.permit))
         {
             return Decision::Wait(why);
         }

@@ -65,9 +65,10 @@ impl From<Trouble> for Status {
             Trouble::Refused(Refused::UnknownNode(_)) => {
                 (RefusalKind::RefusalUnknown, "`fleetctl rollout status` lists its nodes".to_owned())
             }
-            Trouble::Problems(_) => {
-                (RefusalKind::RefusalBadRequest, "put that right and start again; nothing was touched".to_owned())
-            }
+            Trouble::Problems(_) => (
+                RefusalKind::RefusalBadRequest,
+                "put that right and start again; nothing was touched".to_owned(),
+            ),
             Trouble::Request { hint, .. } => (RefusalKind::RefusalBadRequest, hint),
             Trouble::Elsewhere { .. } => {
                 (RefusalKind::RefusalBusy, "ask that one, or try again after that time".to_owned())
