@@ -68,6 +68,8 @@ pub struct State {
     pub service_names: Vec<String>,
     /// CSRs of all service certificates.
     pub certified: Vec<Vec<u8>>,
+    /// TLS handshakes that came to nothing.
+    pub handshakes_failed: u32,
 }
 
 /// One open session.
@@ -183,6 +185,7 @@ impl Controller {
             fetches: Vec::new(),
             service_names: vec!["n1".into()],
             certified: Vec::new(),
+            handshakes_failed: 0,
         }));
         let mut tasks = JoinSet::new();
         let (opened, sessions) = mpsc::channel(8);
@@ -196,10 +199,10 @@ impl Controller {
         let enrol_listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let enrol = enrol_listener.local_addr().expect("address");
         let router = tonic::transport::Server::builder().add_service(EnrolmentServer::new(service.clone()));
-        let incoming = accept(enrol_listener, config(false), None, &mut tasks);
+        let incoming = accept(enrol_listener, config(false), state.clone(), For::Enrolment, &mut tasks);
         tasks.spawn(async move { router.serve_with_incoming(incoming).await.expect("serve") });
         let router = tonic::transport::Server::builder().add_service(AgentsServer::new(service));
-        let incoming = accept(session_listener, config(true), Some(state.clone()), &mut tasks);
+        let incoming = accept(session_listener, config(true), state.clone(), For::Sessions, &mut tasks);
         tasks.spawn(async move { router.serve_with_incoming(incoming).await.expect("serve") });
         Self { state, enrol, sessions, ca, slot, _tasks: tasks }
     }
@@ -381,27 +384,37 @@ impl Agents for Service {
     }
 }
 
+/// What a listener is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum For {
+    Enrolment,
+    Sessions,
+}
+
 fn accept(
     listener: TcpListener,
     config: Arc<ServerConfig>,
-    state: Option<Arc<Mutex<State>>>,
+    state: Arc<Mutex<State>>,
+    what: For,
     tasks: &mut JoinSet<()>,
 ) -> ReceiverStream<io::Result<Tls>> {
     let (send, receive) = mpsc::channel(8);
     tasks.spawn(async move {
         while let Ok((plain, _)) = listener.accept().await {
-            let lock = || state.as_ref().map(|state| state.lock().unwrap_or_else(PoisonError::into_inner));
-            if lock().is_some_and(|state| state.away) {
+            let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
+            if what == For::Sessions && lock().away {
                 continue;
             }
-            if let Ok(stream) = TlsAcceptor::from(config.clone()).accept(plain).await {
-                if let (Some(mut state), Some([leaf, ..])) = (lock(), stream.get_ref().1.peer_certificates())
-                {
-                    state.shown.push(leaf.to_vec());
-                }
-                if send.send(Ok(Tls(stream))).await.is_err() {
-                    return;
-                }
+            let Ok(stream) = TlsAcceptor::from(config.clone()).accept(plain).await else {
+                lock().handshakes_failed += 1;
+                continue;
+            };
+            // Only sessions ask for a certificate.
+            if let Some([leaf, ..]) = stream.get_ref().1.peer_certificates() {
+                lock().shown.push(leaf.to_vec());
+            }
+            if send.send(Ok(Tls(stream))).await.is_err() {
+                return;
             }
         }
     });

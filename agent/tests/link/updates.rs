@@ -159,7 +159,8 @@ impl Node {
         });
         fs::write(root.join("etc/fleet-agent/enrol.json"), seed.to_string()).expect("seed");
         let mut slots = Slots::new(folder.path().join("slots"), Host);
-        install::adopt(&mut slots, "0.1.0", &agent("first")).expect("adopt");
+        // Releases of these tests are far above the version this agent is of, whatever that is.
+        install::adopt(&mut slots, "7.1.0", &agent("first")).expect("adopt");
         Self { folder, slots, supervisor: None, probation_ms: 1 }
     }
 
@@ -247,26 +248,26 @@ async fn a_release_is_tried_committed_and_sent_back() {
     let first = standing(&mut controller, &mut session, "a first word", |_| true).await;
     let old = Digest::of(&agent("first")).to_string();
     assert_eq!((first.step(), first.order), (StandingStep::StandingCommitted, 0));
-    assert_eq!((&first.running_sha256, first.running_version.as_str()), (&old, "0.1.0"));
+    assert_eq!((&first.running_sha256, first.running_version.as_str()), (&old, "7.1.0"));
 
     // Cut twice on its way, it goes on where it was.
-    let good = releaser.release(&controller, "0.2.0", &agent("second"));
+    let good = releaser.release(&controller, "7.2.0", &agent("second"));
     controller.state().cuts.extend([100_000, 200_000]);
     session.say(good.order(5)).await;
     let done =
         standing(&mut controller, &mut session, "its commit", is(StandingStep::StandingCommitted, 5)).await;
     assert_eq!((&done.release, &done.running_sha256), (&good.sha256, &good.sha256));
-    assert_eq!((done.running_version.as_str(), &done.other_sha256), ("0.2.0", &old));
+    assert_eq!((done.running_version.as_str(), &done.other_sha256), ("7.2.0", &old));
     let offsets: Vec<u64> = controller.state().fetches.iter().map(|(_, offset)| *offset).collect();
     assert!(offsets.len() == 3 && offsets.is_sorted() && offsets[1] > 0, "{offsets:?}");
 
     // Doing it twice changes nothing, and an older one is refused.
     session.say(good.order(5)).await;
     standing(&mut controller, &mut session, "the same", is(StandingStep::StandingCommitted, 5)).await;
-    let other = releaser.release(&controller, "0.3.0", &agent("third"));
+    let other = releaser.release(&controller, "7.3.0", &agent("third"));
     session.say(other.order(4)).await;
     let refused = standing(&mut controller, &mut session, "a refusal", |_| true).await;
-    assert_eq!((refused.order, refused.running_version.as_str()), (5, "0.2.0"));
+    assert_eq!((refused.order, refused.running_version.as_str()), (5, "7.2.0"));
 
     // Back without a download, then nothing to go back to.
     let back = |number| {
@@ -291,7 +292,7 @@ async fn a_release_is_tried_committed_and_sent_back() {
     again.offer.again = true;
     session.say(again.order(9)).await;
     standing(&mut controller, &mut session, "its commit", is(StandingStep::StandingCommitted, 9)).await;
-    assert_eq!(node.active(), ("0.2.0".to_owned(), good.sha256));
+    assert_eq!(node.active(), ("7.2.0".to_owned(), good.sha256));
 }
 
 #[tokio::test]
@@ -312,15 +313,15 @@ async fn bad_releases_leave_the_old_version_running() {
         session.say(release.order(order)).await;
         let said = standing(controller, session, "a verdict", is(step, order)).await;
         assert_eq!((said.reason(), &said.release), (reason, &release.sha256), "{}", said.detail);
-        assert_eq!(said.running_version, "0.1.0");
+        assert_eq!(said.running_version, "7.1.0");
         assert!(!said.detail.is_empty() && said.detail.lines().count() == 1, "{}", said.detail);
     };
 
-    let crash = releaser.release(&controller, "0.2.0", b"#!/bin/sh\nexit 3\n");
+    let crash = releaser.release(&controller, "7.2.0", b"#!/bin/sh\nexit 3\n");
     let (back, crashed) = (StandingStep::StandingRolledBack, StandingReason::StandingCrashed);
     check(&mut controller, &mut session, 1, &crash, back, crashed).await;
 
-    let corrupt = releaser.release(&controller, "0.2.1", &agent("damaged"));
+    let corrupt = releaser.release(&controller, "7.2.1", &agent("damaged"));
     {
         let mut state = controller.state();
         let bytes = state.artifacts.get_mut(&corrupt.packed_sha256).expect("kept");
@@ -328,14 +329,14 @@ async fn bad_releases_leave_the_old_version_running() {
     }
     check(&mut controller, &mut session, 2, &corrupt, failed, StandingReason::StandingCorrupt).await;
 
-    let mut forged = Releaser::new().release(&controller, "0.2.2", &agent("forged"));
+    let mut forged = Releaser::new().release(&controller, "7.2.2", &agent("forged"));
     forged.offer.roots.clear();
     check(&mut controller, &mut session, 3, &forged, failed, StandingReason::StandingSignature).await;
 
-    // 0.2.0 was accepted, though it failed: what is older needs a permit.
-    let older = releaser.release(&controller, "0.1.9", &agent("older"));
+    // 7.2.0 was accepted, though it failed: what is older needs a permit.
+    let older = releaser.release(&controller, "7.1.9", &agent("older"));
     check(&mut controller, &mut session, 4, &older, failed, StandingReason::StandingDowngrade).await;
-    let hung = releaser.release(&controller, "0.2.3", b"#!/bin/sh\nexec sleep 1000\n");
+    let hung = releaser.release(&controller, "7.2.3", b"#!/bin/sh\nexec sleep 1000\n");
     let mut short = hung.clone();
     short.offer.trial = Some(v1::Trial { ready_ms: 500, ceiling_ms: 500, tries: 2 });
     check(&mut controller, &mut session, 5, &short, back, StandingReason::StandingNotReady).await;
@@ -352,7 +353,7 @@ async fn bad_releases_leave_the_old_version_running() {
     session.say(permitted.order(6)).await;
     let done =
         standing(&mut controller, &mut session, "its commit", is(StandingStep::StandingCommitted, 6)).await;
-    assert_eq!(done.running_version, "0.1.9");
+    assert_eq!(done.running_version, "7.1.9");
 }
 
 #[tokio::test]
@@ -362,7 +363,7 @@ async fn a_controller_away_for_a_whole_trial_fails_nobody() {
     let mut node = Node::new(&controller, &releaser);
     node.start();
     let mut session = controller.session().await;
-    let mut good = releaser.release(&controller, "0.2.0", &agent("second"));
+    let mut good = releaser.release(&controller, "7.2.0", &agent("second"));
     let ready_ms = 4000;
     good.offer.trial = Some(v1::Trial { ready_ms, ceiling_ms: LONG_MS, tries: 1 });
     session.say(good.order(1)).await;
@@ -391,10 +392,10 @@ async fn orders_wait_for_probation_and_may_be_withdrawn() {
     node.probation_ms = 600_000;
     node.start();
     let mut session = controller.session().await;
-    let good = releaser.release(&controller, "0.2.0", &agent("second"));
+    let good = releaser.release(&controller, "7.2.0", &agent("second"));
     session.say(good.order(1)).await;
     standing(&mut controller, &mut session, "its commit", is(StandingStep::StandingCommitted, 1)).await;
-    let next = releaser.release(&controller, "0.3.0", &agent("third"));
+    let next = releaser.release(&controller, "7.3.0", &agent("third"));
     session.say(next.order(2)).await;
     let busy = standing(&mut controller, &mut session, "its turn", is(StandingStep::StandingBusy, 2)).await;
     assert!(busy.detail.contains("proved itself") && busy.release == next.sha256, "{}", busy.detail);
@@ -415,7 +416,7 @@ async fn a_node_with_no_supervisor_says_so_with_the_next_step() {
     let mut controller = Controller::start().await;
     let releaser = Releaser::new();
     let (mut machine, mut session) = super::Machine::enrolled(&mut controller).await;
-    let release = releaser.release(&controller, "0.2.0", b"whatever");
+    let release = releaser.release(&controller, "7.2.0", b"whatever");
     session.say(release.order(1)).await;
     let said =
         standing(&mut controller, &mut session, "a verdict", is(StandingStep::StandingFailed, 1)).await;
