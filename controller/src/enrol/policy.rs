@@ -229,7 +229,7 @@ mod tests {
 
     fn hello() -> Hello {
         Hello {
-            agent_version: "0.1.0".to_owned(),
+            agent_version: fleet_proto::VERSION.to_owned(),
             protocol_min: 1,
             protocol_max: 1,
             node_time_ms: NOW.as_millis(),
@@ -342,7 +342,8 @@ mod tests {
         assert_eq!(refusal.message, "the node's clock is 3600 s behind the controller's");
         let newer = Hello { protocol_min: 2, protocol_max: 2, ..hello };
         let refusal = about_peer(Some(&newer), NOW).expect("refused");
-        assert!(refusal.message.contains("agent 0.1.0 speaks protocol 2 to 2"), "{}", refusal.message);
+        let who = format!("agent {} speaks protocol 2 to 2", fleet_proto::VERSION);
+        assert!(refusal.message.contains(&who), "{}", refusal.message);
         assert!(refusal.hint.contains("the controller: update it first"), "{}", refusal.hint);
         assert_eq!(about_peer(None, NOW).expect("refused").kind(), RefusalKind::RefusalBadRequest);
     }
