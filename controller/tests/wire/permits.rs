@@ -26,6 +26,16 @@ fn member(seed: bool) -> Arc<Desired> {
     Arc::new(Desired { generation: 1, tasks, ..Desired::default() })
 }
 
+/// Waits until `done` of what nobody rings a bell for.
+async fn eventually(what: &str, done: impl Fn() -> bool) {
+    let looking = async {
+        while !done() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(DEADLINE, looking).await.unwrap_or_else(|_| panic!("waited in vain: {what}"));
+}
+
 struct Member {
     agent: Agent,
     session: Session,
@@ -272,9 +282,9 @@ async fn a_question_whose_session_is_over_is_dropped() {
     fixture.desk.permits.ask(&node("a"), ask.clone()).expect("room");
     // Read after it, so that its answer says that the other one was read.
     assert!(!members[1].ask("join/fleet", "db").await.granted, "there is no seed");
-    // Shown once all that was asked together is answered.
+    // Shown once all that was asked together is answered, of which the registry says nothing.
     let waits = ["waits for join/fleet, 0 before it"];
-    fixture.until("it to be shown", || fixture.desk.permits.shown(&node("b")) == waits).await;
+    eventually("it is shown", || fixture.desk.permits.shown(&node("b")) == waits).await;
     assert_eq!(fixture.desk.permits.shown(&node("a")), Vec::<String>::new());
     fixture.stop().await;
 }
@@ -297,14 +307,7 @@ async fn a_node_waits_for_so_many_permits_at_once() {
     }
     assert_eq!(fixture.desk.permits.shown(&node("a")).len(), 16);
     members[0].release("join/c3").await;
-    let given_up = || fixture.desk.permits.shown(&node("a")).len() == 15;
-    timeout(DEADLINE, async {
-        while !given_up() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await
-    .expect("it is given up");
+    eventually("it is given up", || fixture.desk.permits.shown(&node("a")).len() == 15).await;
     let answer = members[0].ask("join/c19", "c19").await;
     assert!(answer.reason.contains("node `seed`"), "{answer:?}");
     fixture.stop().await;
