@@ -205,7 +205,7 @@ pub fn csr(key: &KeyPair) -> Vec<u8> {
 
 pub fn hello(fixture: &Fixture, machine: &str) -> v1::Hello {
     v1::Hello {
-        agent_version: "0.1.0".to_owned(),
+        agent_version: fleet_proto::VERSION.to_owned(),
         protocol_min: 1,
         protocol_max: 1,
         boot_nonce: "nonce".to_owned(),

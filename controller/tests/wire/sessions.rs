@@ -2,14 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::harness::{Agent, DEADLINE, Session, csr, hello, kind, node, start};
+use crate::harness::{Agent, DEADLINE, Session, csr, enrol, hello, kind, node, start};
 use fleet_controller::session::dispatch::Answers;
 use fleet_model::Clock;
 use fleet_proto::{
-    refusal::RefusalKind,
+    refusal::{Refusal, RefusalKind},
     v1::{self, agents_client::AgentsClient, command, from_agent, to_agent},
 };
+use fleet_release::Version;
 use rcgen::KeyPair;
+use tokio::{io::AsyncReadExt, time};
 
 fn desired(generation: u64) -> Arc<v1::Desired> {
     Arc::new(v1::Desired { generation, ..v1::Desired::default() })
@@ -81,7 +83,7 @@ async fn what_was_seen_survives_a_restart() {
     let (fixture, _) = crate::harness::start_in(dir, &[], |_| {}).await;
     let view = seen(&fixture);
     assert_eq!(view.observed.expect("kept").generation, 7);
-    assert_eq!(view.agent_version, "0.1.0");
+    assert_eq!(view.agent_version, fleet_proto::VERSION);
     assert_eq!(view.last_seen, last_seen);
     assert!(!view.session);
     fixture.stop().await;
@@ -226,6 +228,41 @@ async fn another_protocol_is_refused_with_who_must_move() {
     fixture.stop().await;
 }
 
+/// One minor version apart works, in either order; two are refused at both doors, with who moves first.
+#[tokio::test]
+async fn agents_more_than_one_minor_version_apart_are_refused_at_both_doors() {
+    let ours: Version = fleet_proto::VERSION.parse().expect("a version");
+    let apart = |by: i64| {
+        let minor = i64::from(ours.minor) + by;
+        u32::try_from(minor).ok().map(|minor| Version { minor, ..ours }.to_string())
+    };
+    let (fixture, tokens) = start(&["web-1", "web-2", "web-3"]).await;
+    let agent = Agent::home(&fixture, &tokens[0], "m1").await;
+    let hello_of = |version: &str| v1::Hello { agent_version: version.to_owned(), ..hello(&fixture, "m1") };
+    for (by, token) in [(-1, &tokens[1]), (1, &tokens[2])] {
+        let Some(version) = apart(by) else { continue };
+        agent.session_with(&fixture, hello_of(&version)).await.expect("one apart is fine");
+        let key = KeyPair::generate().expect("a key");
+        enrol(&fixture, token, &key, hello_of(&version)).await.expect("one apart is fine");
+    }
+    let mut refused = 0;
+    for (by, first) in [(-2, "the agent moves first"), (2, "the controller moves first")] {
+        let Some(version) = apart(by) else { continue };
+        let key = KeyPair::generate().expect("a key");
+        let session = agent.session_with(&fixture, hello_of(&version)).await.err().expect("too far");
+        let enrolled = enrol(&fixture, &tokens[0], &key, hello_of(&version)).await.expect_err("too far");
+        for status in [session, enrolled] {
+            let refusal = Refusal::from_status(&status).expect("typed");
+            assert_eq!(refusal.kind(), RefusalKind::RefusalVersion, "{refusal:?}");
+            let named = refusal.message.contains(&version) && refusal.message.contains(fleet_proto::VERSION);
+            assert!(named && refusal.hint.starts_with(first), "{refusal:?}");
+            refused += 1;
+        }
+    }
+    assert!(refused >= 2, "in one direction at least there is such a version");
+    fixture.stop().await;
+}
+
 #[tokio::test]
 async fn everybody_is_asked_and_the_silent_are_listed() {
     let (fixture, tokens) = start(&["a", "b", "c"]).await;
@@ -234,13 +271,9 @@ async fn everybody_is_asked_and_the_silent_are_listed() {
         let agent = Agent::home(&fixture, token, token).await;
         sessions.push(agent.session(&fixture).await.expect("opens"));
     }
+    let limit = Duration::from_secs(5);
     let lives = fixture.desk.registry.lives();
-    let asking = fixture.desk.dispatch.ask(
-        lives,
-        command::What::Noop(v1::Noop {}),
-        // Long enough that only silence uses it up.
-        Duration::from_millis(500),
-    );
+    let asking = fixture.desk.dispatch.ask(lives, command::What::Noop(v1::Noop {}), limit);
     let answering = async {
         for (index, session) in sessions.iter_mut().enumerate() {
             let Ok(Some(to_agent::Message::Command(command))) = session.next().await else {
@@ -255,13 +288,20 @@ async fn everybody_is_asked_and_the_silent_are_listed() {
             session.say(from_agent::Message::Answer(answer)).await;
             let foreign = v1::Answer { id: command.id ^ 1, error: String::new() };
             session.say(from_agent::Message::Answer(foreign)).await;
+            // What comes after them tells that they were heard.
+            session.say(from_agent::Message::Facts(v1::Facts { cpus: 2, ..v1::Facts::default() })).await;
         }
+        let heard = |name| fixture.desk.registry.view(&node(name), fixture.clock.now()).facts.is_some();
+        fixture.until("both answers", || heard("a") && heard("c")).await;
+        // Silence uses up the limit, and none of ours.
+        time::pause();
     };
     let (answers, ()) = tokio::join!(asking, answering);
+    time::resume();
     let Answers { answered, failed, silent, took } = answers;
     assert_eq!(failed, []);
     assert_eq!((answered, silent), (2, vec![node("b")]));
-    assert!(took > Duration::ZERO && took < Duration::from_millis(500), "{took:?}");
+    assert!(took > Duration::ZERO && took < limit, "{took:?}");
     fixture.stop().await;
 }
 
@@ -275,9 +315,13 @@ async fn silent_connections_hold_nobody_up() {
         let connected = tokio::net::TcpStream::connect(fixture.ready.session[0]).await;
         silent.push(connected.expect("the kernel takes it"));
     }
-    // Each of them is dropped after ten seconds.
-    let opening = tokio::time::timeout(Duration::from_secs(5), agent.session(&fixture));
-    opening.await.expect("at once").expect("opens");
+    // Each of them is dropped after ten seconds: the session opens before the first one is.
+    let mut byte = [0];
+    tokio::select! {
+        biased;
+        opened = agent.session(&fixture) => drop(opened.expect("opens")),
+        _ = silent[0].read(&mut byte) => panic!("one that said nothing was waited for"),
+    }
     drop(silent);
     fixture.stop().await;
 }

@@ -355,7 +355,7 @@ async fn agent(node: NodeName, document: String, world: Arc<Inner>) {
     let address: SocketAddr = address.parse().expect("an address");
     let ahead = world.script.lock().expect("no panic").clock_ms.get(node.as_str()).copied().unwrap_or(0);
     let hello = |generation| v1::Hello {
-        agent_version: "0.1.0".to_owned(),
+        agent_version: fleet_proto::VERSION.to_owned(),
         protocol_min: 1,
         protocol_max: 1,
         boot_nonce: "nonce".to_owned(),
