@@ -7,6 +7,7 @@ use fleet_store::Expected;
 use super::{
     ca::{RequestedKey, SERVICE_RENEWAL, Serial, renew_at},
     service::{ATTEMPTS, EnrolError, Enrolment, current, stale},
+    services::ServiceLeaf,
 };
 use crate::records::{EnrolmentRecord, Issued, keys};
 
@@ -49,7 +50,7 @@ impl Enrolment {
             if record.services.len() >= MOST {
                 return Err(EnrolError::TooMany(node.clone()));
             }
-            let leaf = self.ca.issue_service(node, names, &key, now)?;
+            let ServiceLeaf { leaf, trust } = self.ca.issue_service(node, names, &key, now)?;
             record.services.push(Issued { serial: leaf.serial.to_string(), not_after: leaf.not_after });
             // Known before it is given: whatever was given can be withdrawn.
             let expected = Expected::Version(held.version);
@@ -60,7 +61,7 @@ impl Enrolment {
             tracing::info!(%node, serial = %leaf.serial, "service certificate given");
             return Ok(v1::ServiceCredentials {
                 certificate_chain: vec![leaf.der.to_vec()],
-                trust_bundle: self.ca.bundle().iter().map(|certificate| certificate.to_vec()).collect(),
+                trust_bundle: trust.iter().map(|certificate| certificate.to_vec()).collect(),
                 not_after_ms: leaf.not_after.as_millis(),
                 renew_at_ms: renew_at(now, leaf.not_after, SERVICE_RENEWAL, &mut rand::rng()).as_millis(),
             });

@@ -1,13 +1,15 @@
 //! Identities: the fleet's own certificate authority, tokens, and who gets a certificate.
 //!
 //! [`policy`] decides, without I/O; [`Enrolment`](service::Enrolment) performs. [`ca`] signs, [`token`] draws
-//! and hashes, [`revoke`] withdraws, `certify` serves the services of nodes.
+//! and hashes, [`revoke`] withdraws, `certify` serves the services of nodes, which have an authority of their own.
 
+mod authority;
 pub mod ca;
 mod certify;
 pub mod policy;
 pub mod revoke;
 pub mod service;
+pub mod services;
 #[cfg(test)]
 mod tests;
 pub mod token;
