@@ -451,6 +451,8 @@ pub mod keys {
         enrolments = "enrolment";
         /// Above all desired states.
         desireds = "desired";
+        /// Above all that nodes are to do.
+        works = "work";
         /// Above all addresses.
         addresses = "addresses";
         /// Above all moments servers were first seen.
@@ -531,6 +533,10 @@ pub mod keys {
     /// A node's desired state.
     pub fn desired(node: &NodeName) -> Key {
         of("desired", node.as_str())
+    }
+    /// What a node is to do.
+    pub fn work(node: &NodeName) -> Key {
+        of("work", node.as_str())
     }
     /// A node's addresses.
     pub fn node_addresses(node: &NodeName) -> Key {

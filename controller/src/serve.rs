@@ -208,7 +208,12 @@ impl Controller {
         rollout::note::adopt(&settings.dir, &archive).await?;
         let rollouts = rollout::core::Core::new(
             archive,
-            Arc::new(rollout::floor::Sessions::new(desk.clone(), board.clone(), records.clone())),
+            Arc::new(rollout::floor::Sessions::new(
+                desk.clone(),
+                board.clone(),
+                records.clone(),
+                settings.timing.failed,
+            )),
             releases.clone(),
             holder(&settings),
         );
@@ -339,6 +344,7 @@ impl Controller {
             provisioners: self.provisioners.clone(),
             permits: self.permits.clone(),
             artifacts: self.artifacts.clone(),
+            rollouts: self.rollouts.clone(),
         };
         Driver::new(tools, tasks.clone(), stop.clone())
     }

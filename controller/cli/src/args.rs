@@ -21,8 +21,8 @@ pub struct Args {
 const EXIT_STATUS: &str = "\
 Exit status: 0 done; 1 failed; 2 a preview found changes, or `cloud
 orphans` something; 3 not every node is ready or updated, or an import is
-not whole; 4 no controller or cloud answers; 5 a rollout is halted; 6 it is
-under way; 64 wrong plan, arguments or host, nothing was touched; 130 ended by Ctrl-C.";
+not whole; 4 no controller or cloud answers; 5 a rollout is halted, also
+that of `up`; 6 it is under way; 64 wrong plan, arguments or host, nothing was touched; 130 ended by Ctrl-C.";
 
 /// What every command takes.
 #[derive(Clone, Debug, ClapArgs)]
@@ -49,7 +49,8 @@ pub enum Output {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make the fleet what the plan says: create, boot, enrol, converge; finish what a killed run began
+    /// Make the fleet what the plan says: create, boot, enrol, converge; finish what a killed run began. What changes on
+    /// running nodes is rolled out, canaries first
     Up(Up),
     /// Look at plan files
     #[command(subcommand)]
@@ -71,7 +72,7 @@ pub enum Command {
     /// What nodes may run, by whose word: sign, publish and look at releases of the agent
     #[command(subcommand)]
     Release(release::Release),
-    /// Bring a release of the agent to every node, and watch over it
+    /// Bring a release of the agent to every node, and watch over that and over what a changed plan brings
     #[command(subcommand)]
     Rollout(rollout::Rollout),
     /// Have a node go back to the agent it ran before, and keep it there

@@ -10,6 +10,7 @@ use crate::{
     problem::Reporter,
     read::{At, Fields, any_text, choice, list, text, wanted},
     resolved::{Cloud, Domain, Service},
+    rollout::RawPolicy,
     settings::{Settings, service},
     syntax::{Tree, Value},
     task,
@@ -40,6 +41,7 @@ pub(crate) struct Document {
     pub(crate) information: Option<At<String>>,
     pub(crate) recheck: Option<Duration>,
     pub(crate) expires: Option<Duration>,
+    pub(crate) rollout: RawPolicy,
     pub(crate) defaults: Settings,
     pub(crate) classes: BTreeMap<String, Class>,
     pub(crate) locations: Vec<RawLocation>,
@@ -115,6 +117,9 @@ impl Document {
         let expires = fields
             .get("expires", reporter)
             .and_then(|tree| task::duration(tree, "`expires`", EXPIRES, reporter));
+        let rollout = fields
+            .get("rollout", reporter)
+            .map_or_else(RawPolicy::default, |tree| RawPolicy::read(tree, reporter));
         // Read by `Parameters` already.
         fields.get("parameters", &mut Reporter::new(""));
         let defaults = match fields.get("defaults", reporter) {
@@ -132,7 +137,7 @@ impl Document {
             });
         let top = fields.span().clone();
         fields.finish(reporter);
-        Some(Self { fleet, cloud, information, recheck, expires, defaults, classes, locations, top })
+        Some(Self { fleet, cloud, information, recheck, expires, rollout, defaults, classes, locations, top })
     }
 }
 

@@ -5,17 +5,20 @@
 //! clock or the network.
 //!
 //! On its way a plan is a tree that remembers places (`syntax`), has its parameters put in (`parameter`), becomes
-//! sections (`document`, `settings`, `task`, read through `read`), and is resolved and checked (`resolve`, `check`).
+//! sections (`document`, `settings`, `task`, read through `read`), and is resolved and checked (`resolve`, `check`). How
+//! its changes are rolled out is a policy of `fleet-rollout`, read by `rollout`.
 
 mod check;
 mod document;
 mod hosts;
 mod internet;
 mod parameter;
+mod plain;
 mod problem;
 mod read;
 mod resolve;
 pub mod resolved;
+mod rollout;
 mod settings;
 mod suggest;
 mod syntax;

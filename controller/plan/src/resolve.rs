@@ -59,12 +59,14 @@ pub(crate) fn resolve(document: &Document, reporter: &mut Reporter<'_>) -> Optio
         .clone()
         .map_or_else(|| At::new(Template::default(), &(0..0)), |text| text.map(Template));
     directory.check(&information, None, reporter);
+    document.rollout.check(&locations, reporter);
     Some(ResolvedPlan {
         fleet: document.fleet.clone()?,
         cloud: document.cloud.clone().unwrap_or(Cloud::Local),
         information: information.value,
         recheck: document.recheck,
         expires: document.expires,
+        rollout: document.rollout.policy.clone(),
         locations,
     })
 }
@@ -201,6 +203,7 @@ fn resolve_node(
                 monitoring: plain.monitoring.and_then(|monitoring| monitoring.value),
                 internet: open.clone(),
                 information: information.value,
+                labels: plain.labels.clone(),
                 tasks: plain.tasks.iter().filter_map(RawTask::task).collect(),
                 host: host.clone(),
             }

@@ -1,10 +1,13 @@
 //! Settings of nodes: read anywhere (defaults, classes, nodes), laid over each other, node over class over defaults.
 
+use std::collections::BTreeMap;
+
 use crate::{
     hosts,
     internet::{RawOpening, internet},
+    parameter::is_word,
     problem::Reporter,
-    read::{At, Fields, any_text, choice, integer, list, text},
+    read::{At, Fields, any_text, choice, integer, list, text, wanted},
     resolved::{Cpu, Disk, Service, Template},
     syntax::{Tree, Value},
     task::{self, RawTask},
@@ -25,6 +28,7 @@ pub(crate) struct Settings {
     pub(crate) internet: Option<At<Option<Vec<RawOpening>>>>,
     pub(crate) login: Option<At<String>>,
     pub(crate) information: Option<At<Template>>,
+    pub(crate) labels: BTreeMap<String, String>,
     pub(crate) tasks: Vec<RawTask>,
 }
 
@@ -53,13 +57,30 @@ impl Settings {
             any_text(tree, "`information`", reporter)
                 .map_or_else(|| At::new(Template::default(), &tree.span), |text| text.map(Template))
         });
+        let labels = fields.get("labels", reporter).map_or_else(BTreeMap::new, |tree| labels(tree, reporter));
         let tasks = fields.get("tasks", reporter).map_or_else(Vec::new, |tree| task::read(tree, reporter));
-        Self { description, image, cpu, memory_gb, disks, monitoring, internet, login, information, tasks }
+        Self {
+            description,
+            image,
+            cpu,
+            memory_gb,
+            disks,
+            monitoring,
+            internet,
+            login,
+            information,
+            labels,
+            tasks,
+        }
     }
 
-    /// These settings, and where they are silent those of `below`; tasks come after those of `below`.
+    /// These settings, and where they are silent those of `below`; tasks come after those of `below`, labels beside
+    /// them.
     pub(crate) fn over(self, below: &Self) -> Self {
+        let mut labels = below.labels.clone();
+        labels.extend(self.labels);
         Self {
+            labels,
             description: self.description.or_else(|| below.description.clone()),
             image: self.image.or_else(|| below.image.clone()),
             cpu: self.cpu.or_else(|| below.cpu.clone()),
@@ -72,6 +93,27 @@ impl Settings {
             tasks: task::lay(self.tasks, &below.tasks),
         }
     }
+}
+
+/// Names with values.
+fn labels(tree: &Tree, reporter: &mut Reporter<'_>) -> BTreeMap<String, String> {
+    let Value::Map(entries) = &tree.value else {
+        wanted(tree, "`labels`", "a mapping of names to values", reporter);
+        return BTreeMap::new();
+    };
+    let mut labels = BTreeMap::new();
+    for (key, value) in entries {
+        let Some(name) = text(key, "the name of a label", reporter) else { continue };
+        if !is_word(&name.value) {
+            let hint = "letters, digits, `-` and `_`, a letter first: `tier`".to_owned();
+            reporter.problem(&key.span, format!("`{}` cannot name a label", name.value), hint);
+        }
+        let Some(value) = text(value, &format!("label `{}`", name.value), reporter) else { continue };
+        if labels.insert(name.value.clone(), value.value).is_some() {
+            reporter.problem(&key.span, format!("label `{}` is given twice", name.value), None);
+        }
+    }
+    labels
 }
 
 /// One CPU of standard speed: what a node gets when nothing is said.

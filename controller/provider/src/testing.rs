@@ -300,6 +300,7 @@ pub(crate) fn any_plan() -> impl Strategy<Value = ResolvedPlan> {
             information: Template::default(),
             recheck: None,
             expires: None,
+            rollout: Default::default(),
             locations: locations.into_iter().enumerate().map(location).collect(),
         }
     })
@@ -326,6 +327,7 @@ fn node_of(
             open: open.into_iter().map(|(traffic, from)| Opening { traffic, from }).collect(),
         }),
         information: Template::default(),
+        labels: BTreeMap::new(),
         tasks: Vec::new(),
         host: None,
     }

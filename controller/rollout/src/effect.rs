@@ -5,7 +5,10 @@ use std::fmt;
 use fleet_model::NodeName;
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Entry, Reason};
+use crate::{
+    event::{Entry, Reason},
+    target::Target,
+};
 
 /// Something to do, in the order of the list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,15 +17,15 @@ pub enum Effect {
     /// Store the state, on condition that the stored one bears the number before, and append this to the log.
     /// Always first; if it fails, nothing that follows may be done, and the state in hand is to be dropped.
     Persist(Entry),
-    /// Let `node` want `release`. Doing it twice changes nothing: the order is the same.
+    /// Let `node` want `target`. Doing it twice changes nothing: the order is the same.
     Offer {
         /// Who.
         node: NodeName,
         /// What.
-        release: String,
+        target: Target,
         /// Number of the order.
         order: u64,
-        /// Whether it is a return to what the node ran before: its other slot, no download.
+        /// Whether it is a return to what the node had before.
         back: bool,
         /// Whether the node is to try it although it remembers it as bad: an operator asked for it.
         again: bool,

@@ -8,7 +8,7 @@ use std::{
 use fleet_model::{NodeName, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::{member::Member, state::Moment};
+use crate::{member::Member, state::Moment, target::Target};
 
 /// Something that happened. Operators' words first, then what is learned of nodes, then time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,8 +91,9 @@ pub enum Event {
         node: NodeName,
         /// Newest order it has seen; zero if it remembers none.
         order: u64,
-        /// Which release it speaks of.
-        release: String,
+        /// What it speaks of.
+        #[serde(rename = "release")]
+        target: Target,
         /// What about it.
         step: Step,
     },
@@ -116,11 +117,11 @@ pub enum Event {
     Tick,
 }
 
-/// What a node says about a release.
+/// What a node says about a target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
-    /// It runs it, and nothing is on its way.
+    /// It has it, and nothing is on its way.
     Committed,
     /// It fetches it.
     Fetching,
@@ -187,6 +188,7 @@ pub enum Kind {
     Away,
     Busy,
     SentBack,
+    Work,
     Other,
 }
 
@@ -231,6 +233,7 @@ impl fmt::Display for Kind {
             Self::Away => "nothing was heard",
             Self::Busy => "somebody was busy for too long",
             Self::SentBack => "an operator sent it back",
+            Self::Work => "its work failed",
             Self::Other => "it failed",
         })
     }

@@ -4,6 +4,9 @@
 //! the state ([`Effect::Persist`]); a controller that dies anywhere leaves a state from which another goes on with
 //! [`outstanding`] and [`Event::Sessions`]. Start reading at [`state`], then `engine`.
 //!
+//! What is brought is a [`Target`]: a release of the agent, or the work that a plan has its nodes do. The machine is the
+//! same for both; whoever drives it knows how each is offered and what nodes say of it.
+//!
 //! # The rollout
 //!
 //! | stands | new nodes start | leaves it when |
@@ -26,7 +29,7 @@
 //! | offered | nothing yet | fetching, trial, committed, failed; silent |
 //! | fetching, on trial | that it does | committed or proving, failed, rolled back; catching up if cut; silent |
 //! | proving | that it committed; its gates after are asked | committed; failed and told to return |
-//! | committed | that it runs the release | rolled back (late crash); silent |
+//! | committed | that it has the target | rolled back (late crash); silent |
 //! | failed, rolled back | why | what it says next, or a retry by an operator |
 //! | silent | nothing since the deadline | catching up when it returns |
 //! | catching up | that it is there | offered the *current* target, within the budgets |
@@ -49,6 +52,7 @@ mod explain;
 mod member;
 pub mod policy;
 pub mod state;
+mod target;
 
 pub use effect::{Effect, Notice};
 pub use engine::{LONGEST_UNHEARD_MS, Refused, advance, outstanding, replay, start::Obstacle};
@@ -57,3 +61,4 @@ pub use explain::{Explanation, PreviewedWave, explain, preview};
 pub use member::Member;
 pub use policy::Policy;
 pub use state::{Finish, Outcome, Phase, Rollout, Spec, Standing, State};
+pub use target::Target;

@@ -9,10 +9,13 @@ use crate::{
     event::Reason,
     member::Member,
     policy::{Limits, Policy, Problem, draw},
+    target::Target,
 };
 
-/// Version of the stored form. It rises when an older program could not read, or would misread, what is stored.
-pub const SCHEMA: u32 = 1;
+/// Newest version of the stored form. It rises when an older program could not read, or would misread, what is stored.
+pub const SCHEMA: u32 = 2;
+/// Version in which rollouts of releases are stored: older programs can go on with those.
+const RELEASES: u32 = 1;
 
 /// Time during which a controller was there to listen, since the rollout was made.
 ///
@@ -33,10 +36,11 @@ impl Moment {
 pub struct Spec {
     /// Name of the rollout.
     pub id: String,
-    /// What it brings, by digest.
-    pub release: String,
-    /// What nodes run before it, by digest; without it there is nothing to undo to.
-    pub previous: Option<String>,
+    /// What it brings.
+    #[serde(rename = "release")]
+    pub target: Target,
+    /// What nodes have before it; without it there is nothing to undo to.
+    pub previous: Option<Target>,
     /// How.
     pub policy: Policy,
     /// How many members of a database cluster its replicas can spare; one where it is not said.
@@ -46,7 +50,7 @@ pub struct Spec {
 /// A rollout.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rollout {
-    /// [`SCHEMA`] of the program that wrote it; another one is refused when it is read.
+    /// Version of its stored form; one above [`SCHEMA`] is refused when it is read.
     #[serde(deserialize_with = "known_schema")]
     pub schema: u32,
     /// What is wanted.
@@ -77,9 +81,9 @@ pub struct Rollout {
 
 fn known_schema<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
     match u32::deserialize(from)? {
-        SCHEMA => Ok(SCHEMA),
+        known @ RELEASES..=SCHEMA => Ok(known),
         other => Err(D::Error::custom(format!(
-            "this rollout is stored in form {other}, this program reads form {SCHEMA}; let the newer controller go on with it"
+            "this rollout is stored in form {other}, this program reads forms up to {SCHEMA}; let the newer controller go on with it"
         ))),
     }
 }
@@ -170,7 +174,7 @@ pub struct Node {
     pub connected_since: Moment,
     /// Since when it says that somebody is busy.
     pub busy: Option<Moment>,
-    /// Whether the release was ever offered to it or begun by it.
+    /// Whether the target was ever offered to it or begun by it.
     pub touched: bool,
     /// Order it was given last.
     pub order: u64,
@@ -208,11 +212,11 @@ pub enum State {
     Trial,
     /// It says that it committed; its gates are asked.
     Proving,
-    /// It runs the release.
+    /// It has the target.
     Committed,
     /// It failed; what it runs is not certain.
     Failed,
-    /// It runs what it ran before.
+    /// It has what it had before.
     RolledBack,
     /// Nothing was heard of it for longer than the deadline.
     Silent,
@@ -289,7 +293,7 @@ pub struct Answer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// It runs the release.
+    /// It has the target.
     Updated,
     /// It failed; a person should look.
     Failed,
@@ -329,7 +333,7 @@ impl Rollout {
         if members.is_empty() {
             tell("nodes", "there is no node to bring anything to");
         }
-        if spec.previous.as_ref() == Some(&spec.release) {
+        if spec.previous.as_ref() == Some(&spec.target) {
             tell("release", "it is what the nodes run already");
         }
         let mut names: Vec<_> = members.iter().map(|m| &m.node).collect();
@@ -340,7 +344,7 @@ impl Rollout {
         if !problems.is_empty() {
             return Err(problems);
         }
-        let drawn = draw(&spec.policy, &members, &spec.release);
+        let drawn = draw(&spec.policy, &members, &spec.target.to_string());
         let sizes = drawn.waves.iter().map(Vec::len).collect();
         let mut places: BTreeMap<NodeName, (usize, usize)> = BTreeMap::new();
         for (wave, node) in
@@ -356,7 +360,7 @@ impl Rollout {
             })
             .collect();
         Ok(Self {
-            schema: SCHEMA,
+            schema: if spec.target.is_plan() { SCHEMA } else { RELEASES },
             spec,
             seq: 0,
             clock: now,
@@ -399,12 +403,18 @@ impl Rollout {
         matches!(self.phase, Phase::Undoing | Phase::Finished { finish: Finish::Undone })
     }
 
-    /// What nodes are to run now.
-    pub fn target(&self) -> &str {
+    /// What nodes are to have now.
+    pub fn target(&self) -> &Target {
         match &self.spec.previous {
             Some(previous) if self.goes_back() => previous,
-            _ => &self.spec.release,
+            _ => &self.spec.target,
         }
+    }
+
+    /// How much longer the present wave is watched; none unless it is.
+    pub fn bake_left(&self) -> Option<Duration> {
+        let Phase::Baking { since } = self.phase else { return None };
+        Some(self.spec.policy.bake_of(self.wave).saturating_sub(self.moment.since(since)))
     }
 
     /// Bounds of wave `index`.

@@ -27,6 +27,7 @@ use crate::{
         given::Given,
         settle,
     },
+    rollout,
     session::stream::Desk,
 };
 
@@ -58,6 +59,10 @@ impl OperatorService {
         &self.driver.tools().homecoming.board
     }
 
+    fn rollouts(&self) -> &rollout::Driver {
+        &self.driver.tools().rollouts
+    }
+
     fn desk(&self) -> &Arc<Desk> {
         &self.driver.tools().homecoming.desk
     }
@@ -79,6 +84,7 @@ impl OperatorService {
             ));
         }
         self.shelf.complete(&given.plan, &given.record)?;
+        rollout::known_zones(&given.plan.rollout, self.desk().clock.now())?;
         Ok(given)
     }
 
@@ -134,8 +140,12 @@ impl Operator for OperatorService {
                 "one at a time: `fleetctl up PLAN --replace NODE`; each waits until the database is whole again",
             ));
         }
-        tracing::info!(operator = who, plan = given.record.file, ?replace, "apply");
-        self.start(Order::Apply { given, until, replace }).await
+        tracing::info!(operator = %who, plan = given.record.file, ?replace, "apply");
+        if until == v1::Until::Ready && !self.board().change_by(given.clone()).nodes.is_empty() {
+            // Before anything is touched.
+            self.rollouts().turn().await.no_release_under_way()?;
+        }
+        self.start(Order::Apply { by: who, given, until, replace }).await
     }
 
     async fn down(&self, request: Request<v1::DownRequest>) -> Result<Response<ProgressStream>, Status> {

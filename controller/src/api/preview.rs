@@ -39,15 +39,43 @@ impl OperatorService {
         let preview =
             provision.preview(&given.plan, &replace).await.map_err(|error| Status::unavailable(error.0))?;
         let expiry = expiry::step(tools, &given.plan);
+        let (work, rollout) = self.roll(given).await?;
         Ok(v1::PreviewReply {
             steps: preview
                 .replacements
                 .into_iter()
                 .map(|step| v1::PlannedStep { wants_consent: true, ..planned(step) })
                 .chain(preview.steps.into_iter().chain(expiry).map(planned))
+                .chain(work)
                 .collect(),
             problems: preview.problems,
+            rollout,
         })
+    }
+
+    /// What the plan changes of what running nodes do, and how that would be rolled out.
+    async fn roll(&self, given: Given) -> Result<(Vec<v1::PlannedStep>, Option<v1::Rollout>), Status> {
+        let change = self.board().change_by(given);
+        let steps = change.nodes.iter().map(|(node, differences)| v1::PlannedStep {
+            verb: v1::StepVerb::StepChange.into(),
+            kind: "work".to_owned(),
+            name: node.to_string(),
+            location: change
+                .given
+                .plan
+                .node(node)
+                .map(|placed| placed.location.id.clone())
+                .unwrap_or_default(),
+            detail: differences.join(", "),
+            ..v1::PlannedStep::default()
+        });
+        let steps = steps.collect();
+        if change.nodes.is_empty() {
+            return Ok((steps, None));
+        }
+        let mut rollouts = self.rollouts().turn().await;
+        let drawn = rollouts.draw_plan(&change).await?;
+        Ok((steps, drawn.map(|drawn| rollouts.shown(&drawn))))
     }
 
     pub(super) async fn orphans_now(&self) -> Result<v1::OrphansReply, Status> {

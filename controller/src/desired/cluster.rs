@@ -55,22 +55,17 @@ pub(super) fn needs(task: &Task, scene: &Scene<'_>) -> Vec<Need> {
     if rethinkdb.seed == scene.placed.node.name {
         return Vec::new();
     }
-    let seed = scene.plan.node(&rethinkdb.seed);
-    let tasks = seed.iter().flat_map(|seed| &seed.node.tasks);
+    // As the seed has it now: what it is yet to get, it gets last.
+    let tasks = scene.works.get(&rethinkdb.seed).into_iter().flat_map(|seed| &seed.tasks);
     tasks
         .filter(|task| matches!(task.work, Work::Rethinkdb(_)))
         .map(|task| Need { node: rethinkdb.seed.to_string(), task: task.name.clone() })
         .collect()
 }
 
-/// Every node with a server and a known address, in the order of the plan.
+/// Every node that has a server now and a known address, in the order of the plan.
 fn members(scene: &Scene<'_>) -> Vec<RethinkdbMember> {
-    let is_member = |name: &NodeName| {
-        let placed = scene.plan.node(name);
-        placed.is_some_and(|placed| {
-            placed.node.tasks.iter().any(|task| matches!(task.work, Work::Rethinkdb(_)))
-        })
-    };
+    let is_member = |name: &NodeName| scene.works.get(name).is_some_and(|work| work.serves_database());
     scene
         .plan
         .nodes()

@@ -7,19 +7,21 @@
 mod cluster;
 mod convergence;
 mod names;
+mod work;
 mod works;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use fleet_model::{Generation, NodeName};
 use fleet_plan::{
     ResolvedPlan,
-    resolved::{Cloud, OnDrift, Task, Work},
+    resolved::{self, Cloud, OnDrift, Task},
 };
 use fleet_proto::v1::{self, CertificateTask, HostnameTask, HostsTask, LvmTask, TaskSpec, task_spec::Kind};
 use fleet_provider::event::Addresses;
 
 pub use convergence::{Convergence, convergence};
+pub use work::{Course, Work, Works, course, works};
 
 use works::Scene;
 
@@ -37,26 +39,32 @@ pub struct Inputs {
     pub todo: Option<v1::Artifact>,
 }
 
-/// Tasks of every node whose server has addresses.
+/// Tasks of every node that has work and whose server has addresses, or of `only` one; `plan` says who there is, and
+/// `works` what each of them does, which may be from an earlier plan.
 pub fn tasks(
     plan: &ResolvedPlan,
     addresses: &BTreeMap<NodeName, Addresses>,
-    inputs: &Inputs,
+    works: &BTreeMap<NodeName, Arc<Work>>,
+    only: Option<&NodeName>,
 ) -> BTreeMap<NodeName, Vec<TaskSpec>> {
     plan.nodes()
+        .filter(|placed| only.is_none_or(|only| placed.node.name == *only))
         .filter(|placed| addresses.contains_key(&placed.node.name))
-        .map(|placed| (placed.node.name.clone(), of_node(&Scene { plan, addresses, inputs, placed })))
+        .filter_map(|placed| {
+            let work = works.get(&placed.node.name)?;
+            let tasks = of_node(&Scene { plan, addresses, works, work, placed });
+            Some((placed.node.name.clone(), tasks))
+        })
         .collect()
 }
 
+/// Whether desired states of others name something else once `old` has become `new`.
+pub fn concerns_others(old: Option<&Work>, new: &Work) -> bool {
+    old.map(Work::shared).unwrap_or_default() != new.shared()
+}
+
 /// The desired state that follows `held`: none if nothing changed, otherwise the next generation.
-pub fn next(
-    held: Option<&v1::Desired>,
-    tasks: Vec<TaskSpec>,
-    recheck: Option<Duration>,
-) -> Option<v1::Desired> {
-    // Zero leaves it to the agent; plans are in whole seconds.
-    let recheck_s = recheck.map_or(0, |every| u32::try_from(every.as_secs()).unwrap_or(u32::MAX));
+pub fn next(held: Option<&v1::Desired>, tasks: Vec<TaskSpec>, recheck_s: u32) -> Option<v1::Desired> {
     match held {
         Some(held) if held.tasks == tasks && held.recheck_s == recheck_s => None,
         held => {
@@ -69,9 +77,9 @@ pub fn next(
 fn of_node(scene: &Scene<'_>) -> Vec<TaskSpec> {
     let mut tasks = built_in(scene);
     let mut certified = false;
-    for task in &scene.placed.node.tasks {
+    for task in &scene.work.tasks {
         let Some(kind) = works::kind(task, scene) else { break };
-        if !certified && matches!(task.work, Work::Rethinkdb(_) | Work::Todo(_)) {
+        if !certified && matches!(task.work, resolved::Work::Rethinkdb(_) | resolved::Work::Todo(_)) {
             certified = true;
             let names = names::certified(scene);
             tasks.push(built("certificate", "certificate", Kind::Certificate(CertificateTask { names })));
@@ -89,7 +97,6 @@ fn built_in(scene: &Scene<'_>) -> Vec<TaskSpec> {
         // Its name and its disks are its own.
         return vec![hosts];
     }
-    let expected_disks = u32::try_from(node.disks.len()).unwrap_or(u32::MAX);
     let (volume_group, logical_volume, mount_point) = ROOT;
     vec![
         built("hostname", "identity", Kind::Hostname(HostnameTask { hostname: node.name.to_string() })),
@@ -101,7 +108,7 @@ fn built_in(scene: &Scene<'_>) -> Vec<TaskSpec> {
                 volume_group: volume_group.to_owned(),
                 logical_volume: logical_volume.to_owned(),
                 mount_point: mount_point.to_owned(),
-                expected_disks,
+                expected_disks: scene.work.disks,
             }),
         ),
     ]

@@ -5,6 +5,15 @@ use fleet_proto::v1::{FileTask, file_task, rethinkdb_task::Source};
 
 use super::*;
 
+/// Tasks of nodes that all do what the plan says.
+fn tasks(
+    plan: &ResolvedPlan,
+    addresses: &BTreeMap<NodeName, Addresses>,
+    inputs: &Inputs,
+) -> BTreeMap<NodeName, Vec<TaskSpec>> {
+    super::tasks(plan, addresses, &works(plan, inputs).by_node, None)
+}
+
 /// A plan of two locations; `Ams1` and `Ams2` share a network, `Ams3` has another one there, `Lon1` is away.
 pub(crate) fn plan() -> ResolvedPlan {
     let node = |name: &str, disks: u8| Node {
@@ -19,6 +28,7 @@ pub(crate) fn plan() -> ResolvedPlan {
         monitoring: None,
         internet: None,
         information: Template(String::new()),
+        labels: BTreeMap::new(),
         tasks: Vec::new(),
         host: None,
     };
@@ -40,6 +50,7 @@ pub(crate) fn plan() -> ResolvedPlan {
         information: Template(String::new()),
         recheck: None,
         expires: None,
+        rollout: Default::default(),
         locations: vec![
             location(
                 "EU7",
@@ -124,13 +135,13 @@ fn generations_grow_with_content_only() {
     let mut known = addresses(&plan);
     let ams1: NodeName = "Ams1".parse().expect("a name");
     let of = |known: &BTreeMap<NodeName, Addresses>| tasks(&plan, known, &Inputs::default())[&ams1].clone();
-    let first = next(None, of(&known), None).expect("something to do");
+    let first = next(None, of(&known), 0).expect("something to do");
     assert_eq!((first.generation, first.recheck_s), (1, 0));
-    assert_eq!(next(Some(&first), of(&known), None), None);
+    assert_eq!(next(Some(&first), of(&known), 0), None);
     known.remove(&"lon1".parse::<NodeName>().expect("a name"));
-    let second = next(Some(&first), of(&known), None).expect("changed");
+    let second = next(Some(&first), of(&known), 0).expect("changed");
     assert_eq!(second.generation, 2);
-    let third = next(Some(&second), of(&known), Some(Duration::from_secs(600))).expect("changed");
+    let third = next(Some(&second), of(&known), 600).expect("changed");
     assert_eq!((third.generation, third.recheck_s), (3, 600));
 }
 

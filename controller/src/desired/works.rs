@@ -1,11 +1,11 @@
 //! Each kind of task of a plan, as agents understand it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use fleet_model::NodeName;
 use fleet_plan::{
     NodeValues, ResolvedPlan,
-    resolved::{Access, Clock, Command, Content, File, Key, Placed, Task, Template, Work},
+    resolved::{Access, Clock, Command, Content, File, Key, Placed, Task, Template, Work as Kinds},
 };
 use fleet_proto::v1::{
     self, AccessTask, ClockTask, CommandTask, FileTask, PackageTask, ServiceTask, TodoTask, UpdateTask,
@@ -13,13 +13,17 @@ use fleet_proto::v1::{
 };
 use fleet_provider::event::Addresses;
 
-use super::{Inputs, cluster};
+use super::{Work, cluster};
 
 /// Everything a node's tasks are made of.
 pub(super) struct Scene<'a> {
+    /// Who there is.
     pub(super) plan: &'a ResolvedPlan,
     pub(super) addresses: &'a BTreeMap<NodeName, Addresses>,
-    pub(super) inputs: &'a Inputs,
+    /// What each node does now.
+    pub(super) works: &'a BTreeMap<NodeName, Arc<Work>>,
+    /// What this one does.
+    pub(super) work: &'a Work,
     /// The node.
     pub(super) placed: Placed<'a>,
 }
@@ -27,9 +31,9 @@ pub(super) struct Scene<'a> {
 impl Scene<'_> {
     /// The operator's file of this name, called as files are.
     pub(super) fn artifact(&self, name: &str) -> Option<v1::Artifact> {
-        let found = self.inputs.artifacts.get(name)?;
+        let found = self.work.artifacts.iter().find(|file| file.name == name)?;
         let short = name.rsplit('/').next().unwrap_or(name);
-        Some(v1::Artifact { name: short.to_owned(), ..found.clone() })
+        Some(v1::Artifact { name: short.to_owned(), ..found.clone().into() })
     }
 
     /// The text with its references replaced; `None` while one of them is not known.
@@ -51,26 +55,28 @@ impl Scene<'_> {
 /// The task as agents understand it; `None` while something it needs is not known.
 pub(super) fn kind(task: &Task, scene: &Scene<'_>) -> Option<Kind> {
     Some(match &task.work {
-        Work::Clock(work) => Kind::Clock(clock(work, scene)?),
-        Work::Update(work) => Kind::Update(UpdateTask { every_hours: work.every_hours, reboot: work.reboot }),
-        Work::Access(work) => Kind::Access(access(work, scene)?),
-        Work::Rethinkdb(work) => cluster::server(work, scene)?,
-        Work::Database(work) => cluster::database(work, scene),
-        Work::Todo(work) => Kind::Todo(TodoTask {
-            program: Some(scene.inputs.todo.clone()?),
+        Kinds::Clock(work) => Kind::Clock(clock(work, scene)?),
+        Kinds::Update(work) => {
+            Kind::Update(UpdateTask { every_hours: work.every_hours, reboot: work.reboot })
+        }
+        Kinds::Access(work) => Kind::Access(access(work, scene)?),
+        Kinds::Rethinkdb(work) => cluster::server(work, scene)?,
+        Kinds::Database(work) => cluster::database(work, scene),
+        Kinds::Todo(work) => Kind::Todo(TodoTask {
+            program: Some(scene.work.todo.clone()?.into()),
             port: work.port.into(),
             database: work.database.clone(),
             table: work.table.clone(),
         }),
-        Work::File(work) => Kind::File(file(work, scene)?),
-        Work::Package(work) => Kind::Package(PackageTask { names: work.names.clone(), absent: work.absent }),
-        Work::Service(work) => Kind::Service(ServiceTask {
+        Kinds::File(work) => Kind::File(file(work, scene)?),
+        Kinds::Package(work) => Kind::Package(PackageTask { names: work.names.clone(), absent: work.absent }),
+        Kinds::Service(work) => Kind::Service(ServiceTask {
             unit: work.unit.clone(),
             running: work.running,
             enabled: work.enabled,
             restart_on: work.restart_on.clone(),
         }),
-        Work::User(work) => Kind::User(UserTask {
+        Kinds::User(work) => Kind::User(UserTask {
             name: work.name.clone(),
             system: work.system,
             shell: work.shell.clone().unwrap_or_default(),
@@ -78,7 +84,7 @@ pub(super) fn kind(task: &Task, scene: &Scene<'_>) -> Option<Kind> {
             groups: work.groups.clone(),
             absent: work.absent,
         }),
-        Work::Command(work) => Kind::Command(command(work, scene)?),
+        Kinds::Command(work) => Kind::Command(command(work, scene)?),
     })
 }
 
@@ -92,7 +98,7 @@ fn access(work: &Access, scene: &Scene<'_>) -> Option<AccessTask> {
     let mut authorized_keys: Vec<String> = Vec::new();
     for key in &work.keys {
         let lines = match key {
-            Key::Operator => scene.inputs.operator_keys.as_slice(),
+            Key::Operator => scene.work.operator_keys.as_slice(),
             Key::Line(line) => std::slice::from_ref(line),
         };
         for line in lines.iter().map(|line| line.trim()) {

@@ -24,6 +24,7 @@ use super::{
     progress::Teller,
     provision::{Provision, ProvisionError},
     replace::{Replaced, Replacing},
+    roll::{self, Rolled},
     settle,
 };
 use crate::{
@@ -45,6 +46,8 @@ struct Apply<'a> {
     until: v1::Until,
     /// Nodes whose servers may be destroyed and made anew.
     consented: BTreeSet<NodeName>,
+    /// Who has changes of running nodes rolled out; nobody where that is not wanted.
+    rolls: Option<String>,
     teller: &'a Arc<Teller>,
     stop: &'a CancellationToken,
     /// Nodes on their way home; each says at last how that went.
@@ -56,21 +59,31 @@ struct Apply<'a> {
     refreshed: Option<Instant>,
 }
 
-/// Works towards `given` and says how it went; the servers of nodes in `consented` go first.
+/// What a run works towards.
+pub(super) struct Wish {
+    pub(super) given: Given,
+    pub(super) until: v1::Until,
+    /// Nodes whose servers go first.
+    pub(super) consented: BTreeSet<NodeName>,
+    /// Who has changes of running nodes rolled out, if they are to be.
+    pub(super) rolls: Option<String>,
+}
+
+/// Works towards what is wished and says how it went.
 pub(super) async fn run(
     tools: &Tools,
-    given: Given,
-    until: v1::Until,
-    consented: BTreeSet<NodeName>,
+    wish: Wish,
     teller: &Arc<Teller>,
     stop: &CancellationToken,
 ) -> Result<v1::Finished, RecordError> {
+    let Wish { given, until, consented, rolls } = wish;
     let fleet_id = remember(tools, &given, until).await?;
     let apply = Apply {
         tools,
         plan: given.plan.clone(),
         until,
         consented,
+        rolls,
         teller,
         stop,
         homeward: JoinSet::new(),
@@ -99,6 +112,10 @@ async fn remember(tools: &Tools, given: &Given, until: v1::Until) -> Result<Stri
     let board = &tools.homecoming.board;
     board.set_given(Some(given.clone()));
     board.clear_stages();
+    // Nobody gets what another plan wanted any more; what this one changes has a rollout of its own.
+    if let Err(trouble) = tools.rollouts.turn().await.plan_came_into_force().await {
+        tracing::debug!(error = fleet_model::chain(&trouble), "whoever drives the rollouts finds out");
+    }
     token::prune(tools.records(), tools.clock().now(), |_| false).await?;
     Ok(record.id)
 }
@@ -133,7 +150,7 @@ impl Apply<'_> {
             }
             Err(error) => problems.push(error.0),
         }
-        self.wait_home().await;
+        let rolled = self.wait_home(provisioned).await;
         if provisioned {
             // What arrived late, under way to a node that was just leaving.
             self.remove_leavers().await?;
@@ -143,6 +160,8 @@ impl Apply<'_> {
             let unsettled = settle::databases(self.tools, &self.plan, self.teller, self.stop).await;
             problems.extend(unsettled.into_iter().map(|(node, why)| format!("node `{node}`: {why}")));
         }
+        let halted = rolled.halted.is_some();
+        problems.extend(rolled.halted.into_iter().chain(rolled.problems));
         let nodes = self.outcomes();
         let stopped = self.stop.is_cancelled();
         if stopped {
@@ -158,7 +177,7 @@ impl Apply<'_> {
             v1::Until::Provisioned => NodeState::NodeProvisioned,
         };
         let ok = problems.is_empty() && nodes.iter().all(|node| node.state() == wanted);
-        Ok(v1::Finished { ok, changing_calls, nodes, problems, ..v1::Finished::default() })
+        Ok(v1::Finished { ok, changing_calls, nodes, problems, halted, ..v1::Finished::default() })
     }
 
     /// Finishes replacements that were begun, and those that were asked for.
@@ -271,11 +290,27 @@ impl Apply<'_> {
         }
     }
 
-    /// Waits for everybody on the way, then once more for those whose desired state changed meanwhile: each new
-    /// server's addresses are news for all others.
-    async fn wait_home(&mut self) {
+    /// Waits for everybody on the way, and for what is rolled out meanwhile to nodes that run; then once more for those
+    /// whose desired state changed: each new server's addresses are news for all others.
+    async fn wait_home(&mut self, provisioned: bool) -> Rolled {
+        let by = self.rolls.clone().filter(|_| provisioned && self.until == v1::Until::Ready);
+        let mut rolling = JoinSet::new();
+        if let Some(by) = by {
+            rolling.spawn(roll::out(self.tools.clone(), by, self.teller.clone(), self.stop.clone()));
+        }
         while let Some(joined) = self.homeward.join_next().await {
             self.note(joined);
+        }
+        let rolled = match rolling.join_next().await {
+            Some(Ok(rolled)) => rolled,
+            Some(Err(error)) => {
+                tracing::error!(%error, "waiting for the rollout broke off");
+                Rolled::default()
+            }
+            None => Rolled::default(),
+        };
+        for (node, why) in &rolled.behind {
+            self.outcomes.insert(node.clone(), Err(Stuck::Failed(why.clone())));
         }
         let home: Vec<_> =
             self.outcomes.iter().filter(|(_, done)| done.is_ok()).map(|(node, _)| node.clone()).collect();
@@ -294,6 +329,7 @@ impl Apply<'_> {
         while let Some(joined) = self.homeward.join_next().await {
             self.note(joined);
         }
+        rolled
     }
 
     fn note(&mut self, joined: Result<(NodeName, Result<(), Stuck>), tokio::task::JoinError>) {

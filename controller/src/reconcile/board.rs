@@ -13,18 +13,18 @@ use fleet_plan::ResolvedPlan;
 use fleet_proto::v1::{self, NodeState};
 use fleet_provider::event::Addresses;
 use fleet_store::Expected;
-use futures::StreamExt;
 
 use super::given::Given;
 use crate::{
     artifacts::{Digest, named::named},
-    desired,
+    desired::{self, Works},
     records::{ExpiryRecord, FleetRecord, RecordError, Records, RunKind, RunRecord, keys},
     session::{registry::Registry, stream::Desk},
 };
 
-/// Desired states written at once: the store's writer takes them in few transactions.
-const WRITES: usize = 256;
+mod desire;
+
+pub use desire::{Assigned, Change, Turn};
 
 /// How far a node is on its way home, as the run sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,11 +43,17 @@ pub struct Board {
     /// The todo application's program, if there is one: for plans stored without.
     todo: Option<v1::Artifact>,
     state: Mutex<State>,
+    /// Held while desired states are made.
+    desiring: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     given: Option<Given>,
+    /// What the plan has nodes do.
+    wanted: Option<Arc<Works>>,
+    /// What nodes are to do, and may do.
+    works: BTreeMap<NodeName, Assigned>,
     addresses: BTreeMap<NodeName, Addresses>,
     stages: BTreeMap<NodeName, Stage>,
     activity: String,
@@ -93,7 +99,12 @@ impl Board {
                 }
             }
         }
-        Ok(Self { records, desk, todo, state: Mutex::new(state) })
+        let board = Self { records, desk, todo, state: Mutex::default(), desiring: Default::default() };
+        state.wanted =
+            state.given.as_ref().map(|given| desired::works(&given.plan, &board.inputs(given)).into());
+        state.works = board.read_works(state.wanted.as_deref()).await?;
+        *board.state() = state;
+        Ok(board)
     }
 
     /// The plan, if there is one.
@@ -108,7 +119,11 @@ impl Board {
 
     /// Takes a plan, or takes it away. Writing it to the store is the caller's business.
     pub fn set_given(&self, given: Option<Given>) {
-        self.state().given = given;
+        let wanted = given.as_ref().map(|given| desired::works(&given.plan, &self.inputs(given)).into());
+        {
+            let mut state = self.state();
+            (state.given, state.wanted) = (given, wanted);
+        }
         self.registry().touch();
     }
 
@@ -226,46 +241,6 @@ impl Board {
         Ok(any)
     }
 
-    /// Brings every node's desired state up to date with plan and addresses: once for however many changed, since
-    /// each node names all others.
-    ///
-    /// # Errors
-    /// [`RecordError`] if the store fails; calling again finishes what was begun.
-    pub async fn refresh_desired(&self) -> Result<(), RecordError> {
-        let (given, addresses) = {
-            let state = self.state();
-            (state.given.clone(), state.addresses.clone())
-        };
-        let Some(given) = given else { return Ok(()) };
-        let tasks = desired::tasks(&given.plan, &addresses, &self.inputs(&given));
-        let changed = tasks.into_iter().filter_map(|(node, tasks)| {
-            let held = self.registry().desired(&node);
-            Some((node, desired::next(held.as_deref(), tasks, given.plan.recheck)?))
-        });
-        let writes = changed.map(|(node, next)| async move {
-            // Durable before it is told: a restarted controller never takes a generation back.
-            self.records.put_message(&keys::desired(&node), &next).await?;
-            tracing::info!(%node, generation = next.generation, "desired state changed");
-            self.registry().set_desired(&node, Arc::new(next));
-            Ok::<_, RecordError>(())
-        });
-        let mut writes = futures::stream::iter(writes).buffer_unordered(WRITES);
-        while let Some(written) = writes.next().await {
-            written?;
-        }
-        Ok(())
-    }
-
-    /// What the plan needs besides its text: kept with it, so that a restarted controller finds the same.
-    fn inputs(&self, given: &Given) -> desired::Inputs {
-        let artifacts = given.record.artifacts.iter();
-        desired::Inputs {
-            artifacts: artifacts.map(|file| (file.name.clone(), file.clone().into())).collect(),
-            operator_keys: given.record.operator_keys.clone(),
-            todo: given.record.todo.clone().map(Into::into).or_else(|| self.todo.clone()),
-        }
-    }
-
     /// Every artifact that anything in force names.
     pub fn named_artifacts(&self) -> BTreeSet<Digest> {
         let given = self.given();
@@ -275,7 +250,12 @@ impl Board {
         let desired = self.registry().all_desired();
         let desired =
             desired.iter().flat_map(|desired| named(desired)).map(|artifact| artifact.sha256.clone());
-        planned.chain(program).chain(desired).filter_map(|digest| digest.parse().ok()).collect()
+        let works = self.state().works.clone();
+        let works =
+            works.values().flat_map(|assigned| std::iter::once(&assigned.work).chain(&assigned.former));
+        let works = works.flat_map(|work| work.artifacts.iter().chain(&work.todo));
+        let works: Vec<String> = works.map(|file| file.sha256.clone()).collect();
+        planned.chain(program).chain(desired).chain(works).filter_map(|digest| digest.parse().ok()).collect()
     }
 
     /// Forgets what was seen of a node whose server is destroyed; its successor is not there yet.
@@ -285,7 +265,13 @@ impl Board {
     pub async fn start_over(&self, node: &NodeName) -> Result<(), RecordError> {
         self.registry().start_over(node, tonic::Status::aborted("the node is replaced"));
         self.records.delete(&keys::arrived(node)).await?;
-        self.state().arrived.remove(node);
+        // Its successor gets what the plan says.
+        self.records.delete(&keys::work(node)).await?;
+        {
+            let mut state = self.state();
+            state.arrived.remove(node);
+            state.works.remove(node);
+        }
         self.records.delete(&keys::observed(node)).await
     }
 
@@ -294,15 +280,21 @@ impl Board {
     /// # Errors
     /// [`RecordError`] if the store fails; calling again finishes what was begun.
     pub async fn forget(&self, node: &NodeName) -> Result<(), RecordError> {
-        for key in
-            [keys::node_addresses(node), keys::desired(node), keys::observed(node), keys::arrived(node)]
-        {
+        let keys = [
+            keys::node_addresses(node),
+            keys::desired(node),
+            keys::work(node),
+            keys::observed(node),
+            keys::arrived(node),
+        ];
+        for key in keys {
             self.records.delete(&key).await?;
         }
         {
             let mut state = self.state();
             state.addresses.remove(node);
             state.arrived.remove(node);
+            state.works.remove(node);
         }
         self.registry().forget(node, tonic::Status::aborted("the node was removed"));
         Ok(())

@@ -76,6 +76,7 @@ pub(super) async fn run(
         problems,
         proof: outcome.proof,
         took_ms: 0,
+        ..v1::Finished::default()
     })
 }
 

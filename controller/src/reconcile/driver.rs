@@ -24,6 +24,7 @@ use crate::{
     enrol::service::Enrolment,
     permit::keeper::Keeper,
     records::{FleetRecord, Held, RecordError, Records, RunEnd, RunKind, RunRecord, keys},
+    rollout,
 };
 
 /// What runs work with.
@@ -41,6 +42,8 @@ pub struct Tools {
     pub permits: Arc<Keeper>,
     /// What plans bring along.
     pub artifacts: Artifacts,
+    /// What changes running nodes.
+    pub rollouts: Arc<rollout::Driver>,
 }
 
 impl Tools {
@@ -78,6 +81,8 @@ impl Tools {
 pub enum Order {
     /// Towards a plan.
     Apply {
+        /// Who wants it.
+        by: String,
         /// The plan.
         given: Given,
         /// How far.
@@ -297,11 +302,15 @@ impl Run {
         let started = tokio::time::Instant::now();
         let teller = Arc::new(self.teller);
         let finished = match order {
-            Order::Apply { given, until, replace } => match expiry::renew(&self.tools, &given, &teller).await
-            {
-                Ok(()) => apply::run(&self.tools, given, until, replace, &teller, &self.stop).await,
-                Err(error) => Err(error),
-            },
+            Order::Apply { by, given, until, replace } => {
+                match expiry::renew(&self.tools, &given, &teller).await {
+                    Ok(()) => {
+                        let wish = apply::Wish { given, until, consented: replace, rolls: Some(by) };
+                        apply::run(&self.tools, wish, &teller, &self.stop).await
+                    }
+                    Err(error) => Err(error),
+                }
+            }
             Order::Down => down::run(&self.tools, &teller, &self.stop).await,
             Order::Expire { end } => expiry::run(&self.tools, end, &teller, &self.stop).await,
             Order::Replace { given, node } => {

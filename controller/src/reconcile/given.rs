@@ -7,7 +7,7 @@ use fleet_plan::{Problems, ResolvedPlan, resolved::OperatorUnknown};
 use crate::records::PlanRecord;
 
 /// A plan that was read without problems.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Given {
     /// As the operator gave it.
     pub record: PlanRecord,

@@ -1,7 +1,7 @@
 //! Runs: from a plan to nodes that are home and converged, and back to nothing.
 //!
 //! [`driver`] owns the one run of the fleet, whoever watches it; [`apply`], [`down`] and `replace` are
-//! its kinds;
+//! its kinds; what changes running nodes is left to rollouts, which `roll` waits for;
 //! [`home`] brings one node home. [`board`] is what is known meanwhile, [`progress`] how it is told. The cloud and
 //! the first boot are reached through the small traits in [`provision`] and [`crate::first_boot`].
 
@@ -18,4 +18,5 @@ pub mod orphans;
 pub mod progress;
 pub mod provision;
 pub mod replace;
+mod roll;
 pub mod settle;

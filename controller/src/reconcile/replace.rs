@@ -48,7 +48,9 @@ pub(super) async fn run(
     // As far as the others are.
     let provision_only = tools.fleet().await?.value.provision_only;
     let until = if provision_only { v1::Until::Provisioned } else { v1::Until::Ready };
-    apply::run(tools, given, until, [node].into(), teller, stop).await
+    // What the plan changes elsewhere, and was not rolled out yet, is not this one's business.
+    let wish = apply::Wish { given, until, consented: [node].into(), rolls: None };
+    apply::run(tools, wish, teller, stop).await
 }
 
 /// Nodes of the plan whose replacement was begun and is not finished.

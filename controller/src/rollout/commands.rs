@@ -3,16 +3,20 @@
 use std::collections::BTreeMap;
 
 use fleet_model::NodeName;
-use fleet_rollout::{Effect, Event, Finish, Outcome, Phase, Policy, Rollout, Spec, Standing, advance};
+use fleet_rollout::{
+    Effect, Event, Finish, Outcome, Phase, Policy, Rollout, Spec, Standing, Target, advance,
+};
 
 use super::{
     archive::{Head, Kept, LineRecord},
     catalogue::Offerable,
     core::{Core, superseded},
     members::Members,
+    plans,
     trouble::Trouble,
     zones,
 };
+use crate::reconcile::board::Change;
 
 /// Fewest digits by which a release may be named.
 const DIGITS: usize = 6;
@@ -23,9 +27,10 @@ const TRIES: u32 = 3;
 
 /// A rollout that is drawn and not stored.
 #[derive(Debug)]
-pub(super) struct Drawn {
+pub struct Drawn {
     pub(super) rollout: Rollout,
-    pub(super) release: Offerable,
+    /// What people call what it brings.
+    pub(super) version: String,
     pub(super) previous_version: String,
     pub(super) warnings: Vec<String>,
 }
@@ -46,19 +51,19 @@ impl Core {
             ));
         }
         let policy = read_policy(policy)?;
-        if let Some(zone) = zones::unknown(&policy, now).first() {
-            return Err(Trouble::request(
-                format!("no time zone `{zone}` is known here"),
-                "name one as Europe/Brussels is",
-            ));
-        }
+        known_zones(&policy, now)?;
         let Members { members, spare } = self.floor.members().await?;
         let (previous, previous_version) =
             self.before(&release.release, members.iter().map(|member| &member.node));
-        let last = self.newest().map_or(0, |kept| kept.rollout.order);
-        let spec = Spec { id: String::new(), release: release.release.clone(), previous, policy, spare };
+        let spec = Spec {
+            id: String::new(),
+            target: Target::Release(release.release.clone()),
+            previous: previous.map(Target::Release),
+            policy,
+            spare,
+        };
         let mut rollout = Rollout::draft(spec, members, now).map_err(Trouble::Problems)?;
-        rollout.order = last;
+        rollout.order = self.last_order();
         let mut warnings = release.warnings.clone();
         for (node, reason) in self.archive.bad(&release.release).await? {
             warnings.push(format!("release {} was bad on {node} before: {reason}", release.version));
@@ -66,7 +71,36 @@ impl Core {
         if rollout.spec.previous.is_none() {
             warnings.push("what the nodes run now is not known, so this cannot be undone".to_owned());
         }
-        Ok(Drawn { rollout, release, previous_version, warnings })
+        Ok(Drawn { rollout, version: release.version, previous_version, warnings })
+    }
+
+    /// Draws a rollout of what a plan changes; none if it changes nothing of what members do.
+    ///
+    /// # Errors
+    /// [`Trouble`]: everything that is wrong with it.
+    pub async fn draw_plan(&mut self, change: &Change) -> Result<Option<Drawn>, Trouble> {
+        self.lead().await?;
+        let now = self.now();
+        let Members { members, spare } = self.floor.members().await?;
+        let members = plans::taking_part(members, change, None);
+        if members.is_empty() {
+            return Ok(None);
+        }
+        let policy = plans::policy(change, &members);
+        known_zones(&policy, now)?;
+        let (target, previous) = plans::targets(change);
+        let spec = Spec { id: String::new(), target, previous: Some(previous), policy, spare };
+        let mut rollout = Rollout::draft(spec, members, now).map_err(Trouble::Problems)?;
+        rollout.order = self.last_order();
+        let file = &change.given.record.file;
+        let version = file.rsplit('/').next().unwrap_or(file).to_owned();
+        Ok(Some(Drawn { rollout, version, previous_version: String::new(), warnings: Vec::new() }))
+    }
+
+    /// Numbers of orders rise over all rollouts.
+    fn last_order(&self) -> u64 {
+        let all = self.state().into_iter().flat_map(|state| state.rollouts.values());
+        all.map(|kept| kept.rollout.order).max().unwrap_or(0)
     }
 
     /// A release by its version or the first digits of what it is known by.
@@ -112,12 +146,12 @@ impl Core {
         if let Some((digest, (_, version))) = most {
             return (Some(digest), version);
         }
-        let last = self.newest().filter(|kept| {
+        let last = self.newest_release().filter(|kept| {
             kept.rollout.phase == Phase::Finished { finish: Finish::Done }
-                && kept.rollout.spec.release != release
+                && kept.rollout.spec.target.digest() != release
         });
         match last {
-            Some(kept) => (Some(kept.rollout.spec.release.clone()), kept.head.version.clone()),
+            Some(kept) => (Some(kept.rollout.spec.target.digest().to_owned()), kept.head.version.clone()),
             None => (None, String::new()),
         }
     }
@@ -134,22 +168,79 @@ impl Core {
     ) -> Result<Vec<String>, Trouble> {
         let drawn = self.draw(named, policy).await?;
         self.may_start()?;
+        self.launch(by, drawn).await.map(|(_, warnings)| warnings)
+    }
+
+    /// Rolls out what the plan in force changes of what running nodes do, unless a rollout brings just that already;
+    /// says which rollout that is, if there is any to wait for.
+    ///
+    /// # Errors
+    /// [`Trouble`]; unless the store failed half-way, nothing was started.
+    pub async fn start_plan(&mut self, by: &str) -> Result<Option<u64>, Trouble> {
+        self.lead().await?;
+        let Some(change) = self.floor.change() else { return Ok(None) };
+        let present = self.state().and_then(|state| state.newest_of(true));
+        let present = present.filter(|(_, kept)| {
+            !superseded(&kept.rollout) && kept.rollout.spec.target.digest() == change.digest
+        });
+        if let Some((id, kept)) = present {
+            let over = kept.rollout.standing() == Standing::Finished;
+            if !over {
+                return Ok(Some(id));
+            }
+            if plans::left_behind(&kept.rollout, &change.nodes).is_empty() {
+                // Whoever is missing comes by that one when it returns.
+                return Ok(None);
+            }
+        }
+        let Some(drawn) = self.draw_plan(&change).await? else { return Ok(None) };
+        self.no_release_under_way()?;
+        Ok(Some(self.launch(by, drawn).await?.0))
+    }
+
+    /// Another plan came into force, perhaps: then nobody gets what the one before wanted any more.
+    ///
+    /// # Errors
+    /// [`Trouble`] if the store failed, or somebody else drives.
+    pub async fn plan_came_into_force(&mut self) -> Result<(), Trouble> {
+        self.lead().await?;
+        self.leave_what_is_planned_no_more().await
+    }
+
+    /// Refuses while a release is on its way: what nodes are is not changed in two ways at once.
+    ///
+    /// # Errors
+    /// [`Trouble::Request`] that says so.
+    pub fn no_release_under_way(&self) -> Result<(), Trouble> {
+        self.newest_release().map_or(Ok(()), under_way)
+    }
+
+    fn newest_release(&self) -> Option<&Kept> {
+        self.state().and_then(|state| state.newest_of(false)).map(|(_, kept)| kept)
+    }
+
+    async fn launch(&mut self, by: &str, drawn: Drawn) -> Result<(u64, Vec<String>), Trouble> {
         let now = self.now();
         let mut rollout = drawn.rollout;
+        let plan = rollout.spec.target.is_plan();
         // What the one before still takes back bears numbers below ours.
-        if let Some(kept) = self.newest().filter(|kept| !superseded(&kept.rollout)) {
-            let mut older = kept.rollout.clone();
+        let before = self.state().and_then(|state| state.newest_of(plan)).map(|(_, kept)| &kept.rollout);
+        if let Some(before) = before.filter(|before| !superseded(before)) {
+            let mut older = before.clone();
             advance(&mut older, Event::Supersede, now).map_err(Trouble::Refused)?;
-            rollout.order = older.order;
+            rollout.order = rollout.order.max(older.order);
         }
         let connected = self.floor.connected();
         let seconds_ahead = zones::offsets(&rollout.spec.policy, now);
         let mut effects = Vec::new();
-        for event in [Event::Sessions { connected }, Event::Offsets { seconds_ahead }, Event::Start] {
+        // A plan is in force already when its rollout begins, and waits there for the line.
+        let line = self.line().map(|line| Event::StopLine { by: line.by, reason: line.reason });
+        let begin = [Event::Sessions { connected }, Event::Offsets { seconds_ahead }, Event::Start];
+        for event in line.into_iter().chain(begin) {
             effects.extend(advance(&mut rollout, event, now).map_err(Trouble::Refused)?);
         }
         let mut head = Head {
-            version: drawn.release.version,
+            version: drawn.version,
             previous_version: drawn.previous_version,
             by: by.to_owned(),
             started: now,
@@ -167,7 +258,7 @@ impl Core {
         }
         self.perform_all(id, effects).await?;
         self.hear_all().await?;
-        Ok(drawn.warnings)
+        Ok((id, drawn.warnings))
     }
 
     fn may_start(&self) -> Result<(), Trouble> {
@@ -177,14 +268,7 @@ impl Core {
                 "`fleetctl clear-the-line` ends that",
             ));
         }
-        let Some(kept) = self.newest() else { return Ok(()) };
-        match kept.rollout.standing() {
-            Standing::Running | Standing::Baking | Standing::Undoing => Err(Trouble::request(
-                format!("rollout {} of release {} is under way", kept.rollout.spec.id, kept.head.version),
-                "wait for its end, or `fleetctl rollout halt` it: the next one then takes its place",
-            )),
-            Standing::Draft | Standing::Halted | Standing::Finished => Ok(()),
-        }
+        self.driven().into_iter().filter_map(|id| self.kept(id)).try_for_each(under_way)
     }
 
     async fn create(&mut self, head: Head, mut rollout: Rollout) -> Result<u64, Trouble> {
@@ -209,20 +293,32 @@ impl Core {
         Err(Trouble::request("another rollout was started meanwhile", "see `fleetctl rollout status`"))
     }
 
-    /// Halts, resumes or undoes the newest rollout.
+    /// Halts, resumes or undoes a rollout: the one that is named, or the one that is not over; says which.
     ///
     /// # Errors
     /// [`Trouble`]; nothing changed then, unless the store failed.
-    pub(super) async fn act(&mut self, id: &str, event: Event) -> Result<(), Trouble> {
+    pub(super) async fn act(&mut self, id: &str, event: Event) -> Result<u64, Trouble> {
         self.lead().await?;
-        let Some(kept) = self.newest() else { return Err(none()) };
+        let Some(kept) = self.chosen_of_driven(id) else { return Err(none()) };
         if !id.is_empty() && kept.rollout.spec.id != id {
             return Err(Trouble::request(
                 format!("rollout {} has taken the place of {}", kept.rollout.spec.id, short(id)),
                 "`fleetctl rollout list` shows them",
             ));
         }
-        self.take(event).await
+        let Ok(id) = kept.rollout.spec.id.parse() else { return Err(none()) };
+        self.take_into(id, event).await?;
+        Ok(id)
+    }
+
+    /// The one that is named; otherwise one that is not over, or the newest.
+    fn chosen_of_driven(&self, named: &str) -> Option<&Kept> {
+        let mut driven: Vec<&Kept> = self.driven().into_iter().filter_map(|id| self.kept(id)).collect();
+        driven.sort_by_key(|kept| {
+            let open = kept.rollout.standing() != Standing::Finished;
+            (kept.rollout.spec.id == named, open, kept.rollout.spec.id.parse().unwrap_or(0_u64))
+        });
+        driven.pop().or_else(|| self.newest())
     }
 
     /// Has one node go back; says to which version, and whether it is there to hear it.
@@ -231,7 +327,8 @@ impl Core {
     /// [`Trouble`]; nothing changed then, unless the store failed.
     pub(super) async fn send_back(&mut self, by: &str, node: &NodeName) -> Result<(String, bool), Trouble> {
         self.lead().await?;
-        let Some(kept) = self.newest() else { return Err(none()) };
+        let Some(kept) = self.newest_release() else { return Err(none()) };
+        let id = kept.rollout.spec.id.parse().unwrap_or_default();
         let standing = self.floor.standing(node);
         if standing.as_ref().is_some_and(|standing| standing.other_sha256.is_empty()) {
             return Err(Trouble::request(
@@ -241,7 +338,7 @@ impl Core {
         }
         let planned = kept.head.previous_version.clone();
         let version = standing.map_or(planned, |standing| standing.other_version.clone());
-        self.take(Event::SendBack { node: node.clone(), by: by.to_owned() }).await?;
+        self.take_into(id, Event::SendBack { node: node.clone(), by: by.to_owned() }).await?;
         tracing::info!(operator = by, %node, version, "node sent back");
         Ok((version, self.floor.connected().contains(node)))
     }
@@ -257,9 +354,7 @@ impl Core {
         let line = LineRecord { by: by.to_owned(), reason, at: self.now() };
         self.write_line(Some(line.clone())).await?;
         tracing::warn!(operator = by, reason = line.reason, "the line is stopped");
-        if self.newest().is_some_and(|kept| !superseded(&kept.rollout)) {
-            self.take(Event::StopLine { by: line.by.clone(), reason: line.reason.clone() }).await?;
-        }
+        self.take(Event::StopLine { by: line.by.clone(), reason: line.reason.clone() }).await?;
         Ok(line)
     }
 
@@ -299,10 +394,9 @@ impl Core {
     }
 
     fn older(&self) -> Vec<u64> {
-        let state = self.state().into_iter();
-        state
-            .flat_map(|state| state.rollouts.iter().rev().skip(1))
-            .filter(|(_, kept)| !superseded(&kept.rollout))
+        let driven = self.driven();
+        let all = self.state().into_iter().flat_map(|state| &state.rollouts);
+        all.filter(|(id, kept)| !driven.contains(id) && !superseded(&kept.rollout))
             .map(|(id, _)| *id)
             .collect()
     }
@@ -329,7 +423,7 @@ fn read_policy(text: &str) -> Result<Policy, Trouble> {
     if text.trim().is_empty() {
         return Ok(Policy::default());
     }
-    serde_json::from_str(text).map_err(|why| {
+    serde_json::from_str(text).and_then(|given| Policy::default().over(given)).map_err(|why| {
         Trouble::request(
             format!("the policy is not understood: {}", plain(&why)),
             "the README lists its members; `fleetctl rollout start RELEASE --preview` shows what it means",
@@ -341,6 +435,41 @@ fn read_policy(text: &str) -> Result<Policy, Trouble> {
 fn plain(error: &serde_json::Error) -> String {
     let text = error.to_string();
     text.split(" at line ").next().unwrap_or(&text).to_owned()
+}
+
+/// Refuses while `kept` is under way.
+fn under_way(kept: &Kept) -> Result<(), Trouble> {
+    match kept.rollout.standing() {
+        Standing::Running | Standing::Baking | Standing::Undoing => Err(Trouble::request(
+            format!(
+                "rollout {} of {} is under way",
+                kept.rollout.spec.id,
+                what(&kept.rollout, &kept.head.version)
+            ),
+            "wait for its end, or `fleetctl rollout halt` it: the next one then takes its place",
+        )),
+        Standing::Draft | Standing::Halted | Standing::Finished => Ok(()),
+    }
+}
+
+/// What a rollout brings, in words.
+fn what(rollout: &Rollout, version: &str) -> String {
+    let kind = if rollout.spec.target.is_plan() { "plan" } else { "release" };
+    format!("{kind} {version}")
+}
+
+/// Refuses windows of which nobody knows when they open.
+///
+/// # Errors
+/// [`Trouble::Request`] that names the first.
+pub fn known_zones(policy: &Policy, now: fleet_model::Timestamp) -> Result<(), Trouble> {
+    match zones::unknown(policy, now).first() {
+        Some(zone) => Err(Trouble::request(
+            format!("no time zone `{zone}` is known here"),
+            "name one as Europe/Brussels is",
+        )),
+        None => Ok(()),
+    }
 }
 
 fn none() -> Trouble {

@@ -8,7 +8,9 @@ use std::{
 
 use fleet_model::{NodeName, Timestamp};
 use fleet_proto::v1::to_agent;
-use fleet_rollout::{Effect, Event, Finish, Kind, Phase, Reason, Rollout, State, Step, advance, outstanding};
+use fleet_rollout::{
+    Effect, Event, Finish, Kind, Phase, Reason, Rollout, Standing, State, Step, Target, advance, outstanding,
+};
 use fleet_store::{Lease, StoreError};
 
 use super::{
@@ -17,10 +19,11 @@ use super::{
     floor::Floor,
     inbox::News,
     members::Members,
+    plans,
     trouble::Trouble,
     wire, zones,
 };
-use crate::records::keys;
+use crate::{reconcile::board::Turn, records::keys};
 
 /// How long a controller that is gone keeps others from driving.
 pub const LEASE: Duration = Duration::from_secs(20);
@@ -53,6 +56,19 @@ pub(super) struct Stored {
 impl Stored {
     pub(super) fn newest(&self) -> Option<(u64, &Kept)> {
         self.rollouts.last_key_value().map(|(id, kept)| (*id, kept))
+    }
+
+    /// The newest rollout of plans, or of releases.
+    pub(super) fn newest_of(&self, plans: bool) -> Option<(u64, &Kept)> {
+        let mut newest_first = self.rollouts.iter().rev();
+        let found = newest_first.find(|(_, kept)| kept.rollout.spec.target.is_plan() == plans);
+        found.map(|(id, kept)| (*id, kept))
+    }
+
+    /// Rollouts for which news of nodes matter: of each kind the newest, unless something took its place.
+    pub(super) fn driven(&self) -> Vec<u64> {
+        let newest = [self.newest_of(false), self.newest_of(true)].into_iter().flatten();
+        newest.filter(|(_, kept)| !superseded(&kept.rollout)).map(|(id, _)| id).collect()
     }
 }
 
@@ -128,6 +144,14 @@ impl Core {
         }
     }
 
+    /// One rollout as it is now, whoever drives it.
+    ///
+    /// # Errors
+    /// [`Trouble`] if the store failed.
+    pub async fn see(&mut self, id: u64) -> Result<Option<Kept>, Trouble> {
+        Ok(self.stored().await?.rollouts.remove(&id))
+    }
+
     /// What is stored, as this controller drives it, or as somebody else left it.
     pub(super) async fn stored(&mut self) -> Result<Stored, Trouble> {
         match self.lead().await {
@@ -146,21 +170,46 @@ impl Core {
         let mut stored = self.read().await?;
         self.archive.tidy(&mut stored.rollouts).await?;
         let line = stored.line.clone();
-        let older: Vec<u64> = stored.rollouts.keys().rev().skip(1).copied().collect();
-        let newest = stored.newest().map(|(id, _)| id);
+        let driven = stored.driven();
+        let older =
+            stored.rollouts.iter().filter(|(id, kept)| !driven.contains(id) && !superseded(&kept.rollout));
+        let older: Vec<u64> = older.map(|(id, _)| *id).collect();
         self.state = Some(stored);
         self.changes += 1;
         for id in older {
             // A start that was cut between the new one and this.
-            if self.kept(id).is_some_and(|kept| !superseded(&kept.rollout)) {
-                self.supersede(id).await?;
-            }
+            self.supersede(id).await?;
         }
-        let Some(id) = newest else { return Ok(()) };
+        self.leave_what_is_planned_no_more().await?;
+        for id in self.driven() {
+            self.go_on(id, line.as_ref()).await?;
+        }
+        if self.driven().is_empty() {
+            return Ok(());
+        }
+        self.epoch = None;
+        self.look_at_members().await?;
+        self.hear_all().await
+    }
+
+    /// A plan in force other than the one that is rolled out takes its place: nobody gets what is planned no more.
+    pub(super) async fn leave_what_is_planned_no_more(&mut self) -> Result<(), Trouble> {
+        let Some(wanted) = self.floor.wanted() else { return Ok(()) };
+        let plans = self.state.as_ref().and_then(|state| state.newest_of(true));
+        let stale = plans
+            .filter(|(_, kept)| !superseded(&kept.rollout) && kept.rollout.spec.target.digest() != wanted);
+        match stale.map(|(id, _)| id) {
+            Some(id) => self.supersede(id).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Says again what is under way, and hears who is there.
+    async fn go_on(&mut self, id: u64, line: Option<&LineRecord>) -> Result<(), Trouble> {
         let Some(kept) = self.kept(id) else { return Ok(()) };
         tracing::info!(rollout = id, standing = ?kept.rollout.standing(), "going on with the rollout");
         let effects = outstanding(&kept.rollout);
-        let line = match (&line, &kept.rollout.line) {
+        let line = match (line, &kept.rollout.line) {
             (Some(LineRecord { by, reason, .. }), None) => {
                 Some(Event::StopLine { by: by.clone(), reason: reason.clone() })
             }
@@ -169,29 +218,37 @@ impl Core {
         };
         // Before anything is said again: a line that was stopped meanwhile takes it back.
         match line {
-            Some(event) => self.take(event).await?,
+            Some(event) => self.take_into(id, event).await?,
             None => self.perform_all(id, effects).await?,
         }
-        self.take(Event::Sessions { connected: self.floor.connected() }).await?;
-        self.epoch = None;
-        self.look_at_members().await?;
-        self.hear_all().await
+        self.take_into(id, Event::Sessions { connected: self.floor.connected() }).await
     }
 
     /// Takes in where everybody says they stand.
     pub(super) async fn hear_all(&mut self) -> Result<(), Trouble> {
-        for node in self.floor.connected() {
-            self.hear(&node).await?;
+        for id in self.driven() {
+            for node in self.floor.connected() {
+                self.hear(id, &node).await?;
+            }
         }
         Ok(())
     }
 
     /// Takes in where a node says it stands.
-    async fn hear(&mut self, node: &NodeName) -> Result<(), Trouble> {
-        let Some(standing) = self.floor.standing(node) else { return Ok(()) };
-        let Some(rollout) = self.newest().map(|kept| &kept.rollout) else { return Ok(()) };
-        match wire::report(rollout, node, &standing) {
-            Some(event) if !says_nothing(rollout, node, &event) => self.take(event).await,
+    async fn hear(&mut self, id: u64, node: &NodeName) -> Result<(), Trouble> {
+        let Some(rollout) = self.kept(id).map(|kept| &kept.rollout) else { return Ok(()) };
+        let event = match &rollout.spec.target {
+            Target::Release(_) => {
+                self.floor.standing(node).and_then(|standing| wire::report(rollout, node, &standing))
+            }
+            // While another plan comes into force, what nodes say is not about this one.
+            Target::Plan(digest) if self.floor.wanted().as_ref() != Some(digest) => None,
+            Target::Plan(_) => {
+                self.floor.worked(node).and_then(|worked| plans::report(rollout, node, &worked))
+            }
+        };
+        match event {
+            Some(event) if !says_nothing(rollout, node, &event) => self.take_into(id, event).await,
             _ => Ok(()),
         }
     }
@@ -202,7 +259,8 @@ impl Core {
     /// [`Trouble`]; what was not taken in is caught up with by the next [`Core::lead`].
     pub async fn news(&mut self, news: BTreeMap<NodeName, News>) -> Result<(), Trouble> {
         self.lead().await?;
-        if self.newest().is_none() {
+        let driven = self.driven();
+        if driven.is_empty() {
             return Ok(());
         }
         self.look_at_members().await?;
@@ -220,13 +278,16 @@ impl Core {
             }
         }
         for (node, news) in news {
-            if news.standing && connected.contains(&node) {
-                self.hear(&node).await?;
+            for &id in driven.iter().filter(|_| connected.contains(&node)) {
+                let plans = self.kept(id).is_some_and(|kept| kept.rollout.spec.target.is_plan());
+                if if plans { news.observed || news.session } else { news.standing } {
+                    self.hear(id, &node).await?;
+                }
             }
             for (_, answer) in news.gates {
-                let ours = self.newest().is_some_and(|kept| kept.rollout.spec.id == answer.rollout);
-                if ours {
-                    self.take(wire::answer(&node, answer)).await?;
+                let asked = driven.iter().find(|id| id.to_string() == answer.rollout);
+                if let Some(id) = asked.copied() {
+                    self.take_into(id, wire::answer(&node, answer)).await?;
                 }
             }
         }
@@ -239,14 +300,32 @@ impl Core {
     /// [`Trouble`]; the next one catches up.
     pub async fn tick(&mut self) -> Result<(), Trouble> {
         self.lead().await?;
-        let Some(rollout) = self.newest().map(|kept| &kept.rollout) else { return Ok(()) };
-        if superseded(rollout) {
+        let driven = self.driven();
+        if driven.is_empty() {
             return Ok(());
         }
-        let seconds_ahead = zones::offsets(&rollout.spec.policy, self.now());
         self.look_at_members().await?;
-        self.take(Event::Offsets { seconds_ahead }).await?;
-        self.take(Event::Tick).await
+        for id in driven {
+            let Some(rollout) = self.kept(id).map(|kept| &kept.rollout) else { continue };
+            let seconds_ahead = zones::offsets(&rollout.spec.policy, self.now());
+            // What failed a while ago counts by now, and says nothing new.
+            let heard = if rollout.spec.target.is_plan() && moves(rollout) {
+                rollout.nodes.keys().cloned().collect()
+            } else {
+                Vec::new()
+            };
+            self.take_into(id, Event::Offsets { seconds_ahead }).await?;
+            for node in heard {
+                self.hear(id, &node).await?;
+            }
+            self.take_into(id, Event::Tick).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a rollout is under way: time matters more then.
+    pub(super) fn moves(&self) -> bool {
+        self.driven().into_iter().filter_map(|id| self.kept(id)).any(|kept| moves(&kept.rollout))
     }
 
     /// Takes in who came for good and who went for good.
@@ -256,14 +335,23 @@ impl Core {
             return Ok(());
         }
         let Members { members, .. } = self.floor.members().await?;
-        if let Some(rollout) = self.newest().map(|kept| &kept.rollout).filter(|rollout| !superseded(rollout))
-        {
+        for id in self.driven() {
+            let Some(rollout) = self.kept(id).map(|kept| &kept.rollout) else { continue };
+            let members = match (&rollout.spec.target, self.floor.change()) {
+                (Target::Release(_), _) => members.clone(),
+                (Target::Plan(digest), Some(change)) if change.digest == *digest => {
+                    plans::taking_part(members.clone(), &change, Some(rollout))
+                }
+                // Its place is about to be taken.
+                (Target::Plan(_), _) => continue,
+            };
             let present: BTreeSet<&NodeName> = members.iter().map(|member| &member.node).collect();
             let gone = rollout.nodes.keys().filter(|node| !present.contains(node));
             let gone = gone.map(|node| Event::Retired { node: node.clone() });
-            let joined = members
-                .iter()
-                .filter(|member| rollout.nodes.get(&member.node).is_none_or(|node| node.member != **member));
+            // Whoever was made anew is somebody else; whoever only got other work is not.
+            let joined = members.iter().filter(|member| {
+                rollout.nodes.get(&member.node).is_none_or(|node| node.member.identity != member.identity)
+            });
             let joined = joined.map(|member| Event::Joined { member: member.clone() });
             let connected = self.floor.connected();
             let there = |event: &Event| match event {
@@ -275,9 +363,9 @@ impl Core {
             let events: Vec<Event> = gone.chain(joined).collect();
             for event in events {
                 let there = there(&event);
-                self.take(event).await?;
+                self.take_into(id, event).await?;
                 if let Some(event) = there {
-                    self.take(event).await?;
+                    self.take_into(id, event).await?;
                 }
             }
         }
@@ -285,25 +373,26 @@ impl Core {
         Ok(())
     }
 
-    /// Takes an event into the newest rollout, and what follows from it; news of nodes that are not in it say nothing.
+    /// Takes an event into every rollout that is driven, and what follows from it; news of nodes that are not in one say
+    /// nothing to it.
     pub(super) async fn take(&mut self, event: Event) -> Result<(), Trouble> {
-        let Some(id) = self.state.as_ref().and_then(|state| state.newest()).map(|(id, _)| id) else {
-            return Ok(());
-        };
-        self.take_into(id, event).await
+        for id in self.driven() {
+            self.take_into(id, event.clone()).await?;
+        }
+        Ok(())
     }
 
-    async fn take_into(&mut self, id: u64, event: Event) -> Result<(), Trouble> {
+    pub(super) async fn take_into(&mut self, id: u64, event: Event) -> Result<(), Trouble> {
         let effects = self.decide(id, event).await?;
         self.perform_all(id, effects).await
     }
 
     pub(super) async fn perform_all(&mut self, id: u64, effects: Vec<Effect>) -> Result<(), Trouble> {
-        let mut waiting: VecDeque<Event> = self.perform(id, effects).await.into();
+        let mut waiting: VecDeque<Event> = self.perform(id, effects).await?.into();
         // Ends: what follows from an offer that cannot be made is that its node failed.
         while let Some(event) = waiting.pop_front() {
             let effects = self.decide(id, event).await?;
-            waiting.extend(self.perform(id, effects).await);
+            waiting.extend(self.perform(id, effects).await?);
         }
         Ok(())
     }
@@ -336,20 +425,39 @@ impl Core {
     }
 
     /// Does what was decided; what could not be done comes back as an event.
-    pub(super) async fn perform(&self, id: u64, effects: Vec<Effect>) -> Vec<Event> {
-        let Some(rollout) = self.kept(id).map(|kept| &kept.rollout) else { return Vec::new() };
+    ///
+    /// # Errors
+    /// [`Trouble`] if the store failed: what is in hand is dropped then, and what is stored says what is to be done.
+    pub(super) async fn perform(&mut self, id: u64, effects: Vec<Effect>) -> Result<Vec<Event>, Trouble> {
+        let done = self.try_perform(id, effects).await;
+        if done.is_err() {
+            self.state = None;
+        }
+        done
+    }
+
+    async fn try_perform(&self, id: u64, effects: Vec<Effect>) -> Result<Vec<Event>, Trouble> {
+        let Some(rollout) = self.kept(id).map(|kept| &kept.rollout) else { return Ok(Vec::new()) };
+        let plan = rollout.spec.target.is_plan();
         let mut follow = Vec::new();
         for effect in effects {
             match effect {
                 Effect::Persist(_) => {}
+                Effect::Offer { node, order, back, again, .. } if plan => {
+                    follow.extend(self.give(id, rollout, node, order, back, again).await?);
+                }
+                Effect::Withdraw { node, order } if plan => {
+                    // It says so itself when it has what it had.
+                    self.give(id, rollout, node, order, true, false).await?;
+                }
                 Effect::Offer { node, order, back: true, .. } => {
                     self.floor.allow(&node, Vec::new());
                     let told = rollout.nodes.get(&node).and_then(|node| node.reason.as_ref());
                     let why = told.map_or_else(|| format!("rollout {id} is undone"), ToString::to_string);
                     self.floor.tell(&node, wire::back(order, why));
                 }
-                Effect::Offer { node, release, order, again, .. } => {
-                    follow.extend(self.offer(rollout, node, release, order, again));
+                Effect::Offer { node, target, order, again, .. } => {
+                    follow.extend(self.offer(rollout, node, target.digest(), order, again));
                 }
                 Effect::Withdraw { node, order } => {
                     self.floor.allow(&node, Vec::new());
@@ -367,7 +475,40 @@ impl Core {
                 Effect::Announce(notice) => tracing::info!(rollout = id, %notice, "rollout"),
             }
         }
-        follow
+        Ok(follow)
+    }
+
+    /// Gives a node the work of the plan in force, or what it had; if there is none, the node failed.
+    async fn give(
+        &self,
+        id: u64,
+        rollout: &Rollout,
+        node: NodeName,
+        order: u64,
+        back: bool,
+        again: bool,
+    ) -> Result<Option<Event>, Trouble> {
+        if self.floor.wanted().as_deref() != Some(rollout.spec.target.digest()) {
+            // Another plan came into force; its rollout is about to take the place of this one.
+            return Ok(None);
+        }
+        let unproved = self.unproved(id, &node);
+        if self.floor.give(&node, Turn { order, back, again, unproved }).await? {
+            return Ok(None);
+        }
+        let why = if back { "it has nothing to go back to" } else { "the plan has no work for it" };
+        let target = rollout.target().clone();
+        let step = Step::Failed { reason: Reason::new(Kind::Other, why) };
+        Ok(Some(Event::Report { node, order, target, step }))
+    }
+
+    /// Whether a node never did what the rollout of a plan before this one gave it.
+    fn unproved(&self, id: u64, node: &NodeName) -> bool {
+        let older = self.state.iter().flat_map(|state| state.rollouts.range(..id).rev());
+        let mut plans = older.map(|(_, kept)| &kept.rollout).filter(|rollout| rollout.spec.target.is_plan());
+        plans.find_map(|rollout| rollout.nodes.get(node)).is_some_and(|known| {
+            known.touched && !matches!(known.state, State::Committed | State::RolledBack | State::Pending)
+        })
     }
 
     /// Offers a release to a node; if that cannot be, the node failed.
@@ -375,13 +516,13 @@ impl Core {
         &self,
         rollout: &Rollout,
         node: NodeName,
-        release: String,
+        release: &str,
         order: u64,
         again: bool,
     ) -> Option<Event> {
         let failed = |node, kind, detail: String| {
             let step = Step::Failed { reason: Reason::new(kind, detail) };
-            Some(Event::Report { node, order, release: rollout.spec.release.clone(), step })
+            Some(Event::Report { node, order, target: rollout.spec.target.clone(), step })
         };
         if let Some(can) = self.floor.can(&node).filter(|can| !can.orders) {
             let why = format!(
@@ -390,7 +531,7 @@ impl Core {
             );
             return failed(node, Kind::Mismatch, why);
         }
-        let Some(offerable) = self.catalogue.get(&release) else {
+        let Some(offerable) = self.catalogue.get(release) else {
             return failed(
                 node,
                 Kind::Other,
@@ -428,7 +569,12 @@ impl Core {
 
     /// Whether there is a rollout for which news of nodes matter.
     pub(super) fn drives(&self) -> bool {
-        self.newest().is_some_and(|kept| !superseded(&kept.rollout))
+        !self.driven().is_empty()
+    }
+
+    /// Rollouts for which news of nodes matter.
+    pub(super) fn driven(&self) -> Vec<u64> {
+        self.state.as_ref().map(Stored::driven).unwrap_or_default()
     }
 
     pub(super) async fn supersede(&mut self, id: u64) -> Result<(), Trouble> {
@@ -443,6 +589,11 @@ impl Core {
     pub(super) fn forget(&mut self) {
         self.state = None;
     }
+}
+
+/// Whether it is under way, and nobody stopped it.
+fn moves(rollout: &Rollout) -> bool {
+    matches!(rollout.standing(), Standing::Running | Standing::Baking | Standing::Undoing)
 }
 
 pub(super) fn superseded(rollout: &Rollout) -> bool {
@@ -463,11 +614,11 @@ fn concerns(event: &Event) -> Option<&NodeName> {
 
 /// What ten thousand nodes say after a restart, and the engine knows.
 fn says_nothing(rollout: &Rollout, node: &NodeName, event: &Event) -> bool {
-    let (Some(node), Event::Report { release, step: Step::Committed, .. }) = (rollout.nodes.get(node), event)
+    let (Some(node), Event::Report { target, step: Step::Committed, .. }) = (rollout.nodes.get(node), event)
     else {
         return false;
     };
-    let ours = *release == rollout.spec.release;
+    let ours = *target == rollout.spec.target;
     node.connected
         && !node.returning
         && !rollout.goes_back()

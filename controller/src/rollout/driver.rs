@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use fleet_model::chain;
-use tokio::sync::{Mutex, MutexGuard, watch};
+use tokio::{
+    sync::{Mutex, MutexGuard, watch},
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{core::Core, trouble::Trouble};
@@ -12,6 +15,8 @@ use crate::session::stream::Desk;
 /// How often time is let pass, and the lease looked at. Well below what the engine counts as unheard, and below the life
 /// of the lease.
 const TICK: Duration = Duration::from_secs(5);
+/// The same while a rollout is under way: the shortest bakes are of seconds.
+const BRISK: Duration = Duration::from_secs(1);
 
 /// Drives the rollouts of a fleet.
 #[derive(Debug)]
@@ -36,18 +41,28 @@ impl Driver {
 
     /// Works until told to stop.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut next = Instant::now();
+        let mut watch = self.watch();
         let mut elsewhere = false;
         loop {
-            // Cancel safe: a bell that rang stays rung, the interval keeps its beat.
+            // Cancel safe: a bell that rang stays rung, the next tick keeps its time, a change is seen once.
             let done = tokio::select! {
                 () = stop.cancelled() => break,
                 () = self.desk.rollouts.bell() => {
                     let news = self.desk.rollouts.take();
                     self.turn().await.news(news).await
                 }
-                _ = tick.tick() => self.turn().await.tick().await,
+                () = sleep_until(next) => {
+                    let mut turn = self.turn().await;
+                    let done = turn.tick().await;
+                    next = Instant::now() + if turn.moves() { BRISK } else { TICK };
+                    done
+                }
+                // Somebody may have started one.
+                _ = watch.changed() => {
+                    next = next.min(Instant::now() + BRISK);
+                    continue;
+                }
             };
             let other = matches!(done, Err(Trouble::Elsewhere { .. }));
             match done {

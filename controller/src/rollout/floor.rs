@@ -4,16 +4,21 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Debug,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use fleet_model::NodeName;
 use fleet_plan::ResolvedPlan;
 use fleet_proto::v1::{self, to_agent};
+use tokio::time::Instant;
 
-use super::members::{self, Members};
+use super::{
+    members::{self, Members},
+    plans::{Said, Worked, said},
+};
 use crate::{
-    reconcile::board::Board,
+    reconcile::board::{Board, Change, Turn},
     records::{EnrolmentRecord, RecordError, Records, keys},
     session::stream::Desk,
 };
@@ -29,6 +34,24 @@ pub trait Floor: Send + Sync + Debug {
 
     /// What its session can do beyond the first protocol; none if it has no session.
     fn can(&self, node: &NodeName) -> Option<Abilities>;
+
+    /// What the plan in force changes of what running nodes do; none if there is no plan.
+    fn change(&self) -> Option<Change>;
+
+    /// What the work of the plan in force is known by.
+    fn wanted(&self) -> Option<String>;
+
+    /// What a node says of the work it was given last; none if it has not spoken of that.
+    fn worked(&self, node: &NodeName) -> Option<Worked>;
+
+    /// Generation that a node said last how it gets on with, and the newest.
+    fn generations(&self, node: &NodeName) -> (u64, u64);
+
+    /// Gives a node work in its turn; says whether there is any to give. Doing it twice changes nothing.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the store fails.
+    async fn give(&self, node: &NodeName, turn: Turn) -> Result<bool, RecordError>;
 
     /// Tells a node, if it is there. Of orders only the newest counts.
     fn tell(&self, node: &NodeName, message: to_agent::Message);
@@ -66,14 +89,18 @@ pub struct Sessions {
     desk: Arc<Desk>,
     board: Arc<Board>,
     records: Records,
+    /// How long something may stay failed before it counts: agents try again by themselves.
+    patience: Duration,
     /// The plan last seen, and how many there were.
     plan: Mutex<(Option<Arc<ResolvedPlan>>, u64)>,
+    /// Since when nodes say that something failed, and of which generation.
+    failing: Mutex<BTreeMap<NodeName, (u64, Instant)>>,
 }
 
 impl Sessions {
-    /// Over these sessions and this plan.
-    pub fn new(desk: Arc<Desk>, board: Arc<Board>, records: Records) -> Self {
-        Self { desk, board, records, plan: Mutex::default() }
+    /// Over these sessions and this plan; what stays failed for longer than `patience` counts as failed.
+    pub fn new(desk: Arc<Desk>, board: Arc<Board>, records: Records, patience: Duration) -> Self {
+        Self { desk, board, records, patience, plan: Mutex::default(), failing: Mutex::default() }
     }
 }
 
@@ -91,6 +118,47 @@ impl Floor for Sessions {
         let live = self.desk.registry.live(node)?;
         let version = self.desk.registry.view(node, self.desk.clock.now()).agent_version;
         Some(Abilities { orders: live.orders, gates: live.gates, version })
+    }
+
+    fn change(&self) -> Option<Change> {
+        self.board.change()
+    }
+
+    fn wanted(&self) -> Option<String> {
+        self.board.wanted().map(|works| works.digest.clone())
+    }
+
+    fn worked(&self, node: &NodeName) -> Option<Worked> {
+        let view = self.desk.registry.view(node, self.desk.clock.now());
+        let (desired, assigned) = (view.desired?, self.board.assigned(node)?);
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = said(&desired, view.observed.as_deref().filter(|_| view.session))?;
+        let said = match said {
+            Said::Failed(why) => {
+                let (generation, since) =
+                    failing.entry(node.clone()).or_insert_with(|| (desired.generation, Instant::now()));
+                if *generation != desired.generation {
+                    (*generation, *since) = (desired.generation, Instant::now());
+                }
+                if since.elapsed() < self.patience { Said::Underway } else { Said::Failed(why) }
+            }
+            said => {
+                failing.remove(node);
+                said
+            }
+        };
+        let wanted = self.board.wants(node).is_some_and(|wanted| wanted == assigned.work);
+        Some(Worked { wanted, said })
+    }
+
+    fn generations(&self, node: &NodeName) -> (u64, u64) {
+        let view = self.desk.registry.view(node, self.desk.clock.now());
+        let (observed, desired) = (view.observed, view.desired);
+        (observed.map_or(0, |observed| observed.generation), desired.map_or(0, |desired| desired.generation))
+    }
+
+    async fn give(&self, node: &NodeName, turn: Turn) -> Result<bool, RecordError> {
+        self.board.give(node, turn).await
     }
 
     fn tell(&self, node: &NodeName, message: to_agent::Message) {
@@ -126,6 +194,6 @@ impl Floor for Sessions {
             .into_iter()
             .filter_map(|(node, record)| Some((node.parse().ok()?, record.id)))
             .collect();
-        Ok(members::members(self.board.plan().as_deref(), &enrolled))
+        Ok(members::members(self.board.plan().as_deref(), &self.board.works(), &enrolled))
     }
 }

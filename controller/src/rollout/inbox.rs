@@ -26,8 +26,10 @@ const NAME: usize = 128;
 pub struct News {
     /// Its session began or ended.
     pub session: bool,
-    /// It said where it stands.
+    /// It said where it stands with its releases.
     pub standing: bool,
+    /// It said how its work goes.
+    pub observed: bool,
     /// What its gates answered.
     pub gates: BTreeMap<String, v1::GateAnswer>,
 }
@@ -51,6 +53,11 @@ impl Inbox {
     /// A node said where it stands.
     pub fn standing(&self, node: &NodeName) {
         self.tell(node, |news| news.standing = true);
+    }
+
+    /// A node said how its work goes.
+    pub fn observed(&self, node: &NodeName) {
+        self.tell(node, |news| news.observed = true);
     }
 
     /// A gate answered.
@@ -136,11 +143,18 @@ mod tests {
         inbox.listen(true);
         inbox.session(&node);
         inbox.standing(&node);
+        inbox.observed(&node);
         inbox.gate(&node, answer("todo", false));
         inbox.gate(&node, answer("todo", true));
         inbox.gate(&node, answer(&"x".repeat(NAME + 1), true));
         let news = inbox.take().remove(&node).expect("news");
-        assert!(news.session && news.standing && news.gates["todo"].passed && news.gates.len() == 1);
+        assert!(
+            news.session
+                && news.standing
+                && news.observed
+                && news.gates["todo"].passed
+                && news.gates.len() == 1
+        );
         for number in 0..GATES + 9 {
             inbox.gate(&node, answer(&number.to_string(), true));
         }

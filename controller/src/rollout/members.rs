@@ -1,6 +1,6 @@
 //! Who takes part, by plan and enrolments. Pure.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use fleet_model::NodeName;
 use fleet_plan::{
@@ -8,6 +8,8 @@ use fleet_plan::{
     resolved::{Task, Work},
 };
 use fleet_rollout::Member;
+
+use crate::desired;
 
 /// Port of the todo application where the plan names none.
 const TODO_PORT: u16 = 5000;
@@ -21,8 +23,11 @@ pub struct Members {
     pub spare: BTreeMap<String, usize>,
 }
 
+/// What each node does now, which may be from an earlier plan.
+pub type Works = BTreeMap<NodeName, Arc<desired::Work>>;
+
 /// Every enrolled node, placed by the plan; `enrolled` says by what each enrolment is told from others of the same name.
-pub fn members(plan: Option<&ResolvedPlan>, enrolled: &BTreeMap<NodeName, String>) -> Members {
+pub fn members(plan: Option<&ResolvedPlan>, works: &Works, enrolled: &BTreeMap<NodeName, String>) -> Members {
     let members = enrolled.iter().map(|(node, identity)| {
         let mut member = Member::new(node.clone());
         if !identity.is_empty() {
@@ -30,7 +35,9 @@ pub fn members(plan: Option<&ResolvedPlan>, enrolled: &BTreeMap<NodeName, String
         }
         if let Some(placed) = plan.and_then(|plan| plan.node(node)) {
             member.location.clone_from(&placed.location.id);
-            if let Some(seed) = seed(&placed.node.tasks) {
+            member.labels.clone_from(&placed.node.labels);
+            // What runs there counts, not what is yet to.
+            if let Some(seed) = works.get(node).and_then(|work| seed(&work.tasks)) {
                 member.cluster = Some(seed.to_string());
                 member.seed = seed == node;
             }
@@ -38,7 +45,7 @@ pub fn members(plan: Option<&ResolvedPlan>, enrolled: &BTreeMap<NodeName, String
         member
     });
     let members: Vec<Member> = members.collect();
-    let spare = plan.map(spare).unwrap_or_default();
+    let spare = spare(works);
     Members { members, spare }
 }
 
@@ -52,11 +59,11 @@ fn seed(tasks: &[Task]) -> Option<&NodeName> {
 
 /// With so many members out, every table still has most of its replicas. With one or two replicas that is nobody, and
 /// then one goes at a time all the same: an agent changes while the database it looks after goes on.
-fn spare(plan: &ResolvedPlan) -> BTreeMap<String, usize> {
+fn spare(works: &Works) -> BTreeMap<String, usize> {
     let mut spare: BTreeMap<String, usize> = BTreeMap::new();
-    for placed in plan.nodes() {
-        let Some(seed) = seed(&placed.node.tasks) else { continue };
-        for task in &placed.node.tasks {
+    for work in works.values() {
+        let Some(seed) = seed(&work.tasks) else { continue };
+        for task in &work.tasks {
             if let Work::Database(database) = &task.work {
                 let replicas = usize::try_from(database.replicas).unwrap_or(usize::MAX);
                 let can = (replicas.saturating_sub(1) / 2).max(1);
@@ -93,7 +100,8 @@ mod tests {
             .nodes()
             .map(|placed| (placed.node.name.clone(), format!("id of {}", placed.node.name)))
             .collect();
-        let found = members(Some(&plan), &enrolled);
+        let works = desired::works(&plan, &desired::Inputs::default()).by_node;
+        let found = members(Some(&plan), &works, &enrolled);
         assert_eq!(found.members.len(), 5);
         assert_eq!(found.members.iter().filter(|member| member.seed).count(), 1);
         let cluster = found.members[0].cluster.clone().expect("a member");
@@ -107,7 +115,7 @@ mod tests {
     #[test]
     fn whoever_is_in_no_plan_takes_part_by_name() {
         let enrolled = BTreeMap::from([("a".parse().expect("a name"), String::new())]);
-        let found = members(None, &enrolled);
+        let found = members(None, &Works::new(), &enrolled);
         assert_eq!(found.members, [Member::new("a".parse().expect("a name"))]);
         assert!(found.spare.is_empty());
     }

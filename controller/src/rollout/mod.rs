@@ -7,11 +7,11 @@
 //!
 //! [`core`](mod@core) takes one event after the other: the engine decides, [`archive`] stores that, and only then is
 //! anything done. Whoever holds the lease drives; whatever cannot be stored is dropped, read again and caught up with, as
-//! if another controller took over. What nodes say is translated in [`wire`], and what keeps a fleet's nodes apart
-//! (location, cluster, seed) comes from the plan in [`members`].
+//! if another controller took over. What nodes say is translated in [`wire`] for releases and in [`plans`] for the work of
+//! a plan, and what keeps a fleet's nodes apart (location, labels, cluster, seed) comes from the plan in [`members`].
 //!
-//! - At most one rollout moves: the newest. Those before it are superseded, and it keeps nodes that come back on what
-//!   it brought.
+//! - At most one rollout moves. Of each kind, releases and plans, the newest keeps nodes that come back on what it
+//!   brought; those before it are superseded.
 //! - A stopped line is stored beside the rollouts and comes before all of them.
 //! - A node under an order may fetch what the order names, and nothing else of a release.
 
@@ -24,6 +24,7 @@ pub mod floor;
 pub mod inbox;
 pub mod members;
 pub mod note;
+pub mod plans;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ mod view;
 pub mod wire;
 mod zones;
 
+pub use commands::known_zones;
 pub use driver::Driver;
 pub use service::RolloutsService;
 pub use trouble::Trouble;

@@ -128,9 +128,9 @@ impl Rollouts for RolloutsService {
             }
         };
         let mut core = self.driver.turn().await;
-        core.act(&request.id, event).await?;
-        tracing::info!(operator = who, act = act.as_str_name(), "rollout");
-        Ok(Response::new(reply(&mut core, "", Vec::new()).await?))
+        let id = core.act(&request.id, event).await?;
+        tracing::info!(operator = who, act = act.as_str_name(), rollout = id, "rollout");
+        Ok(Response::new(reply(&mut core, &id.to_string(), Vec::new()).await?))
     }
 
     async fn explain(
@@ -141,7 +141,12 @@ impl Rollouts for RolloutsService {
         let node = node(&request.into_inner().node)?;
         let mut core = self.driver.turn().await;
         let stored = core.stored().await?;
-        let Some((_, kept)) = stored.newest() else {
+        // Of the rollouts that go on, the newest that the node is part of.
+        let mut driven = stored.driven();
+        driven.sort_unstable_by(|a, b| b.cmp(a));
+        let mut driven = driven.iter().filter_map(|id| stored.rollouts.get(id));
+        let part_of = driven.find(|kept| kept.rollout.nodes.contains_key(&node));
+        let Some(kept) = part_of.or_else(|| stored.newest().map(|(_, kept)| kept)) else {
             return Err(Trouble::request(
                 "there is no rollout",
                 "`fleetctl rollout start RELEASE` starts one",

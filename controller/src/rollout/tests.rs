@@ -24,8 +24,12 @@ use super::{
     floor::{Abilities, Floor},
     inbox::News,
     members::Members,
+    plans::Worked,
 };
-use crate::records::{RecordError, Records};
+use crate::{
+    reconcile::board::{Change, Turn},
+    records::{RecordError, Records},
+};
 
 const NODES: [&str; 4] = ["a", "b", "c", "d"];
 const OLD: &str = "old";
@@ -233,6 +237,26 @@ impl Floor for Agents {
 
     fn epoch(&self) -> u64 {
         self.all().len() as u64
+    }
+
+    fn change(&self) -> Option<Change> {
+        None
+    }
+
+    fn wanted(&self) -> Option<String> {
+        None
+    }
+
+    fn worked(&self, _: &NodeName) -> Option<Worked> {
+        None
+    }
+
+    fn generations(&self, _: &NodeName) -> (u64, u64) {
+        (0, 0)
+    }
+
+    async fn give(&self, node: &NodeName, _: Turn) -> Result<bool, RecordError> {
+        panic!("no plan is rolled out, and {node} is given work")
     }
 
     async fn members(&self) -> Result<Members, RecordError> {

@@ -43,6 +43,14 @@ fn list(problems: &[Problem]) -> String {
 }
 
 impl Trouble {
+    /// Cause and next step in one line.
+    pub fn told(&self) -> String {
+        match self {
+            Self::Request { what, hint } => format!("{what}; {hint}"),
+            other => fleet_model::chain(other),
+        }
+    }
+
     /// A request that makes no sense.
     pub fn request(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Request { what: what.into(), hint: hint.into() }

@@ -41,13 +41,21 @@ pub(super) fn whole(core: &Core, head: &Head, rollout: &Rollout) -> v1::Rollout 
     nodes.sort_by_key(|node| (node.wave, node.place));
     seen.nodes = nodes.into_iter().map(|one| node(core, rollout, one)).collect();
     seen.policy = serde_json::to_string(&rollout.spec.policy).unwrap_or_default();
+    seen.policy_lines = rollout.spec.policy.lines();
     seen
+}
+
+impl Core {
+    /// A rollout as it would be.
+    pub fn shown(&self, of: &Drawn) -> v1::Rollout {
+        drawn(self, "", of)
+    }
 }
 
 /// A rollout as it would be.
 pub(super) fn drawn(core: &Core, by: &str, drawn: &Drawn) -> v1::Rollout {
     let head = Head {
-        version: drawn.release.version.clone(),
+        version: drawn.version.clone(),
         previous_version: drawn.previous_version.clone(),
         by: by.to_owned(),
         started: core.now(),
@@ -67,27 +75,25 @@ pub(super) fn brief(head: &Head, rollout: &Rollout) -> v1::Rollout {
         (None, Some(line)) => (format!("{} stopped the line: {}", line.by, line.reason), Vec::new()),
         (None, None) => Default::default(),
     };
-    let bake_left = match rollout.phase {
-        Phase::Baking { since } => {
-            let policy = &rollout.spec.policy;
-            let bake = if rollout.wave == 0 { policy.canary_bake } else { policy.bake };
-            let passed = rollout.moment.0.saturating_sub(since.0);
-            u64::try_from(bake.as_millis()).unwrap_or(u64::MAX).saturating_sub(passed)
-        }
-        _ => 0,
+    let bake_left = rollout.bake_left().unwrap_or_default();
+    let kind = if rollout.spec.target.is_plan() {
+        v1::RolloutKind::RolloutOfPlan
+    } else {
+        v1::RolloutKind::RolloutOfRelease
     };
     v1::Rollout {
         id: rollout.spec.id.clone(),
-        release: rollout.spec.release.clone(),
+        release: rollout.spec.target.digest().to_owned(),
+        kind: kind.into(),
         version: head.version.clone(),
-        previous: rollout.spec.previous.clone().unwrap_or_default(),
+        previous: rollout.spec.previous.as_ref().map(|target| target.digest().to_owned()).unwrap_or_default(),
         previous_version: head.previous_version.clone(),
         standing: word(standing).into(),
         finish: finish(&rollout.phase).to_owned(),
         halted,
         halted_nodes,
         wave: small(rollout.wave + 1),
-        bake_left_ms: bake_left,
+        bake_left_ms: u64::try_from(bake_left.as_millis()).unwrap_or(u64::MAX),
         started_ms: head.started.as_millis(),
         started_by: head.by.clone(),
         changed_ms: rollout.clock.as_millis(),
@@ -103,7 +109,15 @@ pub(super) fn brief(head: &Head, rollout: &Rollout) -> v1::Rollout {
 fn node(core: &Core, rollout: &Rollout, node: &Node) -> v1::RolloutNode {
     let name = &node.member.node;
     let ended = rollout.outcome(name).map(outcome).unwrap_or_default();
-    let running = core.floor.standing(name).map(|standing| standing.running_version.clone());
+    let running = if rollout.spec.target.is_plan() {
+        match core.floor.generations(name) {
+            (_, 0) => None,
+            (observed, desired) if observed == desired => Some(format!("generation {desired}")),
+            (observed, desired) => Some(format!("generation {observed} of {desired}")),
+        }
+    } else {
+        core.floor.standing(name).map(|standing| standing.running_version.clone())
+    };
     let gates = node.gates.iter().map(|(gate, asked)| {
         let answer = asked.answer.as_ref();
         v1::RolloutGate {

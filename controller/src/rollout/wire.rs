@@ -5,7 +5,7 @@ use std::time::Duration;
 use fleet_model::NodeName;
 use fleet_proto::v1::{self, StandingReason, StandingStep, gate_ask, to_agent};
 use fleet_rollout::{
-    Event, Kind, Policy, Reason, Rollout, Step,
+    Event, Kind, Policy, Reason, Rollout, Step, Target,
     policy::{Check, Gate},
 };
 
@@ -21,30 +21,30 @@ const TRIES: u32 = 3;
 /// A rollout knows two releases: its own, and what nodes ran before, whatever that was on each of them. A node that
 /// speaks of how a third one went says by that what it runs, with nothing in hand.
 pub fn report(rollout: &Rollout, node: &NodeName, standing: &v1::Standing) -> Option<Event> {
-    let ours = &rollout.spec.release;
+    let ours = rollout.spec.target.digest();
     let nominal = |digest: &str| match &rollout.spec.previous {
         Some(previous) if digest != ours => previous.clone(),
-        _ => digest.to_owned(),
+        _ => Target::Release(digest.to_owned()),
     };
     let runs = if standing.running_sha256.is_empty() { &standing.release } else { &standing.running_sha256 };
     let detail: String = standing.detail.chars().take(DETAIL).collect();
     let back = rollout.goes_back() || rollout.nodes.get(node).is_some_and(|node| node.returning);
     let reason = || Reason::new(kind(standing.reason()), detail.clone());
-    let (release, step) = match standing.step() {
+    let (target, step) = match standing.step() {
         StandingStep::Unspecified => return None,
         StandingStep::StandingCommitted => (nominal(runs), Step::Committed),
         StandingStep::StandingFetching => (nominal(&standing.release), Step::Fetching),
         StandingStep::StandingTrial => (nominal(&standing.release), Step::Trial),
         StandingStep::StandingBusy => (nominal(&standing.release), Step::Busy { detail }),
-        StandingStep::StandingFailed if back || standing.release == *ours => {
+        StandingStep::StandingFailed if back || standing.release == ours => {
             (nominal(&standing.release), Step::Failed { reason: reason() })
         }
-        StandingStep::StandingRolledBack if back || standing.release == *ours => {
+        StandingStep::StandingRolledBack if back || standing.release == ours => {
             (nominal(&standing.release), Step::RolledBack { reason: reason() })
         }
         StandingStep::StandingFailed | StandingStep::StandingRolledBack => (nominal(runs), Step::Committed),
     };
-    Some(Event::Report { node: node.clone(), order: standing.order, release, step })
+    Some(Event::Report { node: node.clone(), order: standing.order, target, step })
 }
 
 /// Why, in the engine's words.
@@ -145,8 +145,8 @@ mod tests {
     fn rollout() -> Rollout {
         let spec = Spec {
             id: "1".to_owned(),
-            release: "new".to_owned(),
-            previous: Some("old".to_owned()),
+            target: Target::Release("new".to_owned()),
+            previous: Some(Target::Release("old".to_owned())),
             policy: Policy::default(),
             spare: BTreeMap::new(),
         };
@@ -177,11 +177,11 @@ mod tests {
         advance(&mut undoing, Event::Undo, Timestamp::default()).expect("lawful");
         let check = |rollout: &Rollout, standing: v1::Standing, release: &str, step: &str| {
             let event = report(rollout, &node(), &standing);
-            let Some(Event::Report { order: 7, release: meant, step: taken, .. }) = event else {
+            let Some(Event::Report { order: 7, target: meant, step: taken, .. }) = event else {
                 panic!("{event:?}")
             };
             let taken = format!("{taken:?}");
-            assert!(meant == release && taken.starts_with(step), "{standing:?}: {meant} {taken}");
+            assert!(meant.digest() == release && taken.starts_with(step), "{standing:?}: {meant} {taken}");
         };
         check(&forward, said(Committed, "new", "new"), "new", "Committed");
         check(&forward, said(Committed, "old", "old"), "old", "Committed");

@@ -480,6 +480,17 @@ impl Registry {
         self.nodes().values().filter_map(|entry| entry.desired.clone()).collect()
     }
 
+    /// Nodes that should be something.
+    pub fn all_desired_nodes(&self) -> Vec<NodeName> {
+        let nodes = self.nodes();
+        nodes.iter().filter(|(_, entry)| entry.desired.is_some()).map(|(node, _)| node.clone()).collect()
+    }
+
+    /// Whether a node has an identity.
+    pub fn enrolled(&self, node: &NodeName) -> bool {
+        self.nodes().get(node).is_some_and(|entry| entry.enrolled)
+    }
+
     /// Forgets what a node was, ending its session with `why`: what it should be stays, for its successor.
     pub fn start_over(&self, node: &NodeName, why: Status) {
         let mut nodes = self.nodes();

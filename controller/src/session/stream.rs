@@ -67,6 +67,7 @@ impl SessionStream {
             Some(from_agent::Message::Observed(observed)) => {
                 self.desk.registry.observed(&self.live, observed);
                 self.desk.permits.observed(&self.live.node);
+                self.desk.rollouts.observed(&self.live.node);
             }
             Some(from_agent::Message::Ask(ask)) => self.ask(&ask),
             Some(from_agent::Message::Release(release)) => {

@@ -216,7 +216,9 @@ async fn another_build_of_the_controller_changes_no_node_by_itself() {
         let named = fleet_controller::artifacts::named::named(&desired).cloned().collect::<Vec<_>>();
         (desired.generation, named)
     };
-    let plan = format!("{PLAN}defaults:\n  tasks:\n    - rethinkdb: {{seed: one}}\n    - todo: {{}}\n");
+    let plan = format!(
+        "{PLAN}rollout: {{bake: 0s}}\ndefaults:\n  tasks:\n    - rethinkdb: {{seed: one}}\n    - todo: {{}}\n"
+    );
     let fixture = start_adjusted(dir, &world, brings(b"a program")).await;
     let (_, finished) = finish(apply(&fixture, &plan, Until::Ready).await).await;
     assert!(finished.ok, "{finished:?}");
@@ -230,7 +232,7 @@ async fn another_build_of_the_controller_changes_no_node_by_itself() {
     assert!(finished.ok, "{finished:?}");
     assert_eq!(held(&fixture), before);
 
-    // `up` is what brings it.
+    // `up` is what brings it, to one node after the other.
     let (_, finished) = finish(apply(&fixture, &plan, Until::Ready).await).await;
     assert!(finished.ok, "{finished:?}");
     assert_eq!(held(&fixture).1, [artifact("fleet-todo", b"another one")]);

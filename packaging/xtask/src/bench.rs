@@ -36,5 +36,18 @@ pub fn bench() -> Done {
         ours(&paths::target().join("release/fleet-work"))
             .arg(paths::target().join("tmp/fleet-work"))
             .env("FLEET_DIST", paths::dist()),
+    )?;
+    run(
+        "roll out to a thousand simulated agents, by our rules and by those of others",
+        cargo().args([
+            "run",
+            "--release",
+            "--locked",
+            "--quiet",
+            "--package",
+            "fleet-rollout",
+            "--example",
+            "simulation",
+        ]),
     )
 }

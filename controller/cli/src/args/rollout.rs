@@ -19,15 +19,22 @@ pub enum Rollout {
     Halt {
         /// Why; shown in status
         reason: Option<String>,
+        #[command(flatten)]
+        which: Which,
     },
     /// Go on after a halt, knowing what went wrong
     Resume {
-        /// Offer the release once more to nodes that failed
+        /// Offer it once more to nodes that failed
         #[arg(long)]
         retry: bool,
+        #[command(flatten)]
+        which: Which,
     },
-    /// Send every node that was touched back to what it ran before
-    Undo,
+    /// Send every node that was touched back to what it had before
+    Undo {
+        #[command(flatten)]
+        which: Which,
+    },
     /// Show the rollouts there were, the newest first
     List,
     /// Say why a node is not updated yet
@@ -35,6 +42,14 @@ pub enum Rollout {
         /// The node
         node: NodeName,
     },
+}
+
+/// Which rollout is meant.
+#[derive(Debug, ClapArgs)]
+pub struct Which {
+    /// Number of the rollout [default: the one that is not over]
+    #[arg(long, value_name = "ROLLOUT")]
+    pub rollout: Option<String>,
 }
 
 #[derive(Debug, ClapArgs)]

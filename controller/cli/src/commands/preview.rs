@@ -4,6 +4,7 @@ use console::style;
 use fleet_proto::v1::{PlannedStep, PreviewReply, StepVerb};
 use serde_json::json;
 
+use super::rollout_view;
 use crate::{
     args::Output,
     failure::{Exit, Failure},
@@ -25,9 +26,15 @@ pub fn print(preview: &PreviewReply, output: Output) -> Result<Exit, Failure> {
                     })
                 })
                 .collect();
-            printer::json(&json!({ "steps": list, "problems": preview.problems }))?;
+            let rollout = preview.rollout.as_ref().map(rollout_view::rollout_document);
+            printer::json(&json!({ "steps": list, "problems": preview.problems, "rollout": rollout }))?;
         }
-        Output::Text => printer::text(&text(steps, &preview.problems))?,
+        Output::Text => {
+            printer::text(&text(steps, &preview.problems))?;
+            if let Some(rollout) = &preview.rollout {
+                printer::text(&format!("\n{}", rollout_view::waves(rollout)))?;
+            }
+        }
     }
     Ok(if steps.is_empty() && preview.problems.is_empty() { Exit::Ok } else { Exit::Changes })
 }

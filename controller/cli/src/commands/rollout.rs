@@ -14,7 +14,7 @@ use super::rollout_view as view;
 use crate::{
     args::{
         Global, Output,
-        rollout::{Rollout, Start},
+        rollout::{Rollout, Start, Which},
     },
     connect::{refused, rollouts},
     failure::{Exit, Failure},
@@ -34,11 +34,21 @@ pub async fn run(global: &Global, args: Rollout) -> Result<Exit, Failure> {
             Ok(view::exit(&reply))
         }
         Rollout::Watch(args) => watch(global, RolloutRequest { id: args.id.unwrap_or_default() }).await,
-        Rollout::Halt { reason } => {
-            act(global, RolloutActKind::RolloutHalt, reason.unwrap_or_default(), false).await
+        Rollout::Halt { reason, which } => {
+            let reason = reason.unwrap_or_default();
+            let request =
+                RolloutAct { act: RolloutActKind::RolloutHalt.into(), reason, ..RolloutAct::default() };
+            act(global, request, which).await
         }
-        Rollout::Resume { retry } => act(global, RolloutActKind::RolloutResume, String::new(), retry).await,
-        Rollout::Undo => act(global, RolloutActKind::RolloutUndo, String::new(), false).await,
+        Rollout::Resume { retry, which } => {
+            let request =
+                RolloutAct { act: RolloutActKind::RolloutResume.into(), retry, ..RolloutAct::default() };
+            act(global, request, which).await
+        }
+        Rollout::Undo { which } => {
+            let request = RolloutAct { act: RolloutActKind::RolloutUndo.into(), ..RolloutAct::default() };
+            act(global, request, which).await
+        }
         Rollout::List => {
             let request = RolloutRequest { id: String::new() };
             let list =
@@ -130,8 +140,8 @@ fn policy(file: Option<&Path>, set: &[(String, String)]) -> Result<String, Failu
     Ok(if empty { String::new() } else { policy.to_string() })
 }
 
-async fn act(global: &Global, act: RolloutActKind, reason: String, retry: bool) -> Result<Exit, Failure> {
-    let request = RolloutAct { act: act.into(), reason, retry, id: String::new() };
+async fn act(global: &Global, request: RolloutAct, which: Which) -> Result<Exit, Failure> {
+    let request = RolloutAct { id: which.rollout.unwrap_or_default(), ..request };
     let reply = client(global).await?.act(request).await.map_err(|status| refused(&status))?.into_inner();
     print(&reply, global.output)?;
     Ok(Exit::Ok)

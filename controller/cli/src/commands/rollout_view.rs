@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use console::{StyledObject, style};
 use fleet_model::Timestamp;
 use fleet_proto::v1::{
-    ExplainReply, LineReply, Rollout, RolloutList, RolloutNode, RolloutReply, RolloutStanding,
+    ExplainReply, LineReply, Rollout, RolloutKind, RolloutList, RolloutNode, RolloutReply, RolloutStanding,
 };
 use serde_json::{Value, json};
 
@@ -82,17 +82,21 @@ pub fn status(reply: &RolloutReply, now: Timestamp) -> String {
     text
 }
 
+/// What it brings, and after what.
+fn what(rollout: &Rollout) -> String {
+    match (rollout.kind(), rollout.previous_version.as_str()) {
+        (RolloutKind::RolloutOfPlan, _) => format!("plan {}", rollout.version),
+        (RolloutKind::RolloutOfRelease, "") => format!("release {}", rollout.version),
+        (RolloutKind::RolloutOfRelease, before) => format!("release {} after {before}", rollout.version),
+    }
+}
+
 fn headline(rollout: &Rollout, now: Timestamp) -> String {
-    let before = match rollout.previous_version.as_str() {
-        "" => String::new(),
-        version => format!(" after {version}"),
-    };
     let finish = match rollout.finish.as_str() {
         "" | "done" => String::new(),
         finish => format!(" ({finish})"),
     };
-    let mut text =
-        format!("rollout {}: release {}{before}, {}{finish}", rollout.id, rollout.version, coloured(rollout));
+    let mut text = format!("rollout {}: {}, {}{finish}", rollout.id, what(rollout), coloured(rollout));
     if rollout.finish.is_empty() {
         text.push_str(&format!(", wave {} of {}", rollout.wave, rollout.waves.len()));
     }
@@ -165,8 +169,17 @@ fn notices(rollout: &Rollout, now: Timestamp) -> String {
 }
 
 fn next_step(rollout: &Rollout) -> String {
+    let plan = rollout.kind() == RolloutKind::RolloutOfPlan;
+    if plan && rollout.finish == "undone" {
+        return "the next `fleetctl up` rolls out what its plan says\n".to_owned();
+    }
     if rollout.standing() != RolloutStanding::RolloutHalted {
         return String::new();
+    }
+    if plan {
+        return "`fleetctl up` with a corrected plan takes its place; `fleetctl rollout resume` goes on, `resume --retry` \
+                with those that failed too, `undo` gives those that were touched what they had\n"
+            .to_owned();
     }
     "`fleetctl rollout resume` goes on, `resume --retry` with those that failed too, `undo` sends back who was touched\n"
         .to_owned()
@@ -188,11 +201,12 @@ fn line(line: Option<&LineReply>, now: Timestamp) -> String {
 /// The waves as they would be.
 pub fn preview(reply: &RolloutReply) -> String {
     let Some(rollout) = &reply.rollout else { return String::new() };
-    let before = match rollout.previous_version.as_str() {
-        "" => String::new(),
-        version => format!(" after {version}"),
-    };
-    let mut text = format!("release {}{before} to {} nodes\n", rollout.version, rollout.nodes.len());
+    format!("{}policy: {}\n", waves(rollout), rollout.policy_lines.join(" "))
+}
+
+/// Who would have it when.
+pub fn waves(rollout: &Rollout) -> String {
+    let mut text = format!("{} to {} nodes\n", what(rollout), rollout.nodes.len());
     let heads = ["WAVE", "AT ONCE", "HALTED BY", "WATCHED", "NODES"];
     let mut rows: Vec<Vec<String>> = vec![heads.iter().map(|head| style(head).bold().to_string()).collect()];
     for wave in &rollout.waves {
@@ -217,7 +231,7 @@ pub fn list(list: &RolloutList, now: Timestamp) -> String {
             line(list.line.as_ref(), now)
         );
     }
-    let heads = ["ROLLOUT", "RELEASE", "AFTER", "STATE", "STARTED", "BY"];
+    let heads = ["ROLLOUT", "BRINGS", "STATE", "STARTED", "BY"];
     let mut rows: Vec<Vec<String>> = vec![heads.iter().map(|head| style(head).bold().to_string()).collect()];
     for rollout in &list.rollouts {
         let state = match rollout.finish.as_str() {
@@ -226,8 +240,7 @@ pub fn list(list: &RolloutList, now: Timestamp) -> String {
         };
         rows.push(vec![
             rollout.id.clone(),
-            rollout.version.clone(),
-            dash(&rollout.previous_version),
+            what(rollout),
             state,
             format!("{} ago", age(rollout.started_ms, now)),
             rollout.started_by.clone(),
@@ -261,7 +274,8 @@ pub fn document(reply: &RolloutReply) -> Value {
     })
 }
 
-fn rollout_document(rollout: &Rollout) -> Value {
+/// The JSON document of a rollout as it would be.
+pub fn rollout_document(rollout: &Rollout) -> Value {
     let mut document = brief_document(rollout);
     let waves = rollout.waves.iter().map(|wave| {
         json!({
@@ -281,8 +295,12 @@ fn rollout_document(rollout: &Rollout) -> Value {
 }
 
 fn brief_document(rollout: &Rollout) -> Value {
+    let kind = match rollout.kind() {
+        RolloutKind::RolloutOfPlan => "plan",
+        RolloutKind::RolloutOfRelease => "release",
+    };
     json!({
-        "id": rollout.id, "release": rollout.release, "version": rollout.version,
+        "id": rollout.id, "kind": kind, "release": rollout.release, "version": rollout.version,
         "previous": or_null(&rollout.previous), "previous_version": or_null(&rollout.previous_version),
         "state": word(rollout), "finish": or_null(&rollout.finish),
         "halted": or_null(&rollout.halted), "halted_nodes": rollout.halted_nodes,
@@ -407,6 +425,7 @@ mod tests {
             changed_ms: 50_000,
             notices: vec![RolloutNotice { at_ms: 1_000, text: "wave 1 of 2 begins: the canaries".into() }],
             policy: "{\"bake\":\"5m\"}".into(),
+            policy_lines: vec!["bake=5m".into(), "budgets.failed=5%".into()],
             ..Rollout::default()
         };
         RolloutReply { rollout: Some(rollout), line: Some(LineReply::default()), warnings: Vec::new() }
@@ -431,12 +450,20 @@ mod tests {
             rollout.bake_left_ms = 90_000;
         }
         insta::assert_snapshot!("a_baking_rollout_and_a_stopped_line", status(&reply, now));
+        let mut plan = sample().rollout.expect("one");
+        plan.kind = RolloutKind::RolloutOfPlan.into();
+        plan.version = "web.yaml".into();
+        plan.previous_version = String::new();
+        plan.nodes[0].state = "failed".into();
+        plan.nodes[0].reason = "its work failed: task `site` failed: no such file".into();
+        plan.nodes[0].running_version = "generation 4".into();
+        let plan = RolloutReply { rollout: Some(plan), ..RolloutReply::default() };
+        insta::assert_snapshot!("a_halted_rollout_of_a_plan", status(&plan, now));
         let mut older = sample().rollout.expect("one");
         older.standing = RolloutStanding::RolloutFinished.into();
         older.finish = "superseded".into();
         older.id = "2".into();
-        let all =
-            RolloutList { rollouts: vec![sample().rollout.expect("one"), older], line: Some(stopped()) };
+        let all = RolloutList { rollouts: vec![plan.rollout.expect("one"), older], line: Some(stopped()) };
         insta::assert_snapshot!("all_rollouts", list(&all, now));
         let why = ExplainReply {
             rollout: "3".into(),

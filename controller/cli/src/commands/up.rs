@@ -138,13 +138,14 @@ pub async fn finish(operator: &mut Operator, finished: &Finished, output: Output
                 .collect();
             printer::json(&json!({
                 "ok": finished.ok, "changing_calls": finished.changing_calls, "took_ms": finished.took_ms,
-                "nodes": nodes, "problems": finished.problems,
+                "nodes": nodes, "problems": finished.problems, "halted": finished.halted,
             }))?;
         }
         Output::Text => information::print(operator, output).await?,
     }
     Ok(match (finished.ok, finished.problems.is_empty()) {
         (true, _) => Exit::Ok,
+        (false, _) if finished.halted => Exit::Halted,
         (false, true) => Exit::NotReady,
         (false, false) => Exit::Failed,
     })

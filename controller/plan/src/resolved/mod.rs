@@ -4,9 +4,14 @@ mod host;
 mod internet;
 mod task;
 
-use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    time::Duration,
+};
 
 use fleet_model::{FleetName, NodeName};
+use fleet_rollout::Policy;
 use serde::{Deserialize, Serialize};
 
 pub use host::{Host, HostKey, SSH};
@@ -30,6 +35,8 @@ pub struct ResolvedPlan {
     pub recheck: Option<Duration>,
     /// How long after `up` the controller takes the fleet down by itself; `None` never does.
     pub expires: Option<Duration>,
+    /// How changes of what running nodes do reach them.
+    pub rollout: Policy,
     /// Locations in the order of the file.
     pub locations: Vec<Location>,
 }
@@ -174,6 +181,9 @@ pub struct Node {
     pub internet: Option<Internet>,
     /// Text for people, shown when the fleet is up.
     pub information: Template,
+    /// What it is, in the operator's words; rollouts may go by it.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
     /// What its agent does, in this order.
     pub tasks: Vec<Task>,
     /// Its machine, if that is there already.

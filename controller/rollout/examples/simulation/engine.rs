@@ -9,8 +9,9 @@ use fleet_rollout::{
 
 use crate::fleet::{Seen, Strategy, Time, Want, Word};
 
-const NEW: &str = "sha256:new";
-const OLD: &str = "sha256:old";
+/// What the two kinds of rollouts bring, and what was before.
+pub const RELEASE: [&str; 2] = ["sha256:new", "sha256:old"];
+pub const PLAN: [&str; 2] = ["plan:new", "plan:old"];
 
 /// At which step the controller dies, and whether before or after the state is stored.
 #[derive(Clone, Copy, Debug)]
@@ -34,13 +35,13 @@ pub struct Engine {
 }
 
 impl Engine {
-    pub fn new(count: usize, policy: Policy, release: &str) -> Self {
+    pub fn new(count: usize, policy: Policy, id: &str, [new, old]: [&str; 2]) -> Self {
         let names: Vec<NodeName> = (0..count).map(|i| format!("n{i}").parse().expect("a name")).collect();
         let members = names.iter().cloned().map(Member::new).collect();
         let spec = Spec {
-            id: release.into(),
-            release: NEW.into(),
-            previous: Some(OLD.into()),
+            id: id.into(),
+            target: new.into(),
+            previous: Some(old.into()),
             policy,
             spare: BTreeMap::new(),
         };
@@ -79,15 +80,17 @@ impl Engine {
                 self.hold(i)
             }
             Seen::Said(i, order, word) => {
-                let (release, step) = match word {
-                    Word::Old => (OLD, Step::Committed),
-                    Word::New => (NEW, Step::Committed),
-                    Word::Fetching => (NEW, Step::Fetching),
-                    Word::Busy => (NEW, Step::Busy { detail: "429".into() }),
-                    Word::Trial => (NEW, Step::Trial),
-                    Word::Returned => (NEW, Step::RolledBack { reason: Reason::new(Kind::Crashed, "") }),
+                let spec = &self.rollout.spec;
+                let (new, old) = (spec.target.clone(), spec.previous.clone().expect("there is one"));
+                let (target, step) = match word {
+                    Word::Old => (old, Step::Committed),
+                    Word::New => (new, Step::Committed),
+                    Word::Fetching => (new, Step::Fetching),
+                    Word::Busy => (new, Step::Busy { detail: "429".into() }),
+                    Word::Trial => (new, Step::Trial),
+                    Word::Returned => (new, Step::RolledBack { reason: Reason::new(Kind::Crashed, "") }),
                 };
-                Event::Report { node: name(i), order, release: release.into(), step }
+                Event::Report { node: name(i), order, target, step }
             }
         }
     }

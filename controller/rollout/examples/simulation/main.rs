@@ -17,14 +17,16 @@ fn main() -> std::io::Result<()> {
     let seed = std::env::args().nth(1).and_then(|seed| seed.parse().ok()).unwrap_or(1);
     let mut out = std::io::stdout();
     out.write_all(report::table(seed).as_bytes())?;
-    let (deaths, different) = report::deaths();
-    writeln!(
-        out,
-        "\ncontroller killed {deaths} times, once per run: {} runs ended otherwise",
-        different.len()
-    )?;
-    for death in different {
-        writeln!(out, "  {death:?}")?;
+    for (kind, brought) in ["release", "plan"].iter().zip(report::brought()) {
+        let (deaths, different) = report::deaths(&brought);
+        writeln!(
+            out,
+            "\nrollout of a {kind}, controller killed {deaths} times, once per run: {} runs ended otherwise",
+            different.len()
+        )?;
+        for death in different {
+            writeln!(out, "  {death:?}")?;
+        }
     }
     Ok(())
 }

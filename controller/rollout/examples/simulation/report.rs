@@ -6,7 +6,7 @@ use fleet_rollout::{Outcome, Policy};
 
 use crate::{
     agents::{Fault, Release, fleet},
-    engine::{Death, Engine},
+    engine::{Death, Engine, PLAN, RELEASE},
     fleet::{Fleet, Run, Strategy, Time},
     peers::{Canaries, Groups, Slots},
 };
@@ -26,7 +26,7 @@ pub const RELEASES: [(&str, Release); 5] = [
 /// Ways of rolling out by name.
 pub fn strategies() -> Vec<(&'static str, Box<dyn Strategy>)> {
     vec![
-        ("this engine", Box::new(Engine::new(AGENTS, Policy::default(), "r"))),
+        ("this engine", Box::new(Engine::new(AGENTS, Policy::default(), "r", RELEASE))),
         ("brupop, 1 at a time", Box::new(Slots::new(AGENTS, 1))),
         ("FleetLock, 20 slots", Box::new(Slots::new(AGENTS, 20))),
         ("hawkBit, 10 groups, 50/10 %", Box::new(Groups::new(AGENTS, 10, 50, 10))),
@@ -76,9 +76,14 @@ pub fn table(seed: u64) -> String {
     out
 }
 
+/// What is brought to the small fleet whose controller dies, and how.
+pub fn brought() -> [([&'static str; 2], Policy); 2] {
+    [(RELEASE, Policy::default()), (PLAN, Policy::of_plans())]
+}
+
 /// A small fleet under a controller that dies at `death`, for eight hours; without one, nobody dies.
-pub fn run_dying(death: Option<Death>) -> Engine {
-    let mut engine = Engine::new(12, Policy::default(), "r");
+pub fn run_dying((what, policy): ([&str; 2], Policy), death: Option<Death>) -> Engine {
+    let mut engine = Engine::new(12, policy, "r", what);
     if let Some(death) = death {
         engine = engine.dying(death);
     }
@@ -93,13 +98,13 @@ pub fn ends(engine: &Engine) -> Vec<Option<Outcome>> {
 
 /// Kills the controller at every step that stores something, just before and just after it is stored; gives back how
 /// many deaths there were, and those after which the fleet ended otherwise than without them.
-pub fn deaths() -> (u64, Vec<Death>) {
-    let unharmed = run_dying(None);
+pub fn deaths(brought: &([&str; 2], Policy)) -> (u64, Vec<Death>) {
+    let unharmed = run_dying(brought.clone(), None);
     let mut different = Vec::new();
     for step in 1..=unharmed.steps {
         for stored in [false, true] {
             let death = Death { step, stored };
-            let engine = run_dying(Some(death));
+            let engine = run_dying(brought.clone(), Some(death));
             if !engine.died || ends(&engine) != ends(&unharmed) {
                 different.push(death);
             }

@@ -4,7 +4,7 @@ use fleet_rollout::{Outcome, Policy};
 
 use crate::{
     agents::{Fault, Release, fleet as agents},
-    engine::Engine,
+    engine::{Engine, RELEASE},
     fleet::{Fleet, Strategy as _},
     report,
 };
@@ -13,7 +13,7 @@ use crate::{
 #[test]
 fn a_good_release_reaches_all_through_storms_clones_and_sleep() {
     for seed in 1..=2 {
-        let mut engine = Engine::new(report::AGENTS, Policy::default(), "r");
+        let mut engine = Engine::new(report::AGENTS, Policy::default(), "r", RELEASE);
         let run = report::run(&mut engine, Release::Good, seed);
         assert_eq!(run.false_rollbacks, 0, "seed {seed}");
         assert_eq!(run.halted_at, None, "seed {seed}: {:?}", engine.rollout.halt);
@@ -34,7 +34,7 @@ fn a_good_release_reaches_all_through_storms_clones_and_sleep() {
 fn a_bad_release_stops_at_the_canary() {
     for fault in [Fault::Crash, Fault::Hang, Fault::LateCrash] {
         for seed in 1..=2 {
-            let mut engine = Engine::new(report::AGENTS, Policy::default(), "r");
+            let mut engine = Engine::new(report::AGENTS, Policy::default(), "r", RELEASE);
             let run = report::run(&mut engine, Release::Bad(fault), seed);
             assert_eq!(run.touched, 1, "{fault:?}, seed {seed}");
             assert!(run.halted_at.is_some() && run.updated == 0, "{fault:?}, seed {seed}");
@@ -45,7 +45,7 @@ fn a_bad_release_stops_at_the_canary() {
 /// Faults of single hosts stay below the thresholds: they are set aside and listed, and all others get the release.
 #[test]
 fn an_uneven_release_neither_loses_nor_blocks_anybody_silently() {
-    let mut engine = Engine::new(report::AGENTS, Policy::default(), "r");
+    let mut engine = Engine::new(report::AGENTS, Policy::default(), "r", RELEASE);
     let run = report::run(&mut engine, Release::Uneven, 1);
     assert_eq!(run.false_rollbacks, 0);
     assert!(engine.finished(), "{:?}", engine.rollout.halt);
@@ -58,7 +58,7 @@ fn an_uneven_release_neither_loses_nor_blocks_anybody_silently() {
 #[test]
 fn the_same_seed_gives_the_same_run() {
     let once = || {
-        let mut engine = Engine::new(200, Policy::default(), "r");
+        let mut engine = Engine::new(200, Policy::default(), "r", RELEASE);
         let fleet = Fleet::new(7, agents(200, Release::Uneven, 7), vec![(30, 930)]);
         fleet.run(&mut engine, 86_400);
         engine.rollout
@@ -69,12 +69,14 @@ fn the_same_seed_gives_the_same_run() {
 /// Another controller goes on, and everybody ends as if nothing had happened.
 #[test]
 fn a_controller_killed_at_any_step_is_continued_by_another() {
-    let unharmed = report::run_dying(None);
-    assert!(unharmed.finished());
-    assert!(report::ends(&unharmed).iter().all(Option::is_some));
-    let (deaths, different) = report::deaths();
-    assert!(deaths > 100, "{deaths} deaths");
-    assert!(different.is_empty(), "{different:?}");
+    for brought in report::brought() {
+        let unharmed = report::run_dying(brought.clone(), None);
+        assert!(unharmed.finished(), "{:?}", brought.0);
+        assert!(report::ends(&unharmed).iter().all(Option::is_some));
+        let (deaths, different) = report::deaths(&brought);
+        assert!(deaths > 100, "{deaths} deaths, {:?}", brought.0);
+        assert!(different.is_empty(), "{:?}: {different:?}", brought.0);
+    }
 }
 
 /// The table that the example prints says what the documents promise about it.

@@ -51,9 +51,9 @@ impl fmt::Display for Refused {
                 write!(f, "cannot {asked} a rollout that is {standing}; {hint}")
             }
             Self::UnknownNode(node) => write!(f, "`{node}` is no node of this rollout"),
-            Self::NotChanged(node) => write!(f, "`{node}` runs what it ran before this rollout"),
+            Self::NotChanged(node) => write!(f, "`{node}` has what it had before this rollout"),
             Self::NothingBefore => {
-                f.write_str("there is nothing to go back to; start a rollout of the release you want instead")
+                f.write_str("there is nothing to go back to; start a rollout of what you want instead")
             }
         }
     }
@@ -129,10 +129,10 @@ fn standing_order(rollout: &Rollout, name: &NodeName) -> Option<Effect> {
         return Some(Effect::Withdraw { node: name.clone(), order: node.order });
     }
     let back = rollout.goes_back() || node.returning;
-    let release = if back { rollout.spec.previous.clone()? } else { rollout.spec.release.clone() };
+    let target = if back { rollout.spec.previous.clone()? } else { rollout.spec.target.clone() };
     (node.state.at_work() || (node.returning && node.state == State::Failed)).then(|| Effect::Offer {
         node: name.clone(),
-        release,
+        target,
         order: node.order,
         back,
         again: node.again,
@@ -159,7 +159,7 @@ impl Turn<'_> {
             | Event::Release { .. }
             | Event::SendBack { .. }
             | Event::Answer { .. } => self.node_event(event),
-            Event::Report { node, order, release, step } => self.report(node, *order, release, step),
+            Event::Report { node, order, target, step } => self.report(node, *order, target, step),
             command => self.command(command),
         }
     }

@@ -8,17 +8,18 @@ use crate::{
     event::{Kind, Reason, Step},
     policy::When,
     state::{Phase, State},
+    target::Target,
 };
 
 impl Turn<'_> {
-    pub(super) fn report(&mut self, name: &NodeName, order: u64, release: &str, step: &Step) {
+    pub(super) fn report(&mut self, name: &NodeName, order: u64, target: &Target, step: &Step) {
         if !self.rollout.nodes[name].connected {
             self.session(name, true);
         }
         let node = &self.rollout.nodes[name];
         let back = self.rollout.goes_back();
-        let ours = release == self.rollout.spec.release;
-        let previous = self.rollout.spec.previous.as_deref() == Some(release);
+        let ours = *target == self.rollout.spec.target;
+        let previous = self.rollout.spec.previous.as_ref() == Some(target);
         let current = order >= node.order;
         let (state, returning) = (node.state, node.returning);
         match step {
@@ -55,7 +56,7 @@ impl Turn<'_> {
             }
             Step::Committed => match state {
                 State::Committed | State::Proving => {
-                    self.went_back(name, Reason::new(Kind::OtherRelease, release));
+                    self.went_back(name, Reason::new(Kind::OtherRelease, target.digest()));
                 }
                 State::Offered if node.withdrawn && current => self.untouched(name),
                 State::Fetching | State::Trial if current => self.cut(name),
@@ -179,8 +180,12 @@ impl Turn<'_> {
     }
 
     fn remember(&mut self, name: &NodeName, reason: &Reason) {
-        if reason.kind.blames_the_release() && !self.rollout.goes_back() {
-            let release = self.rollout.spec.release.clone();
+        // Work is not remembered: another plan is another work, and what failed may be the node.
+        if let Target::Release(release) = &self.rollout.spec.target
+            && reason.kind.blames_the_release()
+            && !self.rollout.goes_back()
+        {
+            let release = release.clone();
             self.effects.push(Effect::Remember { node: name.clone(), release, reason: reason.clone() });
         }
     }

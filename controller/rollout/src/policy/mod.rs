@@ -3,6 +3,7 @@
 mod budget;
 mod draw;
 mod gate;
+mod read;
 mod window;
 pub(crate) mod words;
 
@@ -18,7 +19,8 @@ pub use window::{Offsets, Weekday, Window};
 
 use crate::member::Member;
 
-/// Everything the operator may decide about a rollout. `Policy::default()` suits a fleet of any size.
+/// Everything the operator may decide about a rollout. `Policy::default()` suits a release for a fleet of any size,
+/// [`Policy::of_plans`] a changed plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Policy {
@@ -160,6 +162,22 @@ impl fmt::Display for Problem {
 }
 
 impl Policy {
+    /// What is usual where a plan changed: tasks are quicker proved than a release, and somebody sits and waits. But
+    /// one task may take minutes without a word.
+    pub fn of_plans() -> Self {
+        Self {
+            waves: vec![Amount::Percent(5), Amount::Percent(25)],
+            canary_bake: Duration::from_secs(10),
+            bake: Duration::from_secs(5),
+            deadlines: Deadlines {
+                answer: Duration::from_secs(600),
+                trial: Duration::from_secs(900),
+                ..Deadlines::default()
+            },
+            ..Self::default()
+        }
+    }
+
     /// Everything that is wrong with this policy for these members.
     pub fn problems(&self, members: &[Member]) -> Vec<Problem> {
         let mut found = Vec::new();

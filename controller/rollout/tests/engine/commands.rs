@@ -4,9 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use fleet_model::Timestamp;
 use fleet_rollout::{
-    Effect, Event, Finish, Kind, Member, Obstacle, Outcome, Phase, Policy, Rollout, Spec, Standing, State,
-    Step, explain, preview,
+    Effect, Event, Finish, Kind, Member, Obstacle, Outcome, Phase, Policy, Reason, Rollout, Spec, Standing,
+    State, Step, Target, explain, preview,
 };
+use serde_json::json;
 
 use crate::world::{NEW, OLD, World, because, name, policy};
 
@@ -251,7 +252,7 @@ fn one_node_is_sent_back_and_stays_there_without_a_halt() {
     world.say("b", OLD, Step::Committed);
     assert_eq!(world.state("b"), State::RolledBack);
     assert_eq!(world.rollout.standing(), Standing::Finished);
-    check(&mut world, "b", "runs what it ran before");
+    check(&mut world, "b", "has what it had before");
     world.wait(3600);
     assert_eq!(world.state("b"), State::RolledBack, "it is not offered the release again");
     assert_eq!(world.rollout.outcome(&name("b")), Some(Outcome::RolledBack));
@@ -364,7 +365,7 @@ fn reference_fleet() -> (Rollout, Timestamp) {
         .collect();
     let spec = Spec {
         id: "r".into(),
-        release: NEW.into(),
+        target: NEW.into(),
         previous: Some(OLD.into()),
         policy: Policy {
             waves: Vec::new(),
@@ -402,7 +403,7 @@ fn database_nodes_go_one_by_one_and_the_seed_last() {
         if let Some(node) = busy.first() {
             let (node, at) = (node.member.node.clone(), node.order);
             order.push(node.to_string());
-            let event = Event::Report { node, order: at, release: NEW.into(), step: Step::Committed };
+            let event = Event::Report { node, order: at, target: NEW.into(), step: Step::Committed };
             send(&mut rollout, event, now);
         }
         now = now.after(Duration::from_secs(10));
@@ -431,9 +432,66 @@ fn no_member_starts_while_another_is_away() {
 fn a_stored_rollout_of_another_form_is_refused_with_a_reason() {
     let world = started();
     let text =
-        serde_json::to_string(&world.rollout).expect("plain data").replace("\"schema\":1", "\"schema\":2");
+        serde_json::to_string(&world.rollout).expect("plain data").replace("\"schema\":1", "\"schema\":3");
     let error = serde_json::from_str::<Rollout>(&text).expect_err("another form").to_string();
-    assert!(error.contains("stored in form 2"), "{error}");
+    assert!(error.contains("stored in form 3"), "{error}");
+}
+
+/// A controller of the release before goes on with rollouts of releases, and leaves those of plans alone.
+#[test]
+fn releases_are_stored_as_they_always_were_and_plans_in_a_form_of_their_own() {
+    let release = serde_json::to_value(&started().rollout).expect("plain data");
+    assert_eq!((&release["schema"], &release["spec"]["release"]), (&json!(1), &json!(NEW)));
+    assert_eq!(release["spec"]["previous"], json!(OLD));
+    let mut spec = started().rollout.spec;
+    spec.target = Target::Plan("aa".into());
+    let members = NODES.iter().map(|node| Member::new(name(node))).collect();
+    let drawn = Rollout::draft(spec, members, Timestamp::from_millis(0)).expect("sound");
+    let plan = serde_json::to_value(&drawn).expect("plain data");
+    assert_eq!((&plan["schema"], &plan["spec"]["release"]), (&json!(2), &json!("plan:aa")));
+    assert_eq!(serde_json::from_value::<Rollout>(plan).expect("reads"), drawn);
+}
+
+/// Work that failed is told like anything else, and no release is remembered as bad for it.
+#[test]
+fn a_plan_whose_tasks_fail_on_the_canary_halts_and_goes_back() {
+    let mut policy = policy();
+    policy.gates.clear();
+    let mut world = World::of("plan:new", "plan:old", policy, &NODES);
+    for node in NODES {
+        world.connect(node);
+    }
+    world.window(true);
+    world.event(Event::Start);
+    world.say("a", "plan:new", Step::Trial);
+    let why = Reason::new(Kind::Work, "task `x` failed: no space");
+    world.say("a", "plan:new", Step::Failed { reason: why });
+    assert!(!world.last.iter().any(|effect| matches!(effect, Effect::Remember { .. })), "{:?}", world.last);
+    assert_eq!(world.rollout.standing(), Standing::Halted);
+    assert_eq!(world.rollout.halt.as_ref().expect("halted").nodes, [name("a")]);
+    assert!(NODES[1..].iter().all(|node| !world.rollout.nodes[&name(node)].touched));
+    let told = explain(&world.rollout, &name("a")).expect("known").to_string();
+    assert!(told.contains("its work failed: task `x` failed: no space"), "{told}");
+    world.event(Event::Undo);
+    let back = world.last.iter().find_map(|effect| match effect {
+        Effect::Offer { node, target, back: true, .. } => Some((node.clone(), target.clone())),
+        _ => None,
+    });
+    assert_eq!(back, Some((name("a"), Target::Plan("old".into()))));
+    world.say("a", "plan:old", Step::Committed);
+    assert_eq!(world.rollout.phase, Phase::Finished { finish: Finish::Undone });
+    world.replays();
+}
+
+#[test]
+fn how_long_it_is_watched_is_told_by_the_wave() {
+    let mut world = started();
+    assert_eq!(world.rollout.bake_left(), None);
+    world.update("a");
+    world.wait(20);
+    assert_eq!(world.rollout.bake_left(), Some(Duration::from_secs(100)), "of the canaries' two minutes");
+    world.wait(110);
+    assert_eq!(world.rollout.bake_left(), None);
 }
 
 #[test]
@@ -448,7 +506,7 @@ fn every_problem_of_a_policy_is_told_at_once() {
     };
     let spec = Spec {
         id: "r".into(),
-        release: NEW.into(),
+        target: NEW.into(),
         previous: Some(NEW.into()),
         policy,
         spare: BTreeMap::new(),

@@ -46,7 +46,7 @@ fn make(world: &mut World, next: &Move) {
             };
             let node = name(NODES[node]);
             let order = world.rollout.nodes[&node].order;
-            Event::Report { node, order, release: if new { NEW } else { OLD }.into(), step }
+            Event::Report { node, order, target: if new { NEW } else { OLD }.into(), step }
         }
         Move::Answer(node, passed) => {
             for gate in ["before", "after"] {
@@ -128,7 +128,7 @@ proptest! {
             if world.rollout.halt.is_some() {
                 world.event(Event::Resume { retry: false });
             }
-            let target = world.rollout.target().to_owned();
+            let target = world.rollout.target().to_string();
             for node in NODES {
                 if world.rollout.nodes[&name(node)].state.in_flight() {
                     world.say(node, &target, Step::Committed);

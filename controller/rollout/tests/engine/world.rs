@@ -60,11 +60,15 @@ pub struct World {
 
 impl World {
     pub fn new(policy: Policy, nodes: &[&str]) -> Self {
+        Self::of(NEW, OLD, policy, nodes)
+    }
+
+    pub fn of(new: &str, old: &str, policy: Policy, nodes: &[&str]) -> Self {
         let members = nodes.iter().map(|n| Member { location: "X".into(), ..Member::new(name(n)) }).collect();
         let spec = Spec {
             id: "r".into(),
-            release: NEW.into(),
-            previous: Some(OLD.into()),
+            target: new.into(),
+            previous: Some(old.into()),
             policy,
             spare: BTreeMap::new(),
         };
@@ -162,7 +166,7 @@ impl World {
     }
 
     pub fn say_of(&mut self, node: &str, order: u64, release: &str, step: Step) {
-        self.event(Event::Report { node: name(node), order, release: release.into(), step });
+        self.event(Event::Report { node: name(node), order, target: release.into(), step });
     }
 
     pub fn answer(&mut self, node: &str, gate: &str, passed: bool) {
