@@ -121,6 +121,26 @@ async fn a_certificate_of_another_authority_opens_nothing() {
     }
 }
 
+/// As the real server does, in the stages in which a fleet's services get an authority of their own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_gets_another_authority_without_ever_falling_apart() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let mut members = three(&old).await;
+    let (both, alone) = ([&old, &new], [&new]);
+    for (issuer, trusted) in [(&old, &both[..]), (&new, &both[..]), (&new, &alone[..])] {
+        for nth in [1, 2, 0] {
+            members[nth].certified_by(issuer, trusted);
+            whole(&members.each_ref()).await;
+        }
+    }
+    let late = Standin::new("late", Some((&old, &new)), &[&members[0]]);
+    until("who has the old one's is turned away", || async {
+        late.log().contains("Cannot reach 127.0.0.1").then_some(())
+    })
+    .await;
+    whole(&members.each_ref()).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_acknowledged_survives_the_death_of_all() {
     let mut members = three(&Authority::new()).await;

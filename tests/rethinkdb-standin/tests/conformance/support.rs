@@ -75,8 +75,8 @@ impl Authority {
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    /// Writes key and certificate of a member, and the certificate of `trusted`, into a folder.
-    fn issue(&self, trusted: &Self, folder: &Path) {
+    /// Writes key and certificate of a member, and the certificates of those `trusted`, into a folder.
+    fn issue(&self, trusted: &[&Self], folder: &Path) {
         let key = KeyPair::generate().unwrap();
         // Members are known by their certificate, not by a name in it.
         let mut params = CertificateParams::new(vec!["member.example".to_owned()]).unwrap();
@@ -85,7 +85,8 @@ impl Authority {
         let certificate = params.signed_by(&key, &self.0).unwrap();
         fs::write(folder.join("key.pem"), key.serialize_pem()).unwrap();
         fs::write(folder.join("cert.pem"), certificate.pem()).unwrap();
-        fs::write(folder.join("ca.pem"), trusted.0.pem()).unwrap();
+        let trusted: String = trusted.iter().map(|authority| authority.0.pem()).collect();
+        fs::write(folder.join("ca.pem"), trusted).unwrap();
     }
 }
 
@@ -145,7 +146,7 @@ impl Standin {
             file += &format!("join=127.0.0.1:{}\n", other.cluster_port);
         }
         if let Some((issuer, trusted)) = tls {
-            issuer.issue(trusted, folder.path());
+            issuer.issue(&[trusted], folder.path());
             file += &format!(
                 "cluster-tls-key={path}/key.pem\ncluster-tls-cert={path}/cert.pem\ncluster-tls-ca={path}/ca.pem\n\
                  http-tls-key={path}/key.pem\nhttp-tls-cert={path}/cert.pem\n"
@@ -177,6 +178,13 @@ impl Standin {
         let mut command = self.command("serve");
         command.stdout(log.try_clone().unwrap()).stderr(log);
         self.child = Some(command.spawn().unwrap());
+    }
+
+    /// Starts it anew with another certificate, trusting these.
+    pub fn certified_by(&mut self, issuer: &Authority, trusted: &[&Authority]) {
+        self.kill();
+        issuer.issue(trusted, self.folder.path());
+        self.start();
     }
 
     /// Ends it as a power cut would: no warning, no farewell.
