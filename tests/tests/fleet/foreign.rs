@@ -1,6 +1,7 @@
 //! Who may join the cluster, tried on the very wire its servers meet on.
 
 use std::{
+    fs,
     io::{self, Read as _},
     net::TcpStream,
     sync::Arc,
@@ -23,21 +24,23 @@ const ANSWER: Duration = Duration::from_secs(60);
 
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
-/// From within the private network: a server greets who shows a certificate of this fleet, and nobody else.
-pub fn is_kept_out_of_the_cluster(ways: &Ways, status: &Value) {
+/// From within the private network: a server greets who shows a certificate of this fleet's services, and nobody else,
+/// be it of the fleet's own.
+pub fn is_kept_out_of_the_cluster(sandbox: &Sandbox, ways: &Ways, status: &Value) {
     let login = ways.login(FROM);
     let address = node(status, TO)["ipv6"].as_str().expect("ipv6");
     let server = login.tunnel_to(&format!("[{address}]:29015"));
     let mut fleet = RootCertStore::empty();
-    for certificate in certificates(&file(&login, "ca")) {
+    let read = |name: &str| file(&login, &format!("service/{name}.pem"));
+    for certificate in certificates(&read("ca")) {
         fleet.add(certificate).expect("an authority");
     }
-    let key = PrivateKeyDer::from_pem_slice(&file(&login, "key")).expect("a key");
-    let own = (certificates(&file(&login, "cert")), key);
     for (whose, identity, greeted) in [
         ("none", None, false),
         ("a self-made one", Some(self_made()), false),
-        ("the node's own", Some(own), true),
+        ("the agent's", Some(agent(&login)), false),
+        ("the operator's", Some(operator(sandbox)), false),
+        ("the services' own", Some(identity(&read("cert"), &read("key"))), true),
     ] {
         match greeting(&server, &fleet, identity) {
             Ok(heard) => assert!(greeted == (heard > 0), "{TO} greeted {whose} with {heard} bytes"),
@@ -86,9 +89,30 @@ fn self_made() -> Identity {
     (vec![certificate], PrivateKeyDer::try_from(key.serialize_der()).expect("PKCS#8"))
 }
 
-/// One of the files of the node's services, which root alone may read.
+/// What the node's agent shows the controller.
+fn agent(login: &Login) -> Identity {
+    let held: Value = serde_json::from_slice(&file(login, "credentials.json")).expect("JSON");
+    let text = |value: &Value| value.as_str().expect("text").to_owned();
+    let leaf = text(&held["current"]["certificate_chain"][0]);
+    let leaf = format!("-----BEGIN CERTIFICATE-----\n{leaf}\n-----END CERTIFICATE-----\n");
+    identity(leaf.as_bytes(), &file(login, &text(&held["current"]["key_file"])))
+}
+
+/// What the operator shows the controller.
+fn operator(sandbox: &Sandbox) -> Identity {
+    let file = sandbox.home().join("fleets").join(FLEET).join("operator.json");
+    let held: Value = serde_json::from_slice(&fs::read(file).expect("there")).expect("JSON");
+    let text = |name: &str| held[name].as_str().expect("text").to_owned();
+    identity(text("cert").as_bytes(), text("key").as_bytes())
+}
+
+fn identity(certificate: &[u8], key: &[u8]) -> Identity {
+    (certificates(certificate), PrivateKeyDer::from_pem_slice(key).expect("a key"))
+}
+
+/// One of the files of the agent, which root alone may read.
 fn file(login: &Login, name: &str) -> Vec<u8> {
-    let read = login.run(&format!("sudo -n cat /var/lib/fleet-agent/service/{name}.pem"));
+    let read = login.run(&format!("sudo -n cat /var/lib/fleet-agent/{name}"));
     assert!(read.status.success(), "{name}: {}", String::from_utf8_lossy(&read.stderr));
     read.stdout
 }

@@ -43,7 +43,7 @@ fn the_reference_fleet_from_nothing_to_nothing() {
     let ways = Ways::of(&sandbox, &status);
     access::by_the_operators_key_only(&ways);
     queries.block_on(database::is_whole_everywhere(&ways));
-    foreign::is_kept_out_of_the_cluster(&ways, &status);
+    foreign::is_kept_out_of_the_cluster(&sandbox, &ways, &status);
     foreign::while_the_operator_gets_in_by_name(&sandbox);
     queries.block_on(todo::lives_in_every_browser(&ways));
     drift::is_found_and_repaired(&sandbox);
