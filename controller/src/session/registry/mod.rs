@@ -3,23 +3,22 @@
 //! In memory, because heartbeats are too many for a disk; what must survive a restart is written behind by
 //! [`Registry::take_dirty`]'s caller. One lock, held for map look-ups only, never across an await.
 
+mod live;
+
 use std::{
-    collections::{HashMap, VecDeque},
-    fmt,
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
-    task::Waker,
     time::Duration,
 };
 
 use fleet_model::{NodeName, Timestamp};
 use fleet_proto::{
     refusal::{Refusal, RefusalKind},
-    v1::{self, to_agent},
+    v1,
 };
-use futures::task::AtomicWaker;
 use tokio::sync::watch;
 use tonic::Status;
 
@@ -29,12 +28,8 @@ use super::{
 };
 use crate::{records::ObservedRecord, tls::peer::Peer};
 
-/// Commands that may wait for one agent; beyond it the agent counts as not answering.
-const COMMANDS: usize = 64;
-/// Answers about permits likewise: an agent asks for one or two.
-const PERMITS: usize = 16;
-/// Questions to gates likewise: a policy has a few, and asks again.
-const GATES: usize = 16;
+pub use live::Live;
+
 /// How stale the stored `last_seen` of a quiet, healthy node may become.
 const SEEN_STALE: Duration = Duration::from_secs(300);
 /// Longest text taken from a greeting.
@@ -68,158 +63,6 @@ struct Entry {
     last_seen: Timestamp,
     written_seen: Timestamp,
     dirty: bool,
-}
-
-/// One session.
-pub struct Live {
-    /// Whose.
-    pub node: NodeName,
-    /// Distinguishes it from earlier and later sessions of the node.
-    pub id: u64,
-    /// The machine it comes from.
-    pub machine: String,
-    /// Its connection.
-    pub peer: Arc<Peer>,
-    /// Whether its agent takes orders.
-    pub orders: bool,
-    /// Whether its agent answers gates.
-    pub gates: bool,
-    silence: Duration,
-    last_seen: AtomicI64,
-    /// How far its clock was ahead of ours when it last said, in milliseconds.
-    ahead: AtomicI64,
-    outbox: Mutex<Outbox>,
-    waker: AtomicWaker,
-}
-
-#[derive(Default)]
-struct Outbox {
-    desired: Option<Arc<v1::Desired>>,
-    permits: VecDeque<v1::PermitAnswer>,
-    /// Of orders and what takes them back only the newest counts.
-    order: Option<Box<to_agent::Message>>,
-    gates: VecDeque<v1::GateAsk>,
-    commands: VecDeque<v1::Command>,
-    ended: Option<Status>,
-}
-
-impl fmt::Debug for Live {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Live").field("node", &self.node).field("id", &self.id).finish_non_exhaustive()
-    }
-}
-
-impl Live {
-    /// Its clock shows `node_time_ms` as ours shows `now`.
-    pub fn clock(&self, node_time_ms: i64, now: Timestamp) {
-        self.ahead.store(node_time_ms.saturating_sub(now.as_millis()), Ordering::Relaxed);
-    }
-
-    /// When it last said anything.
-    pub fn last_seen(&self) -> Timestamp {
-        Timestamp::from_millis(self.last_seen.load(Ordering::Relaxed))
-    }
-
-    /// From when on it counts as silent unless it says something.
-    pub fn silent_from(&self) -> Timestamp {
-        self.last_seen().after(self.silence)
-    }
-
-    /// Notes that it said something.
-    pub fn heard(&self, now: Timestamp) {
-        self.last_seen.fetch_max(now.as_millis(), Ordering::Relaxed);
-    }
-
-    /// Sends a command, unless too many wait already.
-    pub fn command(&self, command: v1::Command) -> bool {
-        let mut outbox = self.outbox();
-        if outbox.ended.is_some() || outbox.commands.len() >= COMMANDS {
-            return false;
-        }
-        outbox.commands.push_back(command);
-        drop(outbox);
-        self.waker.wake();
-        true
-    }
-
-    /// Answers a question about a permit. Of too many the oldest are dropped: whoever asks that often asks again.
-    pub fn permit(&self, answer: v1::PermitAnswer) {
-        let mut outbox = self.outbox();
-        if outbox.permits.len() >= PERMITS {
-            outbox.permits.pop_front();
-        }
-        outbox.permits.push_back(answer);
-        drop(outbox);
-        self.waker.wake();
-    }
-
-    /// Tells it an order, or takes one back, or asks a gate.
-    pub fn order(&self, message: to_agent::Message) {
-        let mut outbox = self.outbox();
-        match message {
-            to_agent::Message::Gate(ask) => {
-                outbox.gates.retain(|waiting| waiting.gate != ask.gate);
-                if outbox.gates.len() >= GATES {
-                    outbox.gates.pop_front();
-                }
-                outbox.gates.push_back(ask);
-            }
-            order => outbox.order = Some(Box::new(order)),
-        }
-        drop(outbox);
-        self.waker.wake();
-    }
-
-    /// Ends the session, saying why.
-    pub fn end(&self, why: Status) {
-        self.outbox().ended = Some(why);
-        self.waker.wake();
-    }
-
-    fn desire(&self, desired: Arc<v1::Desired>) {
-        // Only the newest matters: an older one still waiting is replaced.
-        self.outbox().desired = Some(desired);
-        self.waker.wake();
-    }
-
-    /// The next thing to tell the agent; whoever polls is woken when there is more.
-    pub(crate) fn poll_outbox(&self, waker: &Waker) -> Option<Result<v1::ToAgent, Status>> {
-        // Registered before looking, so that nothing can slip in between.
-        self.waker.register(waker);
-        let mut outbox = self.outbox();
-        if let Some(why) = &outbox.ended {
-            return Some(Err(why.clone()));
-        }
-        if let Some(desired) = outbox.desired.take() {
-            let desired = to_agent::Message::Desired(v1::Desired::clone(&desired));
-            return Some(Ok(v1::ToAgent { message: Some(desired) }));
-        }
-        if let Some(answer) = outbox.permits.pop_front() {
-            if outbox.permits.is_empty() {
-                outbox.permits = VecDeque::new();
-            }
-            return Some(Ok(v1::ToAgent { message: Some(to_agent::Message::Permit(answer)) }));
-        }
-        if let Some(order) = outbox.order.take() {
-            return Some(Ok(v1::ToAgent { message: Some(*order) }));
-        }
-        if let Some(ask) = outbox.gates.pop_front() {
-            if outbox.gates.is_empty() {
-                outbox.gates = VecDeque::new();
-            }
-            return Some(Ok(v1::ToAgent { message: Some(to_agent::Message::Gate(ask)) }));
-        }
-        let command = outbox.commands.pop_front()?;
-        if outbox.commands.is_empty() {
-            // Ten thousand sessions keep no memory for commands they had once.
-            outbox.commands = VecDeque::new();
-        }
-        Some(Ok(v1::ToAgent { message: Some(to_agent::Message::Command(command)) }))
-    }
-
-    fn outbox(&self) -> MutexGuard<'_, Outbox> {
-        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// A node as others see it.
@@ -343,20 +186,8 @@ impl Registry {
         }
         // Told at once what it should be, unless it holds exactly that already.
         let desired = entry.desired.clone().filter(|desired| desired.generation != hello.generation);
-        let can = |what: &str| hello.capabilities.iter().any(|named| named == what);
-        let live = Arc::new(Live {
-            node: node.clone(),
-            id: self.next_id.fetch_add(1, Ordering::Relaxed),
-            machine: hello.machine.clone(),
-            peer,
-            orders: can("orders"),
-            gates: can("gates"),
-            silence: pace.silence(),
-            last_seen: AtomicI64::new(now.as_millis()),
-            ahead: AtomicI64::new(hello.node_time_ms.saturating_sub(now.as_millis())),
-            outbox: Mutex::new(Outbox { desired, ..Outbox::default() }),
-            waker: AtomicWaker::new(),
-        });
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let live = Arc::new(Live::new(node.clone(), id, hello, peer, pace.silence(), desired, now));
         hello.agent_version.clone_into(&mut entry.agent_version);
         entry.dirty = true;
         entry.refused = None;
@@ -446,10 +277,7 @@ impl Registry {
 
     /// How far the clocks of nodes in session were ahead of ours when they last said, in milliseconds.
     pub fn clocks(&self) -> Vec<i64> {
-        self.nodes()
-            .values()
-            .filter_map(|entry| Some(entry.live.as_ref()?.ahead.load(Ordering::Relaxed)))
-            .collect()
+        self.nodes().values().filter_map(|entry| Some(entry.live.as_ref()?.ahead())).collect()
     }
 
     /// How many sessions are open.
@@ -586,97 +414,4 @@ impl Entry {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        /// A machine opens a session as a node.
-        Enter {
-            node: u8,
-            machine: u8,
-        },
-        /// The so-many-th session ever opened closes, perhaps for the second time.
-        Leave(usize),
-        /// The so-many-th session ever opened says something.
-        Speak(usize),
-        Wait(u16),
-    }
-
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let step = prop_oneof![
-            (0..3_u8, 0..3_u8).prop_map(|(node, machine)| Step::Enter { node, machine }),
-            any::<usize>().prop_map(Step::Leave),
-            any::<usize>().prop_map(Step::Speak),
-            (0..60_u16).prop_map(Step::Wait),
-        ];
-        prop::collection::vec(step, 1..60)
-    }
-
-    proptest! {
-        /// Whatever comes in whatever order: one session a node at most, the newest of its machine; a clone never
-        /// displaces a node at work; what a replaced session says is not heard.
-        #[test]
-        fn one_session_a_node(steps in steps()) {
-            let registry = Registry::default();
-            let mut now = Timestamp::from_millis(1_000_000);
-            let mut opened: Vec<Arc<Live>> = Vec::new();
-            let mut spoken = 0;
-            let mut current: BTreeMap<NodeName, usize> = BTreeMap::new();
-            for step in steps {
-                match step {
-                    Step::Enter { node, machine } => {
-                        let node: NodeName = format!("n{node}").parse().expect("a name");
-                        let hello = v1::Hello { machine: machine.to_string(), ..v1::Hello::default() };
-                        let peer = Arc::new(Peer::of_node(node.clone()));
-                        let held = current.get(&node).map(|&index| opened[index].clone());
-                        let cloned = held
-                            .as_ref()
-                            .is_some_and(|held| held.machine != hello.machine && now < held.silent_from());
-                        match registry.enter(&node, &hello, peer, now) {
-                            Ok((live, _)) => {
-                                prop_assert!(!cloned, "a clone got in");
-                                current.insert(node, opened.len());
-                                opened.push(live);
-                            }
-                            Err(refusal) => {
-                                prop_assert!(cloned, "refused without cause: {refusal:?}");
-                                prop_assert_eq!(refusal.kind(), RefusalKind::RefusalClone);
-                            }
-                        }
-                    }
-                    Step::Leave(which) if !opened.is_empty() => {
-                        let index = which % opened.len();
-                        registry.leave(&opened[index]);
-                        current.retain(|_, held| *held != index);
-                    }
-                    Step::Speak(which) if !opened.is_empty() => {
-                        let index = which % opened.len();
-                        let live = &opened[index];
-                        live.heard(now);
-                        spoken += 1;
-                        let facts = v1::Facts { cpus: spoken, ..v1::Facts::default() };
-                        registry.facts(live, facts);
-                        let heard = registry.view(&live.node, now).facts.map(|facts| facts.cpus);
-                        let is_current = current.get(&live.node) == Some(&index);
-                        prop_assert_eq!(heard == Some(spoken), is_current);
-                    }
-                    Step::Wait(secs) => now = now.after(Duration::from_secs(secs.into())),
-                    Step::Leave(_) | Step::Speak(_) => {}
-                }
-                let ids = |lives: Vec<Arc<Live>>| {
-                    let mut ids: Vec<_> = lives.iter().map(|live| live.id).collect();
-                    ids.sort_unstable();
-                    ids
-                };
-                let expected = current.values().map(|&index| opened[index].clone()).collect();
-                prop_assert_eq!(ids(registry.lives()), ids(expected));
-                prop_assert_eq!(registry.sessions(), current.len() as u64);
-            }
-        }
-    }
-}
+mod tests;

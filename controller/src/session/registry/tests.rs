@@ -1,0 +1,92 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// A machine opens a session as a node.
+    Enter {
+        node: u8,
+        machine: u8,
+    },
+    /// The so-many-th session ever opened closes, perhaps for the second time.
+    Leave(usize),
+    /// The so-many-th session ever opened says something.
+    Speak(usize),
+    Wait(u16),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        (0..3_u8, 0..3_u8).prop_map(|(node, machine)| Step::Enter { node, machine }),
+        any::<usize>().prop_map(Step::Leave),
+        any::<usize>().prop_map(Step::Speak),
+        (0..60_u16).prop_map(Step::Wait),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+proptest! {
+    /// Whatever comes in whatever order: one session a node at most, the newest of its machine; a clone never
+    /// displaces a node at work; what a replaced session says is not heard.
+    #[test]
+    fn one_session_a_node(steps in steps()) {
+        let registry = Registry::default();
+        let mut now = Timestamp::from_millis(1_000_000);
+        let mut opened: Vec<Arc<Live>> = Vec::new();
+        let mut spoken = 0;
+        let mut current: BTreeMap<NodeName, usize> = BTreeMap::new();
+        for step in steps {
+            match step {
+                Step::Enter { node, machine } => {
+                    let node: NodeName = format!("n{node}").parse().expect("a name");
+                    let hello = v1::Hello { machine: machine.to_string(), ..v1::Hello::default() };
+                    let peer = Arc::new(Peer::of_node(node.clone()));
+                    let held = current.get(&node).map(|&index| opened[index].clone());
+                    let cloned = held
+                        .as_ref()
+                        .is_some_and(|held| held.machine != hello.machine && now < held.silent_from());
+                    match registry.enter(&node, &hello, peer, now) {
+                        Ok((live, _)) => {
+                            prop_assert!(!cloned, "a clone got in");
+                            current.insert(node, opened.len());
+                            opened.push(live);
+                        }
+                        Err(refusal) => {
+                            prop_assert!(cloned, "refused without cause: {refusal:?}");
+                            prop_assert_eq!(refusal.kind(), RefusalKind::RefusalClone);
+                        }
+                    }
+                }
+                Step::Leave(which) if !opened.is_empty() => {
+                    let index = which % opened.len();
+                    registry.leave(&opened[index]);
+                    current.retain(|_, held| *held != index);
+                }
+                Step::Speak(which) if !opened.is_empty() => {
+                    let index = which % opened.len();
+                    let live = &opened[index];
+                    live.heard(now);
+                    spoken += 1;
+                    let facts = v1::Facts { cpus: spoken, ..v1::Facts::default() };
+                    registry.facts(live, facts);
+                    let heard = registry.view(&live.node, now).facts.map(|facts| facts.cpus);
+                    let is_current = current.get(&live.node) == Some(&index);
+                    prop_assert_eq!(heard == Some(spoken), is_current);
+                }
+                Step::Wait(secs) => now = now.after(Duration::from_secs(secs.into())),
+                Step::Leave(_) | Step::Speak(_) => {}
+            }
+            let ids = |lives: Vec<Arc<Live>>| {
+                let mut ids: Vec<_> = lives.iter().map(|live| live.id).collect();
+                ids.sort_unstable();
+                ids
+            };
+            let expected = current.values().map(|&index| opened[index].clone()).collect();
+            prop_assert_eq!(ids(registry.lives()), ids(expected));
+            prop_assert_eq!(registry.sessions(), current.len() as u64);
+        }
+    }
+}
