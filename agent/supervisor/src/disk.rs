@@ -48,9 +48,14 @@ pub fn read(disk: &mut impl Disk, path: &Path) -> io::Result<Option<Vec<u8>>> {
 
 /// Puts `bytes` at `path`, whole or not at all: after a power cut at any point there is the old file or the new.
 pub fn replace(disk: &mut impl Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace_as(disk, path, bytes, 0o644)
+}
+
+/// The same with another mode.
+pub fn replace_as(disk: &mut impl Disk, path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let new = beside(path);
     let written = (|| {
-        let mut file = disk.create(&new, 0o644)?;
+        let mut file = disk.create(&new, mode)?;
         disk.write(&mut file, bytes)?;
         disk.sync(&mut file)?;
         disk.rename(&new, path)
