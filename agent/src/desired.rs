@@ -62,6 +62,7 @@ impl Held {
             }
             return Ok(false);
         }
+        places.outdate().map_err(OfferError::Write)?;
         atomic::write(&places.desired(), &offered.encode_to_vec(), 0o600).map_err(OfferError::Write)?;
         self.desired = offered;
         Ok(true)

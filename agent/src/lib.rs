@@ -16,12 +16,18 @@ mod dial;
 mod facts;
 mod gates;
 mod health;
+#[cfg(test)]
+mod held_disk;
 pub mod identity;
 mod link;
+#[cfg(test)]
+#[path = "../supervisor/tests/crash/model.rs"]
+mod model;
 mod offset;
 mod places;
 mod session;
 mod settings;
+mod state;
 pub mod tasks;
 mod update;
 mod worker;
@@ -41,6 +47,7 @@ pub use backoff::Backoff;
 pub use health::{Inputs as HealthInputs, assess};
 pub use places::Places;
 pub use settings::Settings;
+pub use state::StateError;
 
 /// This agent's version, as it reports it.
 pub const VERSION: &str = fleet_proto::VERSION;
@@ -68,6 +75,9 @@ pub enum AgentError {
         /// The lock.
         path: std::path::PathBuf,
     },
+    /// What it remembers cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The journal could not be opened.
     #[error(transparent)]
     Journal(#[from] fleet_task::JournalError),
@@ -88,6 +98,8 @@ pub enum AgentError {
 pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), AgentError> {
     let places = Places::below(&settings.root);
     let _lock = places.claim()?;
+    let own = state::digest(settings.supervised.as_ref());
+    let places = state::take(places, own)?;
     let journal = Arc::new(Journal::open(places.journal())?);
     let permits = Arc::new(Permits::default());
     let (line, on_line) = watch::channel(None);
@@ -115,7 +127,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Agen
         worker.run(inbox).await;
         Part::Worker
     });
-    let update = update::Update::new(&places, settings.clock.clone(), settings.supervised.clone(), ways);
+    let update = update::Update::new(&places, settings.clock.clone(), settings.supervised.clone(), own, ways);
     let stopped = stop.clone();
     parts.spawn(async move {
         // Whatever it waits for may be dropped: where an order stands is on disk.
@@ -162,6 +174,7 @@ pub async fn once(
 ) -> Result<Vec<fleet_task::Report>, AgentError> {
     let places = Places::below(&settings.root);
     let _lock = places.claim()?;
+    let places = state::take(places, state::digest(settings.supervised.as_ref()))?;
     let journal = Arc::new(Journal::open(places.journal())?);
     let node = Node::new(&settings.root, settings.runner(), journal);
     let (board, _) = watch::channel(worker::Board::default());

@@ -19,7 +19,7 @@ use tonic::transport::Channel;
 
 use crate::{
     Places, Settings,
-    backoff::{Backoff, SESSION_MOST, about},
+    backoff::{Backoff, SESSION_MOST},
     contact::Contact,
     controller::{Line, Permits},
     desired::Offer,
@@ -28,7 +28,7 @@ use crate::{
     gates::Gates,
     health,
     identity::{
-        Credentials, Holdings, Key,
+        Credentials, Holdings, IdentityError, Key,
         enrol::{self, EnrolError, Seed},
         fingerprint, nonce, renew,
     },
@@ -45,6 +45,14 @@ const SEED_PAUSE: Duration = Duration::from_secs(5);
 const UNEXPLAINED: u32 = 3;
 /// A session that lasted this long was a good one: the next failure is a first one.
 const GOOD: Duration = Duration::from_secs(30);
+/// One that was lost before this is a failure: a controller that drops this agent each time is not stormed. Longer than
+/// a controller that restarts again and again leaves its agents alone.
+const BRIEF: Duration = Duration::from_secs(2);
+/// How long a seed that makes no sense is left alone; another one is looked at as soon as it is there.
+const DAMAGED_PAUSE: Duration = Duration::from_secs(300);
+/// Pauses after a certificate was given. The first dials at once; a controller that gives certificates that are to be
+/// renewed at once does not have us spin.
+const RENEWED: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(60));
 
 /// The ways from the session to the worker.
 pub(crate) struct Orders {
@@ -199,6 +207,8 @@ pub(crate) struct Link {
     shared: Shared,
     stop: CancellationToken,
     backoff: Backoff,
+    /// After new certificates, while no session lasts.
+    renewals: Backoff,
     /// Sessions in a row that did not open and nobody said why.
     unexplained: u32,
 }
@@ -230,7 +240,9 @@ impl Link {
             renew_at: Instant::now(),
             renewal_failing: None,
         };
-        Self { shared, stop, backoff: Backoff::of_sessions(), unexplained: 0 }
+        let (first, most) = RENEWED;
+        let renewals = Backoff::new(first, most);
+        Self { shared, stop, backoff: Backoff::of_sessions(), renewals, unexplained: 0 }
     }
 
     /// Stays in touch until told to stop. Dropping a session in the middle is fine: what is under way is
@@ -249,10 +261,14 @@ impl Link {
             let Some(credentials) = self.identity().await else { continue };
             let started = Instant::now();
             let end = self.session(&credentials).await;
-            if started.elapsed() >= GOOD {
+            let lasted = started.elapsed();
+            if lasted >= GOOD {
                 self.backoff.reset();
             }
-            let pause = self.judge(end, &credentials).await;
+            if lasted >= BRIEF {
+                self.renewals.reset();
+            }
+            let pause = self.judge(end, lasted, &credentials).await;
             sleep(pause).await;
         }
     }
@@ -262,7 +278,8 @@ impl Link {
             Ok(Some(holdings)) => self.shared.hold(holdings),
             Ok(None) => (),
             Err(error) => {
-                tracing::error!(why = chain(&error), "credentials cannot be used; waiting for a new seed");
+                let next = EnrolError::from(error);
+                tracing::error!(why = chain(&next), next = next.next_step(), "credentials cannot be used");
             }
         }
     }
@@ -276,8 +293,18 @@ impl Link {
         let seed = match Seed::load(&self.shared.places) {
             Ok(seed) => seed,
             Err(error) => {
-                tracing::error!(why = chain(&error), "the seed cannot be used");
-                None
+                // What is wrong with its content does not heal by itself; a disk may.
+                let least = match error {
+                    IdentityError::Damaged { .. } => DAMAGED_PAUSE,
+                    _ => Duration::ZERO,
+                };
+                let (error, wait) = (EnrolError::from(error), self.backoff.next(&mut rand::rng()).max(least));
+                let next = error.next_step();
+                tracing::error!(why = chain(&error), next, ?wait, "the seed cannot be used");
+                if held.is_none() {
+                    self.pause_or_new_seed(wait, stamp).await;
+                }
+                return held;
             }
         };
         match (seed, held) {
@@ -300,8 +327,13 @@ impl Link {
             (None, Some(held)) => Some(held),
             (None, None) => {
                 tracing::info!(seed = %self.shared.places.enrol().display(), "waiting for a seed");
-                while !self.shared.places.enrol().exists() {
+                while self.seed_stamp().is_none() {
                     sleep(SEED_PAUSE).await;
+                    // A disk that could not be read at the start may be readable by now.
+                    if let Ok(Some(holdings)) = Holdings::load(&self.shared.places) {
+                        self.shared.hold(holdings);
+                        break;
+                    }
                 }
                 None
             }
@@ -375,12 +407,19 @@ impl Link {
     }
 
     /// What the end of a session means: how long to wait before the next.
-    async fn judge(&mut self, end: Result<End, EnrolError>, credentials: &Credentials) -> Duration {
+    async fn judge(
+        &mut self,
+        end: Result<End, EnrolError>,
+        lasted: Duration,
+        credentials: &Credentials,
+    ) -> Duration {
         self.shared.contact.send_modify(|contact| contact.unwanted = unwanted(&end));
         match end {
-            Ok(End::Renewed) => about(Duration::from_millis(100), &mut rand::rng()),
+            Ok(End::Renewed) => self.renewals.next(&mut rand::rng()),
             Ok(End::Lost(why)) => {
-                self.backoff.reset();
+                if lasted >= BRIEF {
+                    self.backoff.reset();
+                }
                 let wait = self.backoff.next(&mut rand::rng());
                 tracing::info!(%why, ?wait, "session lost");
                 wait
@@ -428,7 +467,7 @@ impl Link {
             return wait;
         }
         match self.come_back(credentials).await {
-            Ok(_) => Duration::ZERO,
+            Ok(_) => self.renewals.next(&mut rand::rng()),
             Err(EnrolError::Refused(refusal)) => self.refused(&refusal),
             Err(error) => {
                 tracing::info!(why = chain(&error), "the enrolment listener gives no reason either");

@@ -6,20 +6,30 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use fleet_task::atomic::{self, AtomicError};
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::AgentError;
+use crate::{
+    AgentError,
+    state::{DESIRED, JOURNAL, Work},
+};
 
 /// The agent's files, all below one root folder.
 #[derive(Clone, Debug)]
 pub struct Places {
     root: PathBuf,
+    /// Where its schema puts the work; the agent's own folder until that is known.
+    work: Option<Work>,
 }
 
 impl Places {
     /// The places below `root`, which is `/` on a node.
     pub fn below(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), work: None }
+    }
+
+    pub(crate) fn with_work(self, work: Work) -> Self {
+        Self { work: Some(work), ..self }
     }
 
     /// The folder of everything the agent remembers; only root may look.
@@ -44,12 +54,25 @@ impl Places {
 
     /// The desired state last accepted.
     pub fn desired(&self) -> PathBuf {
-        self.state().join("desired")
+        self.work().join(DESIRED)
+    }
+
+    /// Outdates what the node was to be when another version left it its work: there is something newer, which a
+    /// version that comes back must not undo.
+    pub(crate) fn outdate(&self) -> Result<(), AtomicError> {
+        match self.work.as_ref().and_then(|work| work.copy.as_ref()) {
+            Some(copy) => atomic::remove(&copy.join(DESIRED)),
+            None => Ok(()),
+        }
+    }
+
+    fn work(&self) -> PathBuf {
+        self.work.as_ref().map_or_else(|| self.state(), |work| work.folder.clone())
     }
 
     /// What was being applied.
     pub fn journal(&self) -> PathBuf {
-        self.state().join("journal.json")
+        self.work().join(JOURNAL)
     }
 
     /// Artifacts of the controller, each under its digest.

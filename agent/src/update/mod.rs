@@ -81,7 +81,7 @@ pub(crate) struct Update {
     record: Record,
     clock: Arc<dyn Clock>,
     supervised: Option<(Supervised, Slots<Host>)>,
-    /// What runs, where no supervisor says so.
+    /// What runs; empty if that cannot be known.
     own: String,
     doing: Doing,
     retry: Backoff,
@@ -116,6 +116,7 @@ impl Update {
         places: &Places,
         clock: Arc<dyn Clock>,
         supervised: Option<Supervised>,
+        own: Option<Digest>,
         ways: Ways,
     ) -> Self {
         let store = Store::new(places);
@@ -123,17 +124,13 @@ impl Update {
             let slots = Slots::new(&supervised.slots, Host);
             (supervised, slots)
         });
-        let own = match &supervised {
-            Some(_) => String::new(),
-            None => own_digest(),
-        };
         let (first, most) = RETRY;
         let mut update = Self {
             record: store.record(),
             store,
             clock,
             supervised,
-            own,
+            own: own.map(|digest| digest.to_string()).unwrap_or_default(),
             doing: Doing::Nothing,
             retry: Backoff::new(first, most),
             again: Instant::now(),
@@ -503,11 +500,4 @@ async fn wait(next: Next, folder: std::path::PathBuf, line: &watch::Receiver<Lin
             Done::Fetched(plan, fetched)
         }
     }
-}
-
-/// Of the program that runs; empty if it cannot be read.
-fn own_digest() -> String {
-    let file = std::fs::File::open("/proc/self/exe").ok();
-    let digest = file.and_then(|file| Digest::of_all(file).ok());
-    digest.map(|(digest, _)| digest.to_string()).unwrap_or_default()
 }

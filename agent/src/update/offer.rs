@@ -70,12 +70,13 @@ pub(super) fn verify(
     let agent: Version = crate::VERSION.parse().map_err(|why: String| {
         Verdict::new(v1::StandingReason::StandingMismatch, format!("this agent's own version: {why}"))
     })?;
-    let installed = Installed {
-        node,
-        highest: store.highest(),
-        agent,
-        controller: controller.and_then(|text| text.parse().ok()),
-    };
+    let highest = store.highest().map_err(|error| {
+        let why =
+            format!("the highest release accepted here cannot be read: {error}; look at this node's disk");
+        Verdict::new(v1::StandingReason::StandingOther, why)
+    })?;
+    let installed =
+        Installed { node, highest, agent, controller: controller.and_then(|text| text.parse().ok()) };
     let asked = Offer { roots: &roots, manifest: &offer.manifest, permit };
     let verified =
         fleet_release::verify(&trust, &asked, now, &installed).map_err(|refusal| Verdict::from(&refusal))?;

@@ -1,17 +1,18 @@
 //! What is remembered of releases: whom to trust, the highest accepted, the newest order. One small file each.
 
 use std::{
-    fs::{self, DirBuilder},
-    io,
-    os::unix::fs::DirBuilderExt,
+    io::{self, Read},
     path::PathBuf,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use fleet_proto::v1;
 use fleet_release::{Accepted, Refusal, Trust};
-use fleet_supervisor::digest::Digest;
-use fleet_task::atomic::{self, AtomicError};
+use fleet_supervisor::{
+    digest::Digest,
+    disk::{self, Disk, Host},
+};
+use fleet_task::atomic::AtomicError;
 use prost::Message;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -73,15 +74,18 @@ impl Record {
 
 /// The folder of all that.
 #[derive(Clone, Debug)]
-pub(super) struct Store {
+pub(super) struct Store<D = Host> {
     folder: PathBuf,
+    disk: D,
 }
 
 impl Store {
     pub(super) fn new(places: &Places) -> Self {
-        Self { folder: places.release() }
+        Self { folder: places.release(), disk: Host }
     }
+}
 
+impl<D: Disk + Clone> Store<D> {
     /// Where packed programs come to.
     pub(super) fn packed(&self) -> PathBuf {
         self.folder.join("packed")
@@ -89,7 +93,10 @@ impl Store {
 
     /// The newest order. Anything unreadable counts as none: the controller says it again.
     pub(super) fn record(&self) -> Record {
-        self.read("order").unwrap_or_default()
+        let read = self.read("order").inspect_err(|error| {
+            tracing::warn!(path = %self.folder.join("order").display(), %error, "the order cannot be read");
+        });
+        read.ok().flatten().unwrap_or_default()
     }
 
     pub(super) fn keep_record(&self, record: &Record) -> Result<(), AtomicError> {
@@ -97,12 +104,15 @@ impl Store {
     }
 
     /// The highest release ever accepted here.
-    pub(super) fn highest(&self) -> Option<Accepted> {
+    ///
+    /// # Errors
+    /// It is there and cannot be read: then nobody may say that there is none.
+    pub(super) fn highest(&self) -> io::Result<Option<Accepted>> {
         self.read("highest")
     }
 
     pub(super) fn keep_highest(&self, highest: &Accepted) -> Result<(), AtomicError> {
-        if self.highest().as_ref() == Some(highest) {
+        if self.highest().is_ok_and(|held| held.as_ref() == Some(highest)) {
             return Ok(());
         }
         self.write("highest", &serde_json::to_vec(highest).expect("text and numbers always become JSON"))
@@ -113,32 +123,40 @@ impl Store {
     /// # Errors
     /// The root kept here is damaged.
     pub(super) fn trust(&self) -> Result<Option<Trust>, Refusal> {
-        fs::read(self.folder.join("root")).ok().map(|bytes| Trust::new(&bytes)).transpose()
+        let held = self.bytes("root").inspect_err(|error| {
+            tracing::warn!(path = %self.folder.join("root").display(), %error, "the root cannot be read");
+        });
+        held.ok().flatten().map(|bytes| Trust::new(&bytes)).transpose()
     }
 
     pub(super) fn keep_root(&self, signed: &[u8]) -> Result<(), AtomicError> {
         self.write("root", signed)
     }
 
-    fn read<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
-        let path = self.folder.join(name);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "cannot be read");
-                return None;
-            }
-        };
-        serde_json::from_slice(&bytes)
-            .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "is damaged"))
-            .ok()
+    /// What is kept under `name`; damage counts as nothing.
+    fn read<T: DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
+        let Some(bytes) = self.bytes(name)? else { return Ok(None) };
+        let read = serde_json::from_slice(&bytes).inspect_err(|error| {
+            tracing::warn!(path = %self.folder.join(name).display(), %error, "is damaged");
+        });
+        Ok(read.ok())
+    }
+
+    fn bytes(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        let Some(mut file) = self.disk.clone().open(&self.folder.join(name))? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(Some(bytes))
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), AtomicError> {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
+        let mut disk = self.disk.clone();
+        // The agent's own folder lets nobody else in.
+        let made = disk.make_folder(&self.folder).and_then(|()| disk.sync_folder(disk::folder(&self.folder)));
         made.map_err(|error| AtomicError::from_io(&self.folder, 0, error))?;
-        atomic::write(&self.folder.join(name), bytes, 0o600)
+        let path = self.folder.join(name);
+        disk::replace_as(&mut disk, &path, bytes, 0o600)
+            .map_err(|error| AtomicError::from_io(&path, bytes.len() as u64, error))
     }
 }
 
@@ -164,7 +182,12 @@ pub(crate) fn trust_seed(places: &Places, root: &str) {
 }
 
 #[cfg(test)]
+mod crash;
+
+#[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
