@@ -10,7 +10,7 @@ use fleet_model::{FleetName, NodeName};
 
 /// One plan file in, a working and watched fleet out.
 #[derive(Debug, Parser)]
-#[command(name = "fleetctl", version = fleet_proto::VERSION, about, propagate_version = true, after_help = EXIT_STATUS)]
+#[command(name = "fleetctl", version = fleet_proto::VERSION, propagate_version = true, after_help = EXIT_STATUS)]
 pub struct Args {
     #[command(flatten)]
     pub global: Global,
@@ -19,22 +19,29 @@ pub struct Args {
 }
 
 const EXIT_STATUS: &str = "\
-Exit status: 0 done; 1 failed; 2 a preview found changes, or `cloud
-orphans` something; 3 not every node is ready or updated, or an import is
-not whole; 4 no controller or cloud answers; 5 a rollout is halted, also
-that of `up`; 6 it is under way; 64 wrong plan, arguments or host, nothing was touched; 130 ended by Ctrl-C.";
+Exit status: 0 done; 1 failed; 2 a preview found changes, or `cloud orphans`
+something; 3 not every node is ready or updated, or an import is not whole;
+4 no controller or cloud answers; 5 a rollout is halted, also that of `up`;
+6 it is under way; 64 wrong plan, arguments or host, nothing was touched;
+130 ended by Ctrl-C.";
+
+/// Below what a command itself takes.
+const EVERYWHERE: &str = "Options of every command";
 
 /// What every command takes.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct Global {
     /// Folder with all state of this user's fleets [default: /var/lib/fleet for root, else ~/.local/state/fleet]
-    #[arg(long, env = "FLEET_HOME", global = true, value_name = "DIR", hide_env_values = true)]
+    #[arg(long, env = "FLEET_HOME", global = true, value_name = "DIR", hide_env_values = true, help_heading = EVERYWHERE)]
     pub home: Option<PathBuf>,
     /// Which fleet, where there are several
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "NAME", help_heading = EVERYWHERE)]
     pub fleet: Option<FleetName>,
     /// Text for people or JSON for programs
-    #[arg(long, global = true, value_enum, default_value_t = Output::Text, value_name = "FORM")]
+    #[arg(
+        long, global = true, value_enum, default_value_t = Output::Text, value_name = "FORM",
+        help_heading = EVERYWHERE
+    )]
     pub output: Output,
 }
 
@@ -49,13 +56,17 @@ pub enum Output {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Make the fleet what the plan says: create, boot, enrol, converge; finish what a killed run began. What changes on
-    /// running nodes is rolled out, canaries first
+    /// Make the fleet what the plan says, or finish what a killed run began
+    ///
+    /// Servers are created, booted, enrolled, and do their work; what changes on running nodes is rolled out, canaries
+    /// first.
     Up(Up),
     /// Look at plan files
     #[command(subcommand)]
     Plan(Plan),
-    /// Turn a plumbery plan into one of ours, and tell what has no counterpart; exit status 3 if anything
+    /// Turn a plumbery plan into one of ours
+    ///
+    /// What has no counterpart is told; exit status 3 if anything.
     Import(Import),
     /// Show every node, or all about one
     Status(Status),
@@ -65,14 +76,16 @@ pub enum Command {
     Ssh(Ssh),
     /// Stop and delete everything of this fleet, then prove it
     Down(Down),
-    /// Destroy a node's server with its disks and make it anew, under the same name with another identity
+    /// Destroy a node's server with its disks and make it anew
+    ///
+    /// It comes back under the same name with another identity.
     Replace(Replace),
-    /// Have a node repair its drift now, also what is only reported or held
+    /// Have a node repair its drift now, also where the plan only reports or holds
     Repair(Repair),
-    /// What nodes may run, by whose word: sign, publish and look at releases of the agent
+    /// Sign, publish and look at releases of the agent: what nodes may run
     #[command(subcommand)]
     Release(release::Release),
-    /// Bring a release of the agent to every node, and watch over that and over what a changed plan brings
+    /// Bring a release of the agent to every node, and watch over rollouts
     #[command(subcommand)]
     Rollout(rollout::Rollout),
     /// Have a node go back to the agent it ran before, and keep it there
@@ -80,7 +93,7 @@ pub enum Command {
         /// The node
         node: NodeName,
     },
-    /// Halt every rollout of every fleet of this user, and those to come, until the line is cleared
+    /// Halt every rollout of every fleet of this user, and those to come
     StopTheLine {
         /// Why; everybody who asks is told
         #[arg(value_name = "REASON")]
@@ -93,12 +106,14 @@ pub enum Command {
     /// The local cloud: real machines behind the CloudControl API
     #[command(subcommand)]
     Cloud(Cloud),
-    /// Print a node's seed document, with a fresh token, for clouds that take user-data directly
+    /// Print a node's seed document, for clouds that take user-data directly
+    ///
+    /// It holds a fresh token.
     UserData {
         /// The node it is for
         node: NodeName,
     },
-    /// Say what this host lacks, what runs, and what is wrong, with the next step for each
+    /// Say what runs here, what is wrong, and the next step for each
     Doctor,
 }
 
@@ -267,8 +282,9 @@ pub enum Cloud {
         /// Server name
         server: String,
     },
-    /// List what bears a fleet's mark and is in no plan here, and what else costs money in fleets' networks, each with
-    /// how to remove or adopt it; exit status 2 if anything
+    /// List what is in the cloud and in no plan here, with how to remove or adopt it
+    ///
+    /// That is what bears a fleet's mark, and what else costs money in fleets' networks. Exit status 2 if anything.
     Orphans(Endpoint),
     /// Remove every process, namespace, link and file of the local cloud, also after a crash
     Reset {
