@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use fleet_model::{Clock, Timestamp};
+use fleet_model::{Clock, Timestamp, chain};
 use fleet_proto::{
     refusal::{Refusal, RefusalKind},
     v1::{self, agents_client::AgentsClient},
@@ -483,18 +483,4 @@ fn unwanted(end: &Result<End, EnrolError>) -> Option<String> {
     let (Ok(End::Refused(refusal)) | Err(EnrolError::Refused(refusal))) = end else { return None };
     let blames = matches!(refusal.kind(), RefusalKind::RefusalVersion | RefusalKind::RefusalBadRequest);
     blames.then(|| refusal.message.clone())
-}
-
-/// An error and all its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        cause = error.source();
-    }
-    text
 }

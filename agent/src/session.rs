@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fleet_model::chain_from;
 use fleet_proto::{
     PROTOCOL,
     refusal::Refusal,
@@ -274,19 +275,6 @@ async fn say(up: &mpsc::Sender<v1::FromAgent>, message: from_agent::Message) -> 
 fn ended(status: &Status, otherwise: fn(String) -> End) -> End {
     match Refusal::from_status(status) {
         Some(refusal) => End::Refused(refusal),
-        None => otherwise(explain(status)),
+        None => otherwise(chain_from(status.message().to_owned(), status)),
     }
-}
-
-fn explain(status: &Status) -> String {
-    let mut text = status.message().to_owned();
-    let mut cause = std::error::Error::source(status);
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -135,13 +135,7 @@ impl TaskError {
 
     /// The error, its causes and the next step, in one line.
     pub fn explain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        format!("{text}; next: {}", self.next_step())
+        format!("{}; next: {}", fleet_model::chain(self), self.next_step())
     }
 }
 

@@ -2,13 +2,17 @@
 
 use std::error::Error;
 
-/// An error and its causes, parted by colons. A cause whose text its error already ends with is not said twice.
+/// An error and its causes, parted by colons. A cause whose text was said already is not said twice.
 pub fn chain(error: &(dyn Error + '_)) -> String {
-    let mut text = error.to_string();
+    chain_from(error.to_string(), error)
+}
+
+/// The same of an error that is called otherwise than it calls itself.
+pub fn chain_from(mut text: String, error: &(dyn Error + '_)) -> String {
     let mut source = error.source();
     while let Some(cause) = source {
         let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
+        if !text.contains(&cause_text) {
             text.push_str(": ");
             text.push_str(&cause_text);
         }
@@ -45,6 +49,7 @@ mod tests {
         check(&["open"], "open");
         check(&["open", "no such file"], "open: no such file");
         check(&["open: no such file", "no such file"], "open: no such file");
+        check(&["open: no such file, tried twice", "no such file"], "open: no such file, tried twice");
         check(&["start", "open", "no such file"], "start: open: no such file");
     }
 }

@@ -10,7 +10,7 @@ mod generation;
 mod name;
 mod secret;
 
-pub use chain::chain;
+pub use chain::{chain, chain_from};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use generation::{Generation, Stale};
 pub use name::{FleetName, NameError, NodeName};

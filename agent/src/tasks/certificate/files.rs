@@ -171,13 +171,7 @@ pub(super) fn key(node: &Node) -> Result<Key, TaskError> {
 }
 
 pub(super) fn refuse(error: &IdentityError) -> TaskError {
-    let mut why = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        why = format!("{why}: {error}");
-        cause = error.source();
-    }
-    TaskError::Refused { why, next: format!("look at {FOLDER} on the node") }
+    TaskError::Refused { why: fleet_model::chain(error), next: format!("look at {FOLDER} on the node") }
 }
 
 /// As a peer of the fleet would check it.

@@ -1,4 +1,4 @@
-//! A real request to the application: https on this node, by the fleet's authority.
+//! A real request to the application: https on this node, by the services' authority.
 
 use std::{
     fmt, io,
@@ -8,6 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use fleet_model::chain;
 use fleet_proto::tls;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
@@ -161,19 +162,6 @@ impl ServerCertVerifier for ByAuthority {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.supported_verify_schemes()
     }
-}
-
-fn chain(error: &io::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]
