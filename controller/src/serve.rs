@@ -453,7 +453,7 @@ async fn todo(settings: &Settings, artifacts: &Artifacts) -> Result<v1::Artifact
 }
 
 /// Reads what the store remembers of every node.
-async fn remembered(records: &Records) -> Result<Registry, RecordError> {
+pub(crate) async fn remembered(records: &Records) -> Result<Registry, RecordError> {
     let registry = Registry::default();
     for (node, record) in records.list_messages::<ObservedRecord>(&keys::observeds()).await? {
         registry.remember(node, record);

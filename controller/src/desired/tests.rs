@@ -350,3 +350,85 @@ fn a_machine_that_was_there_already_keeps_its_name_and_disks() {
     assert!(names.iter().all(|names| *names == ["hosts"]), "{names:?}");
     assert_eq!(names.len(), 4);
 }
+
+/// The rule: which changes of a plan reach a running node at once, and which in its turn.
+#[test]
+fn names_and_addresses_go_at_once_and_all_else_rolls() {
+    const PLAN: &str = "fleet: t\ndefaults: {image: i, internet: [22], tasks: [{clock: {}}, {access: {login: x, keys: [operator]}}]}\nlocations:\n  \
+                        - id: EU6\n    domain: D\n    networks:\n      - name: N\n        subnet: 10.0.0.0/24\n        nodes:\n          \
+                        - {name: a}\n          - {name: b, tasks: [{file: {path: /x, text: '{{ a.ipv6 }}'}}]}\n";
+    let (plan, addresses, inputs) = fleet(PLAN);
+    let before = works(&plan, &inputs).by_node;
+    let b: NodeName = "b".parse().expect("a name");
+    let check = |text: &str, change: &dyn Fn(&mut Inputs), wanted: Course| {
+        let (plan, _, mut inputs) = fleet(text);
+        change(&mut inputs);
+        let after = &works(&plan, &inputs).by_node[&b];
+        assert_eq!(course(Some(&before[&b]), after, true, true), wanted, "{text}");
+        let told = before[&b].differences(after);
+        assert_eq!(told.is_empty(), wanted == Course::HasIt, "{told:?}");
+    };
+    let same = |_: &mut Inputs| {};
+    check(PLAN, &same, Course::HasIt);
+    // Who else there is, and what machines they are.
+    check(&PLAN.replace("- {name: a}", "- {name: a}\n          - {name: c}"), &same, Course::HasIt);
+    check(&PLAN.replace("{name: a}", "{name: a, cpu: 4, internet: [22, 80]}"), &same, Course::HasIt);
+    check(&PLAN.replace("fleet: t", "fleet: t\nrollout: {bake: 1m}"), &same, Course::HasIt);
+    // What it is to do, how often, and with what.
+    check(&PLAN.replace("clock: {}", "clock: {mostOffsetMs: 9}"), &same, Course::Rolls);
+    check(&PLAN.replace("{{ a.ipv6 }}", "{{ a.private }}"), &same, Course::Rolls);
+    check(&PLAN.replace("{clock: {}}, ", ""), &same, Course::Rolls);
+    check(&PLAN.replace("fleet: t", "fleet: t\nrecheck: 1h"), &same, Course::Rolls);
+    check(&PLAN.replace("name: b,", "name: b, disks: [{sizeGb: 10}],"), &same, Course::Rolls);
+    check(PLAN, &|inputs| inputs.operator_keys = vec!["another".to_owned()], Course::Rolls);
+    check(PLAN, &|inputs| inputs.todo = None, Course::HasIt);
+
+    // An address that a text names is a fact too: the work is the same, the desired state is not.
+    let mut moved = addresses.clone();
+    moved.get_mut(&"a".parse::<NodeName>().expect("a name")).expect("known").ipv6 =
+        Some([0xfd00, 0, 0, 0, 0, 0, 0, 99].into());
+    let tasks = |addresses| super::tasks(&plan, addresses, &before, Some(&b))[&b].clone();
+    assert_ne!(tasks(&addresses), tasks(&moved));
+    // A node keeps its work under another plan, and knows of whoever came.
+    let (larger, known, _) = fleet(
+        &PLAN.replace("- {name: a}", "- {name: a}\n          - {name: c}").replace("clock: {}", "update: {}"),
+    );
+    let kept = super::tasks(&larger, &known, &before, Some(&b))[&b].clone();
+    assert!(names_of(&kept).contains(&"clock") && !names_of(&kept).contains(&"update"));
+    assert!(lines(&kept).iter().any(|line| line.ends_with("c c.t")), "{:?}", lines(&kept));
+}
+
+#[test]
+fn what_does_not_run_cannot_break_and_what_founds_cannot_wait() {
+    let (plan, _, inputs) = fleet(include_str!("../../../packaging/plans/rethinkdb.yaml"));
+    let member = works(&plan, &inputs).by_node.into_values().next().expect("a member");
+    let other = Work::default();
+    assert_eq!(course(None, &member, true, true), Course::AtOnce, "it has none");
+    assert_eq!(course(Some(&other), &member, false, true), Course::AtOnce, "it does not run");
+    assert_eq!(course(Some(&other), &member, true, false), Course::AtOnce, "no member is ready alone");
+    assert_eq!(course(Some(&other), &member, true, true), Course::Rolls, "it joins what is there");
+    assert_eq!(course(Some(&member), &other, true, true), Course::Rolls);
+}
+
+/// Members are those that have a server now: one whose turn to get one is yet to come is waited for by nobody.
+#[test]
+fn a_cluster_is_of_those_that_serve_now() {
+    let (plan, addresses, inputs) = fleet(include_str!("../../../packaging/plans/rethinkdb.yaml"));
+    let mut works = works(&plan, &inputs).by_node;
+    let late: NodeName = "EU8rethink01".parse().expect("a name");
+    let served = works.insert(late.clone(), Work::default().into()).expect("a member");
+    assert!(concerns_others(works.get(&late).map(|work| &**work), &served));
+    assert!(!concerns_others(Some(&served), &served));
+    let seed: NodeName = "EU7rethinkSeed".parse().expect("a name");
+    let members = |tasks: &[TaskSpec]| {
+        let counts = tasks.iter().filter_map(|task| match &task.kind {
+            Some(Kind::Rethinkdb(task)) => Some(task.members.len()),
+            Some(Kind::Database(task)) => Some(task.members.len()),
+            _ => None,
+        });
+        counts.collect::<Vec<_>>()
+    };
+    assert_eq!(members(&super::tasks(&plan, &addresses, &works, Some(&seed))[&seed]), [4, 4]);
+    works.insert(late, served);
+    assert_eq!(members(&super::tasks(&plan, &addresses, &works, Some(&seed))[&seed]), [5, 5]);
+}

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -31,6 +31,8 @@ use crate::{
     records::{RecordError, Records},
 };
 
+mod plans;
+
 const NODES: [&str; 4] = ["a", "b", "c", "d"];
 const OLD: &str = "old";
 const NEW: &str = "newnew";
@@ -41,12 +43,15 @@ fn node(name: &str) -> NodeName {
     name.parse().expect("a name")
 }
 
-/// A store whose so-many-th write of a rollout fails: before it takes effect, or after.
+/// Records whose writes may fail: rollouts, what nodes are to do, and what they should be by that.
+const COUNTED: [&str; 3] = ["rollout/head", "work/", "desired/"];
+
+/// A store whose so-many-th write of such a record fails: before it takes effect, or after.
 #[derive(Debug)]
 struct Failing {
     inner: MemoryStore,
     left: AtomicI64,
-    after: bool,
+    after: AtomicBool,
 }
 
 #[async_trait]
@@ -56,9 +61,10 @@ impl Store for Failing {
     }
 
     async fn put(&self, key: &Key, value: Bytes, expected: Expected) -> Result<u64, StoreError> {
-        let fails = key.as_str().starts_with("rollout/head") && self.left.fetch_sub(1, Ordering::SeqCst) == 1;
+        let counted = COUNTED.iter().any(|prefix| key.as_str().starts_with(prefix));
+        let fails = counted && self.left.fetch_sub(1, Ordering::SeqCst) == 1;
         let failed = || StoreError::Backend { operation: "write", source: "the power went".into() };
-        if fails && !self.after {
+        if fails && !self.after.load(Ordering::SeqCst) {
             return Err(failed());
         }
         let version = self.inner.put(key, value, expected).await?;
@@ -276,7 +282,7 @@ impl World {
     fn new(failing: i64, after: bool) -> Self {
         let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_700_000_000_000)));
         let inner = MemoryStore::new(clock.clone());
-        let store = Arc::new(Failing { inner, left: AtomicI64::new(failing), after });
+        let store = Arc::new(Failing { inner, left: AtomicI64::new(failing), after: AtomicBool::new(after) });
         let agents = Agents::default();
         for name in NODES {
             let standing = v1::Standing {

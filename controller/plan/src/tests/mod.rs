@@ -320,3 +320,67 @@ locations:
         with("- name: one", "- name: one\n            address: 192.0.2.1\n            login: me")
     );
 }
+
+#[test]
+fn a_plan_says_how_its_changes_are_rolled_out() {
+    use fleet_rollout::{
+        Policy,
+        policy::{Amount, Order},
+    };
+    use std::time::Duration;
+
+    let plan = |more: &str| {
+        let text = MINIMAL.replacen("fleet: m", &format!("{more}fleet: m"), 1);
+        load("plan.yaml", &text, &BTreeMap::new()).unwrap_or_else(|why| panic!("{why}")).plan
+    };
+    assert_eq!(plan("").rollout, Policy::of_plans());
+    let policy = plan(
+        "rollout:\n  bake: 1m\n  canaries: {named: [one]}\n  budgets: {failed: 3}\n  gates:\n    \
+         - {name: web, when: after, check: {httpStatus: {url: 'http://[::1]/', status: 200}}}\n    \
+         - {name: todo, when: before, check: todoRoundTrip}\n  windows:\n    \
+         EU6: {zone: Europe/Berlin, days: [sunday], from: \"01:00\", until: \"05:00\"}\n",
+    )
+    .rollout;
+    assert_eq!((policy.bake, policy.canary_bake), (Duration::from_secs(60), Duration::from_secs(60)));
+    assert_eq!(policy.budgets.failed, Amount::Count(3));
+    assert_eq!(policy.gates.len(), 2);
+    assert_eq!(policy.deadlines, Policy::of_plans().deadlines);
+    let labelled = plan(
+        "rollout: {order: {byLabel: {label: tier, values: [test, live]}}}\ndefaults: {labels: {tier: live}}\n",
+    );
+    assert!(matches!(labelled.rollout.order, Order::ByLabel { .. }));
+    assert!(labelled.nodes().all(|placed| placed.node.labels["tier"] == "live"));
+}
+
+#[test]
+fn what_is_wrong_with_a_rollout_has_a_place_and_a_hint() {
+    let check = |rollout: &str, line: usize, wanted: &str, hint: &str| {
+        let text = MINIMAL.replacen("fleet: m", &format!("rollout:\n{rollout}\nfleet: m"), 1);
+        let first = MINIMAL[..MINIMAL.find("fleet: m").expect("a fleet")].lines().count() + 1;
+        let found = load("plan.yaml", &text, &BTreeMap::new()).expect_err(rollout);
+        assert_eq!(found.problems.len(), 1, "{found}");
+        let problem = &found.problems[0];
+        assert_eq!(problem.line, first + line, "{found}");
+        assert!(problem.message.contains(wanted), "{found}");
+        assert!(problem.hint.as_deref().unwrap_or_default().contains(hint), "{found}");
+    };
+    check("  bakes: 5s", 1, "unknown `bakes`", "did you mean `bake`?");
+    check("  waves: [5%]\n  bake: soon", 2, "a duration such as 90s", "");
+    check("  budgets:\n    inFlight: 2\n    failing: 3", 3, "unknown `failing`", "`failed`");
+    check("  budgets: {inFlight: ten}", 1, "a share of them such as 10%", "");
+    check("  waves: [10%, 0]", 1, "a wave of nobody is no wave", "remove it");
+    check("  canaries: {named: [two]}", 1, "`two` is no node of this fleet", "name one that is");
+    check("  attempts: 0", 1, "never offered", "say 1 at least");
+    check("  order: {byLocation: [EU1]}", 1, "there is no location `EU1`", "");
+    check("  order: {byLabel: {label: tier, values: [x]}}", 1, "no node has a label `tier`", "labels");
+    check(
+        "  gates:\n    - {name: x, when: after, check: {portAnswer: {port: 1}}}",
+        2,
+        "unknown `portAnswer`",
+        "`portAnswers`",
+    );
+    check("  gates:\n    - {name: x, check: todoRoundTrip}", 2, "missing field `when`", "");
+    let text = MINIMAL.replacen("fleet: m", "rollout: quickly\nfleet: m", 1);
+    assert!(problems(&text).contains("`rollout` must be a mapping"), "{}", problems(&text));
+    assert!(with("fleet: m", "defaults: {labels: [a]}\nfleet: m").contains("`labels` must be a mapping"));
+}
