@@ -245,6 +245,11 @@ impl State {
         matches!(self, Self::Held | Self::Offered | Self::Fetching | Self::Trial | Self::Proving)
     }
 
+    /// Whether the node runs what it ran, and goes on to change unless what it was offered is taken back.
+    pub(crate) fn may_be_taken_back(self) -> bool {
+        matches!(self, Self::Offered | Self::Fetching)
+    }
+
     /// Whether it is on its way on the node itself.
     pub(crate) fn at_work(self) -> bool {
         matches!(self, Self::Offered | Self::Fetching | Self::Trial)

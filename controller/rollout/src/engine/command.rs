@@ -148,6 +148,8 @@ impl Turn<'_> {
                 {
                     self.offer(&name);
                 }
+                // What it was offered is taken back already; its answer says that it has what it had.
+                State::Offered | State::Fetching if node.withdrawn => {}
                 State::Silent => node.forgiven = true,
                 _ => {
                     self.put(&name, State::CatchingUp, None);

@@ -59,6 +59,7 @@ impl Turn<'_> {
             return self.gate_verdict(node);
         }
         let limit = match node.state {
+            _ if node.withdrawn => deadlines.answer,
             State::Offered => deadlines.answer,
             State::Fetching => deadlines.fetch,
             State::Trial => deadlines.trial,
@@ -79,6 +80,10 @@ impl Turn<'_> {
         }
         match node.state {
             // It never said a word about it: that is no failure of the release.
+            _ if node.withdrawn => Some(Verdict::Silent(Reason::new(
+                Kind::Away,
+                "it has a session, but did not say that it took back what it was offered".to_owned(),
+            ))),
             State::Offered => Some(Verdict::Silent(Reason::new(
                 Kind::Away,
                 "it has a session, but never answered".to_owned(),

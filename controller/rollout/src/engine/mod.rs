@@ -125,7 +125,7 @@ pub fn outstanding(rollout: &Rollout) -> Vec<Effect> {
 /// The order a node is under, as an effect.
 fn standing_order(rollout: &Rollout, name: &NodeName) -> Option<Effect> {
     let node = rollout.nodes.get(name)?;
-    if node.state == State::Offered && node.withdrawn {
+    if node.state.may_be_taken_back() && node.withdrawn {
         return Some(Effect::Withdraw { node: name.clone(), order: node.order });
     }
     let back = rollout.goes_back() || node.returning;
@@ -199,7 +199,7 @@ impl Turn<'_> {
         if matches!(state, State::Held | State::Proving) {
             node.gates.clear();
         }
-        if state != State::Offered {
+        if !state.may_be_taken_back() {
             node.withdrawn = false;
         }
         self.changed = true;
@@ -230,14 +230,26 @@ impl Turn<'_> {
         self.remind(name);
     }
 
-    /// Takes back every offer of which no word was heard.
+    /// Takes back every offer that has not come to a trial, as far as is known.
     fn withdraw_all(&mut self) {
-        let names = self.names(|node| node.state == State::Offered && !node.withdrawn);
-        for name in names {
-            self.next_order(&name);
-            self.rollout.nodes.get_mut(&name).expect("just listed").withdrawn = true;
-            self.remind(&name);
+        for name in self.names(|node| node.state.may_be_taken_back()) {
+            self.withdraw(&name);
         }
+    }
+
+    /// Takes back what is offered to a node, or fetched by it; what it says next tells whether that came in time.
+    fn withdraw(&mut self, name: &NodeName) {
+        let moment = self.rollout.moment;
+        let node = self.rollout.nodes.get_mut(name).expect("the callers looked it up");
+        if node.withdrawn {
+            return;
+        }
+        node.withdrawn = true;
+        node.busy = None;
+        // It has as long to answer this as an offer.
+        node.since = moment;
+        self.next_order(name);
+        self.remind(name);
     }
 
     fn names(&self, of: impl Fn(&crate::state::Node) -> bool) -> Vec<NodeName> {

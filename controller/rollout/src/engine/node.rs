@@ -99,10 +99,8 @@ impl Turn<'_> {
         let node = &self.rollout.nodes[name];
         if reason.is_some() && node.state == State::Held {
             self.put(name, State::Pending, None);
-        } else if reason.is_some() && node.state == State::Offered && !node.withdrawn {
-            self.next_order(name);
-            self.rollout.nodes.get_mut(name).expect("admitted").withdrawn = true;
-            self.remind(name);
+        } else if reason.is_some() && node.state.may_be_taken_back() {
+            self.withdraw(name);
         }
     }
 

@@ -58,7 +58,7 @@ impl Turn<'_> {
                 State::Committed | State::Proving => {
                     self.went_back(name, Reason::new(Kind::OtherRelease, target.digest()));
                 }
-                State::Offered if node.withdrawn && current => self.untouched(name),
+                State::Offered | State::Fetching if node.withdrawn && current => self.untouched(name),
                 State::Fetching | State::Trial if current => self.cut(name),
                 _ => {}
             },
@@ -105,6 +105,10 @@ impl Turn<'_> {
         }
         if node.state != to {
             self.put(name, to, None);
+        }
+        // It goes on with what it was offered before: nobody switches while nothing is to start.
+        if to == State::Fetching && !back && !self.going() {
+            self.withdraw(name);
         }
     }
 

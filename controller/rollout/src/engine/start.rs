@@ -254,7 +254,7 @@ impl Turn<'_> {
             return;
         }
         // Offers that were taken back while it was halted, and of which nothing was heard: their place is kept.
-        for name in self.names(|node| node.state == State::Offered && node.withdrawn && node.hold.is_none()) {
+        for name in self.names(|node| node.withdrawn && node.hold.is_none()) {
             if !matches!(self.rollout.phase, Phase::Finished { finish: Finish::Superseded }) {
                 self.next_order(&name);
                 self.rollout.nodes.get_mut(&name).expect("just listed").withdrawn = false;

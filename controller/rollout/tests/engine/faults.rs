@@ -33,7 +33,7 @@ const TABLE: &str = "
 pending      |failed!      |rolled back! |failed!      |pending     |pending     |pending     |silent      |committed   |pending     |pending     |pending     |pending     |pending     |pending     |pending!
 held         |failed!      |rolled back! |failed!      |held        |held        |silent      |silent      |proving     |held        |held        |silent      |held        |held        |held        |pending!
 offered      |failed!      |rolled back! |failed!      |offered     |offered     |silent      |silent      |committed   |offered     |offered     |offered     |offered     |offered     |offered     |silent!
-fetching     |failed!      |rolled back! |failed!      |fetching    |offered     |failed!     |silent      |committed   |fetching    |fetching    |fetching    |fetching    |fetching    |fetching    |failed!
+fetching     |failed!      |rolled back! |failed!      |fetching    |offered     |failed!     |silent      |committed   |fetching    |fetching    |fetching    |fetching    |fetching    |fetching    |silent!
 on trial     |failed!      |rolled back! |failed!      |on trial    |offered     |failed!     |silent      |committed   |on trial    |on trial    |on trial    |on trial    |on trial    |on trial    |failed!
 proving      |failed!      |rolled back! |failed!      |proving     |rolled back!|silent      |silent      |proving     |proving     |proving     |silent      |proving     |proving     |proving     |silent!
 committed    |failed!      |rolled back! |failed!      |committed   |rolled back!|committed   |silent      |committed   |committed   |committed   |committed   |committed   |committed   |committed   |committed!
