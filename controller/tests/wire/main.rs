@@ -5,6 +5,7 @@ mod enrolment;
 mod harness;
 mod operator;
 mod permits;
+mod plans;
 mod releases;
 mod replace;
 mod rollouts;

@@ -71,6 +71,8 @@ pub struct Script {
     pub breaks: BTreeMap<&'static str, u32>,
     /// This task fails.
     pub task_fails: BTreeMap<&'static str, &'static str>,
+    /// No node can run this program.
+    pub fails_everywhere: Option<&'static str>,
     /// The node's clock is off by so many milliseconds.
     pub clock_ms: BTreeMap<&'static str, i64>,
     /// The `database` task of this node has something to say for so many looks.
@@ -407,6 +409,13 @@ async fn agent(node: NodeName, document: String, world: Arc<Inner>) {
 fn look(node: &NodeName, desired: &v1::Desired, world: &Inner, asked: bool) -> v1::Observed {
     let mut script = world.script.lock().expect("no panic");
     let broken = script.task_fails.get(node.as_str()).copied();
+    let impossible = desired.tasks.iter().find(|task| match &task.kind {
+        Some(v1::task_spec::Kind::Command(command)) => {
+            command.args.first().map(String::as_str) == script.fails_everywhere
+        }
+        _ => false,
+    });
+    let broken = broken.or(impossible.map(|task| task.name.as_str()));
     let mut seen = report(desired, broken);
     let waits = script.waits;
     if let Some(left) = script.unsettled.get_mut(node.as_str()).filter(|left| **left > 0) {
