@@ -31,7 +31,7 @@ fn the_reference_fleet_from_nothing_to_nothing() {
 
     kills::three_times(&sandbox, &up);
     let first = sandbox.run(&up).expect(0);
-    assert!(first.out.contains("ssh fleet@198.51.100."), "the information texts end `up`:\n{}", first.out);
+    assert!(first.out.contains("fleetctl ssh EU6rethink01"), "the information texts end `up`:\n{}", first.out);
     assert_eq!(Traces::look(&sandbox.home()).machines(), 5, "else their absence would prove nothing");
 
     let status = nodes::status_in_both_forms(&sandbox);
