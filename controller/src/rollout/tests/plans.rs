@@ -35,11 +35,11 @@ fn plan(nodes: &[&str], work: &str) -> Given {
 
 /// The word by which [`plan`] tells one work from another.
 fn work_of(desired: &v1::Desired) -> String {
-    let commands = desired.tasks.iter().filter_map(|task| match &task.kind {
+    let mut commands = desired.tasks.iter().filter_map(|task| match &task.kind {
         Some(v1::task_spec::Kind::Command(command)) => command.args.first().cloned(),
         _ => None,
     });
-    commands.last().expect("a command").trim_start_matches("/bin/").to_owned()
+    commands.next_back().expect("a command").trim_start_matches("/bin/").to_owned()
 }
 
 fn names_in(desired: &v1::Desired) -> usize {
@@ -356,7 +356,7 @@ async fn a_bad_plan_stops_at_the_canary_and_a_corrected_one_takes_its_place() {
     let canary = controller.canary();
     outside.until(&mut controller, Standing::Halted).await;
     let halt = controller.rollout().halt.clone().expect("halted");
-    assert_eq!(halt.nodes, [canary.clone()]);
+    assert_eq!(halt.nodes, std::slice::from_ref(&canary));
     let reason = controller.rollout().nodes[&canary].reason.clone().expect("why");
     assert_eq!(reason.kind, Kind::Work);
     assert!(reason.detail.contains("task `command` failed: no such program"), "{reason}");
