@@ -128,7 +128,7 @@ async fn forget_hosts(operator: &mut Operator, home: &Home, fleet: &FleetName, r
 pub async fn finish(operator: &mut Operator, finished: &Finished, output: Output) -> Result<Exit, Failure> {
     follow::explain(finished);
     let seconds = finished.took_ms as f64 / 1000.0;
-    eprintln!("{} changing calls, {seconds:.1} s", finished.changing_calls);
+    eprintln!("{} changing calls to the cloud, {seconds:.1} s", finished.changing_calls);
     match output {
         Output::Json => {
             let nodes: Vec<_> = finished
