@@ -132,6 +132,8 @@ fn gate_static(program: &Path) -> Done {
 
 fn gate_size(program: &Path, most: u64) -> Done {
     let size = fs::metadata(program).map_err(|why| format!("{}: {why}", program.display()))?.len();
+    // Not yet under its name.
+    let program = program.with_extension("");
     let program = program.display();
     eprintln!("xtask: {program}: {:.2} MB (at most {:.1})", size as f64 / 1e6, most as f64 / 1e6);
     if size > most {

@@ -42,8 +42,10 @@ pub fn up(args: &[String]) -> Done {
         .stdin(Stdio::inherit())
         .status()
         .map_err(|why| format!("start {}: {why}", dist.fleetctl.display()))?;
-    eprintln!("\nxtask: look around:  {} status", dist.fleetctl.display());
-    eprintln!("xtask: remove it all: {} down", dist.fleetctl.display());
+    let fleetctl = dist.fleetctl.display();
+    eprintln!("\nxtask: look around:   {fleetctl} status");
+    eprintln!("xtask: change it:     cargo xtask up --set diskPerNode=20, or whatever else `fleetctl up` takes");
+    eprintln!("xtask: remove it all: {fleetctl} down");
     if status.success() { Ok(()) } else { Err(format!("`fleetctl up` ended with {status}")) }
 }
 
