@@ -66,7 +66,7 @@ impl Gates {
             Some(Check::UnitActive(name)) => self.unit(&name).await,
             Some(Check::PortAnswers(port)) => port_answers(port).await,
             Some(Check::Http(check)) => self.http(&check).await,
-            Some(Check::TableReady(check)) => table(&check).await,
+            Some(Check::TableReady(check)) => table(&Loopback, &check).await,
             Some(Check::TodoRoundTrip(port)) => self.round_trip(port).await,
             Some(Check::Command(check)) => self.command(&check.args, limit).await,
             None => Err("this agent does not know that check; update the agent".into()),
@@ -152,9 +152,9 @@ async fn port_answers(port: u32) -> Seen {
     }
 }
 
-async fn table(check: &v1::TableCheck) -> Seen {
+async fn table(cluster: &impl Cluster, check: &v1::TableCheck) -> Seen {
     let v1::TableCheck { database, table } = check;
-    match Loopback.table(database, table).await {
+    match cluster.table(database, table).await {
         Ok(Some(layout)) if layout.ready => Ok(format!("{database}.{table} is ready")),
         Ok(Some(_)) => Err(format!("{database}.{table} is not ready: a replica is missing or catching up")),
         Ok(None) => Err(format!("there is no table {database}.{table}")),

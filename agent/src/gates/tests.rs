@@ -13,6 +13,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
+use crate::tasks::rethinkdb::cluster::{Layout, fake::FakeCluster};
 
 /// Systemd with one unit that runs, and two programs.
 #[derive(Debug)]
@@ -167,4 +168,25 @@ async fn a_todo_comes_back_as_it_went_and_leaves_nothing() {
         server.await.expect("written, read, taken away");
         assert_eq!(*held.lock().expect("fine"), None);
     }
+}
+
+#[tokio::test]
+async fn a_table_is_ready_when_every_replica_is() {
+    let asked = v1::TableCheck { database: "todo".into(), table: "tasks".into() };
+    let cluster = FakeCluster::default();
+    let check = async |passed: bool, wanted: &str| {
+        let seen = table(&cluster, &asked).await;
+        assert_eq!(seen.is_ok(), passed, "{seen:?}");
+        let detail = seen.unwrap_or_else(|why| why);
+        assert!(detail.contains(wanted), "{detail}");
+    };
+    check(false, "refused").await;
+    cluster.set(&[("a", "EU6")]);
+    check(false, "there is no table todo.tasks").await;
+    let held = |ready| Layout { ready, ..Layout::default() };
+    let set = |ready| cluster.state().tables.insert(("todo".into(), "tasks".into()), held(ready));
+    set(false);
+    check(false, "todo.tasks is not ready").await;
+    set(true);
+    check(true, "todo.tasks is ready").await;
 }
