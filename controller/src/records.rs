@@ -4,7 +4,7 @@
 //! fleet/record              FleetRecord      the fleet and its plan; written by Apply and Down
 //! fleet/run                 RunRecord        the last run; written by the driver
 //! fleet/expiry              ExpiryRecord     when the fleet ends by itself; written by the driver
-//! ca/authority              (enrol::ca)      certificate and sealed key
+//! ca/authority              (enrol::ca)      certificates and sealed keys, the fleet's and its services'
 //! token/<sha256>            TokenRecord      enrolment tokens, hashed
 //! enrolment/<node>          EnrolmentRecord  which key and machine the node is; written by enrolment
 //! key/<sha256>              the node a known key belongs to
