@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::{
     plain::Reader,
     problem::{Reporter, Span},
-    read::wanted,
+    read::Fields,
     resolved::{Location, Work},
     suggest::{quoted, suggest},
     syntax::{Tree, Value},
@@ -29,17 +29,23 @@ impl Default for RawPolicy {
 
 impl RawPolicy {
     pub(crate) fn read(tree: &Tree, reporter: &mut Reporter<'_>) -> Self {
-        let Value::Map(entries) = &tree.value else {
-            wanted(tree, "`rollout`", "a mapping", reporter);
+        // Reports what is no mapping, and what is given twice.
+        let (Some(_), Value::Map(entries)) = (Fields::of(tree, "`rollout`", reporter), &tree.value) else {
             return Self::default();
         };
-        // For its places: what is wrong is found by reading it from the tree.
-        if let Err(wrong) = Policy::deserialize(Reader(tree)) {
+        // Each member by itself, for the place of whatever is wrong with it.
+        let mut sound = true;
+        for entry in entries {
+            let member = Tree { span: tree.span.clone(), value: Value::Map(vec![entry.clone()]) };
+            let Err(wrong) = Policy::deserialize(Reader(&member)) else { continue };
+            sound = false;
             if !wrong.known {
-                let span = wrong.span.clone().unwrap_or_else(|| tree.span.clone());
+                let span = wrong.span.clone().unwrap_or_else(|| entry.0.span.clone());
                 let (message, hint) = wrong.said();
                 reporter.problem(&span, format!("`rollout`: {message}"), hint);
             }
+        }
+        if !sound {
             return Self::default();
         }
         let policy = match Policy::of_plans().over(plain(tree)) {

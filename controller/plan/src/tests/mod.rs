@@ -380,6 +380,9 @@ fn what_is_wrong_with_a_rollout_has_a_place_and_a_hint() {
         "`portAnswers`",
     );
     check("  gates:\n    - {name: x, check: todoRoundTrip}", 2, "missing field `when`", "");
+    let text = MINIMAL.replacen("fleet: m", "rollout: {bake: soon, bakes: 5s, bake: 1s}\nfleet: m", 1);
+    let found = load("plan.yaml", &text, &BTreeMap::new()).expect_err("three things are wrong");
+    assert_eq!(found.problems.len(), 3, "{found}");
     let text = MINIMAL.replacen("fleet: m", "rollout: quickly\nfleet: m", 1);
     assert!(problems(&text).contains("`rollout` must be a mapping"), "{}", problems(&text));
     assert!(with("fleet: m", "defaults: {labels: [a]}\nfleet: m").contains("`labels` must be a mapping"));
