@@ -6,7 +6,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rerun-if-env-changed=FLEET_VERSION");
     println!("cargo:rustc-env=FLEET_STAMP={}", version()?);
-    let files = protox::compile(["proto/fleet.proto"], ["proto"])?;
+    let files = protox::compile(["proto/fleet.proto", "proto/rescue.proto"], ["proto"])?;
     tonic_prost_build::configure()
         .build_transport(false)
         .codec_path("crate::codec::Small")

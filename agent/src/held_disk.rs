@@ -30,6 +30,12 @@ impl Held {
         self
     }
 
+    /// From now on this goes wrong; what was not synced yet counts as synced.
+    pub fn strikes(&self, fault: Fault) {
+        let image = self.image();
+        *self.model.borrow_mut() = Model::new(&image, fault);
+    }
+
     pub fn image(&self) -> Image {
         self.model.borrow().image()
     }

@@ -25,6 +25,7 @@ mod link;
 mod model;
 mod offset;
 mod places;
+mod rescue;
 mod session;
 mod settings;
 mod state;
@@ -103,6 +104,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Agen
     let journal = Arc::new(Journal::open(places.journal())?);
     let permits = Arc::new(Permits::default());
     let (line, on_line) = watch::channel(None);
+    let (giver, given) = watch::channel(None);
     let controller = Remote::new(permits.clone(), on_line, places.artifacts());
     let node = Node::new(&settings.root, settings.runner(), journal).with_controller(Arc::new(controller));
     let (offers, offered) = watch::channel(None);
@@ -113,10 +115,10 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Agen
     let (contact, met) = watch::channel(contact::Contact::default());
     let (standing, stands) = watch::channel(None);
     let (board, observed) = watch::channel(worker::Board::default());
-    let ways =
-        update::Ways { words, contact: met, board: observed.clone(), line: line.subscribe(), standing };
+    let ways = update::Ways { words, contact: met, board: observed.clone(), line: given, standing };
     let gates = gates::Gates::new(node.clone());
-    let wires = link::Wires { permits, line, contact, stands, gates };
+    let rescue = rescue::Rescue::new(settings.supervised.as_ref(), own.map(|own| own.to_string()).as_deref());
+    let wires = link::Wires { permits, line, giver, contact, stands, gates, rescue };
 
     // One part ending means the agent ends: the guard stops the other.
     let stop = stop.child_token();

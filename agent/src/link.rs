@@ -21,7 +21,7 @@ use crate::{
     Places, Settings,
     backoff::{Backoff, SESSION_MOST},
     contact::Contact,
-    controller::{Line, Permits},
+    controller::{Giver, Line, Permits},
     desired::Offer,
     dial::{DialError, Dialler},
     facts::Gatherer,
@@ -33,6 +33,7 @@ use crate::{
         fingerprint, nonce, renew,
     },
     offset::ControllerTime,
+    rescue::Rescue,
     session::{End, Session, hello},
     update::Word,
     worker::{Board, Look},
@@ -65,15 +66,19 @@ pub(crate) struct Orders {
 pub(crate) struct Wires {
     pub(crate) permits: Arc<Permits>,
     pub(crate) line: watch::Sender<Line>,
+    /// Whom releases are fetched from.
+    pub(crate) giver: watch::Sender<Line>,
     pub(crate) contact: watch::Sender<Contact>,
     pub(crate) stands: watch::Receiver<Option<v1::Standing>>,
     pub(crate) gates: Gates,
+    pub(crate) rescue: Rescue,
 }
 
 /// What the link and its sessions share.
 pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) nonce: String,
+    pub(crate) protocol: (u32, u32),
     pub(crate) board: watch::Receiver<Board>,
     pub(crate) orders: Orders,
     pub(crate) controller: Option<ControllerTime>,
@@ -206,6 +211,8 @@ impl Shared {
 pub(crate) struct Link {
     shared: Shared,
     stop: CancellationToken,
+    giver: watch::Sender<Line>,
+    rescue: Rescue,
     backoff: Backoff,
     /// After new certificates, while no session lasts.
     renewals: Backoff,
@@ -225,6 +232,7 @@ impl Link {
         let shared = Shared {
             clock: settings.clock,
             nonce: nonce(),
+            protocol: settings.protocol,
             board,
             orders,
             controller: None,
@@ -242,7 +250,8 @@ impl Link {
         };
         let (first, most) = RENEWED;
         let renewals = Backoff::new(first, most);
-        Self { shared, stop, backoff: Backoff::of_sessions(), renewals, unexplained: 0 }
+        let (giver, rescue) = (wires.giver, wires.rescue);
+        Self { shared, stop, giver, rescue, backoff: Backoff::of_sessions(), renewals, unexplained: 0 }
     }
 
     /// Stays in touch until told to stop. Dropping a session in the middle is fine: what is under way is
@@ -268,7 +277,12 @@ impl Link {
             if lasted >= BRIEF {
                 self.renewals.reset();
             }
+            let rescue = self.rescue.due(&end, credentials.not_after <= self.shared.now());
             let pause = self.judge(end, lasted, &credentials).await;
+            if rescue {
+                let places = self.shared.places.clone();
+                self.rescue.ask(&credentials, &places, &self.shared, &self.giver).await;
+            }
             sleep(pause).await;
         }
     }
@@ -393,9 +407,12 @@ impl Link {
             contact.opened = true;
             contact.controller = Some(session.controller_version().to_owned());
         });
-        self.shared.line.send_replace(Some(session.client.clone()));
+        let giver = || Some(Giver::Session(session.client.clone()));
+        self.shared.line.send_replace(giver());
+        self.giver.send_replace(giver());
         let end = session.serve(&mut self.shared).await;
         self.shared.line.send_replace(None);
+        self.giver.send_replace(None);
         Ok(end)
     }
 

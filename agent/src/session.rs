@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use fleet_model::chain_from;
 use fleet_proto::{
-    PROTOCOL,
     refusal::Refusal,
     v1::{self, agents_client::AgentsClient, from_agent, to_agent},
 };
@@ -36,7 +35,7 @@ const GATES: usize = 64;
 const LEAST_PACE: Duration = Duration::from_secs(1);
 
 /// What this side can do beyond protocol 1.
-const CAPABILITIES: [&str; 2] = ["orders", "gates"];
+const CAPABILITIES: [&str; 3] = ["orders", "gates", "leaves"];
 
 /// How a session ended.
 #[derive(Debug)]
@@ -55,8 +54,8 @@ pub(crate) enum End {
 pub(crate) fn hello(shared: &Shared) -> v1::Hello {
     v1::Hello {
         agent_version: crate::VERSION.into(),
-        protocol_min: PROTOCOL.0,
-        protocol_max: PROTOCOL.1,
+        protocol_min: shared.protocol.0,
+        protocol_max: shared.protocol.1,
         boot_nonce: shared.nonce.clone(),
         machine: shared.machine(),
         node_time_ms: shared.clock.now().as_millis(),

@@ -7,6 +7,7 @@ use std::{
 };
 
 use fleet_model::{Clock, SystemClock};
+use fleet_proto::PROTOCOL;
 use fleet_supervisor::agent::Supervised;
 use fleet_task::{NoRunner, Runner, SystemRunner};
 
@@ -26,6 +27,8 @@ pub struct Settings {
     pub runner: Option<Arc<dyn Runner>>,
     /// What started this agent, if that can start another one.
     pub supervised: Option<Supervised>,
+    /// Oldest and newest protocol version to speak.
+    pub protocol: (u32, u32),
 }
 
 impl Settings {
@@ -37,6 +40,7 @@ impl Settings {
             clock: Arc::new(SystemClock),
             runner: None,
             supervised: None,
+            protocol: PROTOCOL,
         }
     }
 

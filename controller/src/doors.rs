@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use fleet_proto::v1::{
-    agents_server::AgentsServer, enrolment_server::EnrolmentServer, operator_server::OperatorServer,
-    releases_server::ReleasesServer, rollouts_server::RolloutsServer,
+use fleet_proto::{
+    rescue::rescue_server::RescueServer,
+    v1::{
+        agents_server::AgentsServer, enrolment_server::EnrolmentServer, operator_server::OperatorServer,
+        releases_server::ReleasesServer, rollouts_server::RolloutsServer,
+    },
 };
 use futures::{FutureExt, future::BoxFuture};
 use http::{Request, Response};
@@ -16,6 +19,7 @@ use crate::{
     enrol::{revoke::Revoked, service::EnrolmentService},
     first_boot,
     releases::ReleasesService,
+    rescue::RescueService,
     rollout::RolloutsService,
     session::service::AgentsService,
     tls::{listen::Door, peer::Peer},
@@ -33,14 +37,16 @@ const FROM_OPERATORS: usize = 1024 * 1024;
 pub struct EnrolDoor {
     service: Arc<EnrolmentService>,
     enrolment: EnrolmentServer<EnrolmentService>,
+    rescue: RescueServer<RescueService>,
 }
 
 impl EnrolDoor {
-    /// Serves enrolment and nothing else.
-    pub fn new(service: EnrolmentService) -> Self {
+    /// Serves enrolment, and releases to those whom no other door lets in; nothing else.
+    pub fn new(service: EnrolmentService, rescue: RescueService) -> Self {
         let service = Arc::new(service);
         let enrolment = EnrolmentServer::from_arc(service.clone()).max_decoding_message_size(FROM_STRANGERS);
-        Self { service, enrolment }
+        let rescue = RescueServer::new(rescue).max_decoding_message_size(FROM_STRANGERS);
+        Self { service, enrolment, rescue }
     }
 }
 
@@ -50,10 +56,14 @@ impl Door for EnrolDoor {
             let service = self.service.clone();
             return async move { first_boot::http::answer(&service, request).await }.boxed();
         }
-        if !request.uri().path().starts_with("/fleet.v1.Enrolment/") {
-            return refuse(Status::unimplemented("this listener serves enrolment only"));
+        let path = request.uri().path();
+        if path.starts_with("/fleet.v1.Enrolment/") {
+            answered(self.enrolment.clone().call(request))
+        } else if path.starts_with("/fleet.rescue.v1.Rescue/") {
+            answered(self.rescue.clone().call(request))
+        } else {
+            refuse(Status::unimplemented("this listener serves enrolment only"))
         }
-        answered(self.enrolment.clone().call(request))
     }
 }
 

@@ -23,6 +23,7 @@ pub mod permit;
 pub mod reconcile;
 pub mod records;
 pub mod releases;
+pub mod rescue;
 pub mod rollout;
 pub mod sealing;
 pub mod serve;

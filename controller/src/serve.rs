@@ -43,6 +43,7 @@ use crate::{
     },
     records::{EnrolmentRecord, ObservedRecord, RecordError, Records, keys},
     releases::{Releases, ReleasesService},
+    rescue::RescueService,
     rollout::{self, RolloutsService},
     sealing::{Sealing, SealingError},
     session::{dispatch::Dispatch, registry::Registry, service::AgentsService, stream::Desk},
@@ -367,7 +368,8 @@ impl Controller {
             Ok(TlsAcceptor::from(Arc::new(config)))
         };
         let max_sessions = usize::try_from(self.settings.max_sessions).unwrap_or(usize::MAX);
-        let transfers = Transfers::new(self.artifacts.clone(), tasks.clone());
+        let limits = self.settings.transfers;
+        let transfers = Transfers::new(self.artifacts.clone(), limits, tasks.clone());
         let agents = AgentsService::new(
             self.desk.clone(),
             self.enrolment.clone(),
@@ -395,10 +397,16 @@ impl Controller {
             stop: stop.clone(),
         };
         let service = EnrolmentService::new(self.enrolment.clone(), self.first_boots.clone());
+        // Places of its own: strangers who come here take none from nodes.
+        let rescue = RescueService::new(
+            rollout::archive::Archive::new(self.records.clone()),
+            self.releases.clone(),
+            Transfers::new(self.artifacts.clone(), limits.quarter(), tasks.clone()),
+        );
         let enrol = Listen {
             fleet: fleet.clone(),
             acceptor: acceptor(None)?,
-            door: EnrolDoor::new(service),
+            door: EnrolDoor::new(service, rescue),
             handshakes,
             waiting,
             open: Arc::new(Semaphore::new(ENROL_OPEN)),

@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use fleet_model::{FleetName, Secret};
 
-use crate::enrol::token::TOKEN_LIFE;
+use crate::{artifacts::Limits, enrol::token::TOKEN_LIFE};
 
 /// A controller's settings; sockets, clock and stop signal are handed over separately.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub struct Settings {
     pub timing: Timing,
     /// Sessions at once; more are asked to come back.
     pub max_sessions: u64,
+    /// How many artifacts are given out at once, and how fast.
+    pub transfers: Limits,
 }
 
 impl Settings {
@@ -42,6 +44,7 @@ impl Settings {
             todo: None,
             timing: Timing::default(),
             max_sessions: 20_000,
+            transfers: Limits::default(),
         }
     }
 }
@@ -77,7 +80,7 @@ impl Default for Timing {
 }
 
 /// How to reach a cloud.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CloudAccess {
     /// Base URL without a path.
     pub endpoint: String,

@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use fleet_proto::v1;
+use fleet_proto::{
+    refusal::{Refusal, RefusalKind},
+    v1,
+};
 use fleet_task::{AWAY, TaskError};
 use nix::sys::statvfs::statvfs;
 use ring::digest::{Context, SHA256};
@@ -29,6 +32,11 @@ const LEAST: u64 = 512 << 10;
 const NEXT_SESSION: Duration = Duration::from_secs(20);
 /// Attempts in a row that bring nothing before the task gives up for this time.
 const FRUITLESS: u32 = 2;
+/// How long altogether a busy controller is asked again when it says, before others get their turn; being busy is no
+/// failure, however often it says so.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Least and longest time after which a busy controller is asked again, whatever it says.
+const BUSY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(30));
 /// What is left free for the node's own needs.
 const RESERVE: u64 = 32 << 20;
 /// How much is read at a time for a digest; between two pieces others get their turn.
@@ -92,7 +100,7 @@ pub(crate) async fn obtain(
         return Ok(place.whole);
     }
     make(folder)?;
-    let mut fruitless = 0;
+    let (mut fruitless, mut patience) = (0, PATIENCE);
     // Over all attempts: a line that breaks after every few bytes is a slow one.
     let mut pace = Pace::new(Instant::now());
     loop {
@@ -118,6 +126,15 @@ pub(crate) async fn obtain(
             },
             Some(Cut::Final(error)) => return Err(error),
             Some(Cut::Slow(error)) => return Err(error.into()),
+            Some(Cut::Busy(wait)) => {
+                let Some(left) = patience.checked_sub(wait) else {
+                    return Err(Lacking::Later(TaskError::NotYet("the controller, which is busy".into())));
+                };
+                patience = left;
+                tokio::time::sleep(wait).await;
+                // Time in which nothing was to come says nothing about the line.
+                pace = Pace::new(Instant::now());
+            }
             Some(Cut::Broken(error)) => {
                 fruitless = if part.length > began_at { 0 } else { fruitless + 1 };
                 if fruitless >= FRUITLESS {
@@ -200,6 +217,8 @@ enum Cut {
     Broken(TaskError),
     /// Worth another one later.
     Slow(TaskError),
+    /// Worth one after this time.
+    Busy(Duration),
     /// Not.
     Final(Lacking),
 }
@@ -259,7 +278,6 @@ impl Part {
         let Some(mut client) = client else {
             return Err(Cut::Final(Lacking::Later(TaskError::NotYet(AWAY.into()))));
         };
-        let request = v1::FetchRequest { sha256: artifact.sha256.clone(), offset: self.length };
         let late = || {
             let seconds = PIECE.as_secs();
             Cut::Broken(TaskError::NotYet(format!(
@@ -267,15 +285,17 @@ impl Part {
                 artifact.name
             )))
         };
-        let stopped = |status: &tonic::Status| match refused(&format!("hand out `{}`", artifact.name), status)
-        {
-            wait @ TaskError::NotYet(_) => Cut::Broken(wait),
-            error => Cut::Final(error.into()),
+        let stopped = |status: &tonic::Status| match busy(status) {
+            Some(wait) => Cut::Busy(wait),
+            None => match refused(&format!("hand out `{}`", artifact.name), status) {
+                wait @ TaskError::NotYet(_) => Cut::Broken(wait),
+                error => Cut::Final(error.into()),
+            },
         };
-        let answer = tokio::time::timeout(PIECE, client.fetch(request)).await;
-        let mut pieces = answer.map_err(|_| late())?.map_err(|status| stopped(&status))?.into_inner();
+        let answer = tokio::time::timeout(PIECE, client.fetch(artifact.sha256.clone(), self.length)).await;
+        let mut pieces = answer.map_err(|_| late())?.map_err(|status| stopped(&status))?;
         while self.length < artifact.size {
-            let piece = tokio::time::timeout(PIECE, pieces.message()).await;
+            let piece = tokio::time::timeout(PIECE, pieces.next()).await;
             let Some(piece) = piece.map_err(|_| late())?.map_err(|status| stopped(&status))? else {
                 let what = format!(
                     "the rest of `{}`: {} of {} bytes have come",
@@ -283,7 +303,7 @@ impl Part {
                 );
                 return Err(Cut::Broken(TaskError::NotYet(what)));
             };
-            if self.length + piece.data.len() as u64 > artifact.size {
+            if self.length + piece.len() as u64 > artifact.size {
                 let why = format!(
                     "the controller sends more of `{}` than its {} bytes",
                     artifact.name, artifact.size
@@ -291,10 +311,10 @@ impl Part {
                 let next = "look at the controller's copy (`fleetctl up` checks it)";
                 return Err(Cut::Final(Lacking::Damaged(refused_with(why, next))));
             }
-            self.file.write_all(&piece.data).map_err(|error| Cut::Final(broken(&self.path, error)))?;
-            self.digest.update(&piece.data);
-            self.length += piece.data.len() as u64;
-            if let Some(slow) = pace.came(piece.data.len() as u64, Instant::now())
+            self.file.write_all(&piece).map_err(|error| Cut::Final(broken(&self.path, error)))?;
+            self.digest.update(&piece);
+            self.length += piece.len() as u64;
+            if let Some(slow) = pace.came(piece.len() as u64, Instant::now())
                 && self.length < artifact.size
             {
                 let (kib, seconds) = (slow >> 10, WINDOW.as_secs());
@@ -324,6 +344,18 @@ impl Part {
         let settled = tokio::task::spawn_blocking(settle).await.map_err(io::Error::other);
         settled.and_then(|result| result).map_err(fail)?;
         Ok(true)
+    }
+}
+
+/// When to come again, if that is all that is wrong.
+fn busy(status: &tonic::Status) -> Option<Duration> {
+    let (least, most) = BUSY;
+    match Refusal::from_status(status) {
+        Some(refusal) if refusal.kind() == RefusalKind::RefusalBusy => {
+            Some(Duration::from_millis(refusal.retry_after_ms).clamp(least, most))
+        }
+        None if status.code() == tonic::Code::ResourceExhausted => Some(most),
+        _ => None,
     }
 }
 

@@ -4,6 +4,7 @@
 //! again; nobody waits for anybody else longer than a deadline.
 
 pub(crate) mod artifacts;
+mod giver;
 mod permits;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -11,19 +12,20 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use fleet_proto::{
     refusal::{Refusal, RefusalKind},
-    v1::{self, agents_client::AgentsClient},
+    v1,
 };
 use fleet_task::{AWAY, Controller, Permission, TaskError, TaskId};
 use tokio::sync::watch;
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Status};
 
+pub(crate) use giver::Giver;
 pub(crate) use permits::Permits;
 
 /// How long the controller may take to sign a certificate.
 const ANSWER: Duration = Duration::from_secs(20);
 
-/// The client of the session there is, if there is one.
-pub(crate) type Line = Option<AgentsClient<Channel>>;
+/// Whom the controller is reached by, if it is.
+pub(crate) type Line = Option<Giver>;
 
 /// The controller at the other end of the line.
 #[derive(Clone, Debug)]
@@ -61,8 +63,8 @@ impl Controller for Remote {
     }
 
     async fn certify(&self, csr: Vec<u8>) -> Result<v1::ServiceCredentials, TaskError> {
-        let client = self.line.borrow().clone();
-        let Some(mut client) = client else { return Err(TaskError::NotYet(AWAY.into())) };
+        let line = self.line.borrow().clone();
+        let Some(Giver::Session(mut client)) = line else { return Err(TaskError::NotYet(AWAY.into())) };
         match tokio::time::timeout(ANSWER, client.certify(v1::CertifyRequest { csr })).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
             Ok(Err(status)) => Err(refused("certify the node's services", &status)),

@@ -11,18 +11,20 @@
 mod judge;
 mod offer;
 mod record;
+#[cfg(test)]
+mod table;
 mod trial;
 mod words;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use fleet_model::Clock;
+use fleet_model::{Clock, NodeName, Timestamp};
 use fleet_proto::v1::{self, StandingReason, StandingStep, order::Want};
 use fleet_release::outlook;
 use fleet_supervisor::{
     agent::Supervised,
     digest::Digest,
-    disk::Host,
+    disk::{Disk, Host},
     install,
     record::{Content, State},
     slots::Slots,
@@ -50,6 +52,18 @@ use words::Verdict;
 
 pub(crate) use record::trust_seed;
 
+/// Whether a release that came by an untrusted way may be installed here now; why not otherwise, in one line. Nothing is
+/// done about it, but that links of the chain of roots that were found good are kept.
+pub(crate) fn acceptable(
+    places: &Places,
+    offer: &v1::ReleaseOffer,
+    node: NodeName,
+    now: Timestamp,
+) -> Result<(), String> {
+    let checked = offer::verify(&Store::new(places), offer, node, None, now, String::new());
+    checked.map(drop).map_err(|verdict| verdict.detail)
+}
+
 /// How often an agent on trial looks whether it may commit, and whether its commit is on disk.
 const LOOK: Duration = Duration::from_millis(500);
 /// Pauses after somebody was busy or away.
@@ -76,11 +90,11 @@ pub(crate) struct Ways {
 }
 
 /// The part of the agent that has it replaced.
-pub(crate) struct Update {
-    store: Store,
+pub(crate) struct Update<D = Host> {
+    store: Store<D>,
     record: Record,
     clock: Arc<dyn Clock>,
-    supervised: Option<(Supervised, Slots<Host>)>,
+    supervised: Option<(Supervised, Slots<D>)>,
     /// What runs; empty if that cannot be known.
     own: String,
     doing: Doing,
@@ -119,30 +133,12 @@ impl Update {
         own: Option<Digest>,
         ways: Ways,
     ) -> Self {
-        let store = Store::new(places);
         let supervised = supervised.map(|supervised| {
             let slots = Slots::new(&supervised.slots, Host);
             (supervised, slots)
         });
-        let (first, most) = RETRY;
-        let mut update = Self {
-            record: store.record(),
-            store,
-            clock,
-            supervised,
-            own: own.map(|digest| digest.to_string()).unwrap_or_default(),
-            doing: Doing::Nothing,
-            retry: Backoff::new(first, most),
-            again: Instant::now(),
-            ways,
-        };
-        let on_trial = update.supervised.as_ref().is_some_and(|(supervised, _)| supervised.trial.is_some());
-        if !on_trial && matches!(update.progress(), Some(Progress::Trial)) {
-            // Started with a request that waits: the supervisor could not take it. Once more, but not at once.
-            update.wait_for("the supervisor, whose disk takes no record; free some space on the node".into());
-            update.again = Instant::now() + most;
-        }
-        update
+        let own = own.map(|digest| digest.to_string()).unwrap_or_default();
+        Self::on(Store::new(places), clock, supervised, own, ways)
     }
 
     /// Works until this process has to make room for another: then it should end in order.
@@ -167,6 +163,56 @@ impl Update {
                 },
             }
         }
+    }
+
+    /// Fills the idle slot. Not to be cut short: what it writes last starts a trial.
+    async fn install(&mut self, plan: Plan, packed: std::path::PathBuf) {
+        let Some((_, slots)) = &self.supervised else { return };
+        let (mut slots, store) = (slots.clone(), self.store.clone());
+        // Waiting for the disk must not hold the session up.
+        let filled = tokio::task::spawn_blocking(move || plan.install(&mut slots, &store, &packed)).await;
+        let broken = || Verdict::new(StandingReason::StandingOther, "the installation ended abnormally");
+        self.doing = match filled.map_err(|_| broken()).and_then(|result| result) {
+            Ok(()) => Doing::Nothing,
+            Err(verdict) => Doing::Stuck(verdict),
+        };
+    }
+
+    /// Returns when the node's work pauses, or after long enough.
+    async fn quiet(&mut self) {
+        let pause = self.ways.board.wait_for(|board| !board.running);
+        // Either way it is time.
+        let _ = timeout(QUIET, pause).await;
+    }
+}
+
+impl<D: Disk + Clone> Update<D> {
+    fn on(
+        store: Store<D>,
+        clock: Arc<dyn Clock>,
+        supervised: Option<(Supervised, Slots<D>)>,
+        own: String,
+        ways: Ways,
+    ) -> Self {
+        let (first, most) = RETRY;
+        let mut update = Self {
+            record: store.record(),
+            store,
+            clock,
+            supervised,
+            own,
+            doing: Doing::Nothing,
+            retry: Backoff::new(first, most),
+            again: Instant::now(),
+            ways,
+        };
+        let on_trial = update.supervised.as_ref().is_some_and(|(supervised, _)| supervised.trial.is_some());
+        if !on_trial && matches!(update.progress(), Some(Progress::Trial)) {
+            // Started with a request that waits: the supervisor could not take it. Once more, but not at once.
+            update.wait_for("the supervisor, whose disk takes no record; free some space on the node".into());
+            update.again = Instant::now() + most;
+        }
+        update
     }
 
     /// Takes in what the controller says.
@@ -391,26 +437,6 @@ impl Update {
         }
     }
 
-    /// Fills the idle slot. Not to be cut short: what it writes last starts a trial.
-    async fn install(&mut self, plan: Plan, packed: std::path::PathBuf) {
-        let Some((_, slots)) = &self.supervised else { return };
-        let (mut slots, store) = (slots.clone(), self.store.clone());
-        // Waiting for the disk must not hold the session up.
-        let filled = tokio::task::spawn_blocking(move || plan.install(&mut slots, &store, &packed)).await;
-        let broken = || Verdict::new(StandingReason::StandingOther, "the installation ended abnormally");
-        self.doing = match filled.map_err(|_| broken()).and_then(|result| result) {
-            Ok(()) => Doing::Nothing,
-            Err(verdict) => Doing::Stuck(verdict),
-        };
-    }
-
-    /// Returns when the node's work pauses, or after long enough.
-    async fn quiet(&mut self) {
-        let pause = self.ways.board.wait_for(|board| !board.running);
-        // Either way it is time.
-        let _ = timeout(QUIET, pause).await;
-    }
-
     /// Says where things stand, if that is news or `anyway`.
     fn publish(&mut self, anyway: bool) {
         let standing = self.standing();
@@ -426,7 +452,8 @@ impl Update {
         let state = self.state();
         let other = self.supervised.as_ref().zip(state.as_ref()).and_then(|((supervised, _), state)| {
             let other = state.content(supervised.slot.other())?;
-            (state.trial.is_none() && state.failure(other.digest).is_none()).then(|| other.clone())
+            let served = state.trial.is_none() && !state.untried;
+            (served && state.failure(other.digest).is_none()).then(|| other.clone())
         });
         let target = self.record.target.as_ref().map(|target| target.digest.clone());
         let on_trial = state.as_ref().is_some_and(|state| self.on_trial(state));

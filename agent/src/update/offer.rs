@@ -50,8 +50,8 @@ pub(super) fn claimed(offer: &v1::ReleaseOffer) -> Option<Target> {
 ///
 /// # Errors
 /// Why not.
-pub(super) fn verify(
-    store: &Store,
+pub(super) fn verify<D: Disk + Clone>(
+    store: &Store<D>,
     offer: &v1::ReleaseOffer,
     node: NodeName,
     controller: Option<&str>,
@@ -139,10 +139,10 @@ impl Plan {
     ///
     /// # Errors
     /// Why not; the node runs on as before.
-    pub(super) fn install<D: Disk>(
+    pub(super) fn install<D: Disk, R: Disk + Clone>(
         &self,
         slots: &mut Slots<D>,
-        store: &Store,
+        store: &Store<R>,
         packed: &Path,
     ) -> Result<(), Verdict> {
         let broken = |error| Verdict::from(&install::Error::Disk(error));
@@ -156,3 +156,6 @@ impl Plan {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod full;

@@ -86,6 +86,11 @@ impl Store {
 }
 
 impl<D: Disk + Clone> Store<D> {
+    #[cfg(test)]
+    pub(super) fn on(folder: &str, disk: D) -> Self {
+        Self { folder: folder.into(), disk }
+    }
+
     /// Where packed programs come to.
     pub(super) fn packed(&self) -> PathBuf {
         self.folder.join("packed")

@@ -62,6 +62,8 @@ pub struct State {
     pub artifacts: BTreeMap<String, Vec<u8>>,
     /// Bytes after which the next fetches break off.
     pub cuts: VecDeque<usize>,
+    /// Fetches that are told to come again later, and after how many milliseconds.
+    pub busy: VecDeque<u64>,
     /// Fetches so far: digest and offset.
     pub fetches: Vec<(String, u64)>,
     /// Names service certificates are made for.
@@ -182,6 +184,7 @@ impl Controller {
             away: false,
             artifacts: BTreeMap::new(),
             cuts: VecDeque::new(),
+            busy: VecDeque::new(),
             fetches: Vec::new(),
             service_names: vec!["n1".into()],
             certified: Vec::new(),
@@ -321,6 +324,10 @@ impl Agents for Service {
         let (bytes, cut) = {
             let mut state = self.state();
             state.fetches.push((sha256.clone(), offset));
+            if let Some(retry_after_ms) = state.busy.pop_front() {
+                let refusal = v1::Refusal::new(v1::RefusalKind::RefusalBusy, "hands full", "come again");
+                return Err(v1::Refusal { retry_after_ms, ..refusal }.into());
+            }
             let Some(bytes) = state.artifacts.get(&sha256).cloned() else {
                 let refusal = v1::Refusal::new(v1::RefusalKind::RefusalUnknown, "no such artifact", "none");
                 return Err(refusal.into());

@@ -215,6 +215,28 @@ async fn an_artifact_arrives_whole_however_often_it_is_cut() {
 }
 
 #[tokio::test]
+async fn a_busy_controller_extends_a_fetch_and_fails_nothing() {
+    let mut controller = Controller::start().await;
+    let (mut machine, mut session, _) = willing(&mut controller).await;
+    controller.state().service_names = vec!["n1".into(), "127.0.0.1".into()];
+    let program = artifact(&controller, &vec![7; 50_000]);
+    // Far more often than a line may break with nothing coming, at its beginning and in its middle.
+    controller.state().busy.extend([1; 9]);
+    controller.state().cuts.push_back(20_000);
+    session.want(1, vec![certificate(), todo(&program)]).await;
+    let place = machine.path("usr/local/lib/fleet/fleet-todo");
+    until("it is in place", || fs::read(&place).is_ok_and(|found| found == vec![7; 50_000])).await;
+    let offsets: Vec<u64> = controller.state().fetches.iter().map(|(_, offset)| *offset).collect();
+    assert_eq!(offsets, [[0; 10].as_slice(), &[20_000]].concat(), "asked again, and gone on where it was");
+    while let Ok(message) = session.heard.try_recv() {
+        let Some(v1::from_agent::Message::Observed(observed)) = message.message else { continue };
+        let reason = report(&observed, "todo").map_or("", |task| task.reason.as_str());
+        assert!(!reason.contains("busy"), "one turn did it: {reason}");
+    }
+    machine.halt().await;
+}
+
+#[tokio::test]
 async fn bytes_that_are_not_what_was_named_are_not_kept() {
     let mut controller = Controller::start().await;
     let (mut machine, mut session, _) = willing(&mut controller).await;

@@ -269,6 +269,10 @@ pub struct Serve {
     /// How long a new server may take until SSH answers, in seconds
     #[arg(long, env = "FLEET_BOOT_DEADLINE", default_value_t = 600, value_name = "SECONDS")]
     pub boot_deadline: u64,
+    /// How much nodes may fetch in all, in MiB a second
+    #[arg(long, env = "FLEET_TRANSFER_RATE", default_value_t = 64, value_name = "MIB",
+          value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub transfer_rate: u64,
 }
 
 #[derive(Debug, Subcommand)]

@@ -27,7 +27,7 @@ use fleet_model::{Clock, Timestamp};
 use fleet_proto::v1;
 
 pub use draft::Draft;
-pub use transfer::Transfers;
+pub use transfer::{Limits, Transfers};
 
 /// Largest artifact. A RethinkDB package has some 30 MB.
 pub const LARGEST: u64 = 512 * 1024 * 1024;

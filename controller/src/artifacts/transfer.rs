@@ -13,7 +13,7 @@ use tokio::{
     fs::File,
     io::{AsyncReadExt, AsyncSeekExt},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::timeout,
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
@@ -23,8 +23,12 @@ use super::{ArtifactError, Artifacts, Digest};
 
 /// Largest chunk, as the protocol says.
 pub const CHUNK: usize = 64 * 1024;
-/// Transfers at once; more are asked to come back. Enough to fill any line, few enough to keep each one short.
-pub const AT_ONCE: usize = 16;
+/// Transfers at once where nobody says otherwise; more are asked to come back. Enough to fill any line, few enough to
+/// keep each one short.
+const AT_ONCE: usize = 16;
+/// Bytes a second over all transfers where nobody says otherwise: half of what a gigabit carries, so that a rollout
+/// leaves room for the sessions beside it.
+const RATE: u64 = 64 << 20;
 /// Of one node: a second one while the first, whose connection broke, has not been noticed yet.
 const OF_ONE_NODE: u32 = 2;
 /// Chunks read ahead of the agent.
@@ -38,11 +42,60 @@ const SLOWEST: u64 = 16 * 1024;
 /// Chunks of one artifact.
 pub type Chunks = ReceiverStream<Result<v1::Chunk, Status>>;
 
+/// How many artifacts are given out at once, and how fast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    at_once: usize,
+    /// Bytes a second, over all of them.
+    rate: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { at_once: AT_ONCE, rate: RATE }
+    }
+}
+
+impl Limits {
+    /// So many bytes a second over all transfers, and no more of them at once than then each gets enough to count as
+    /// alive, and no more than usual.
+    pub fn of_rate(rate: u64) -> Self {
+        let enough = usize::try_from(rate / (2 * SLOWEST)).unwrap_or(usize::MAX);
+        Self { at_once: enough.clamp(1, AT_ONCE), rate: rate.max(2 * SLOWEST) }
+    }
+
+    /// A quarter of all that, for those who come by another door.
+    #[must_use]
+    pub fn quarter(self) -> Self {
+        Self { at_once: (self.at_once / 4).max(1), rate: (self.rate / 4).max(2 * SLOWEST) }
+    }
+}
+
+/// When the next bytes may go out, so that all transfers together keep to a rate.
+#[derive(Debug)]
+struct Pace {
+    rate: u64,
+    free: Mutex<Instant>,
+}
+
+impl Pace {
+    /// When `bytes` more may go out; they count from then on.
+    fn next(&self, bytes: usize) -> Instant {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let at = (*free).max(now);
+        let takes = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_mul(1_000_000) / self.rate.max(1);
+        *free = at + Duration::from_micros(takes);
+        at
+    }
+}
+
 /// The transfers under way.
 #[derive(Clone, Debug)]
 pub struct Transfers {
     artifacts: Artifacts,
     places: Arc<Semaphore>,
+    pace: Arc<Pace>,
     nodes: Arc<Mutex<BTreeMap<NodeName, u32>>>,
     tasks: TaskTracker,
 }
@@ -67,9 +120,11 @@ pub enum TransferError {
 }
 
 impl Transfers {
-    /// Transfers of these artifacts; their tasks belong to `tasks`.
-    pub fn new(artifacts: Artifacts, tasks: TaskTracker) -> Self {
-        Self { artifacts, places: Arc::new(Semaphore::new(AT_ONCE)), nodes: Arc::default(), tasks }
+    /// Transfers of these artifacts within these limits; their tasks belong to `tasks`.
+    pub fn new(artifacts: Artifacts, limits: Limits, tasks: TaskTracker) -> Self {
+        let Limits { at_once, rate } = limits;
+        let pace = Arc::new(Pace { rate, free: Mutex::new(Instant::now()) });
+        Self { artifacts, places: Arc::new(Semaphore::new(at_once)), pace, nodes: Arc::default(), tasks }
     }
 
     /// The bytes of an artifact from `offset` on. Whether `node` may have it is the caller's to say.
@@ -95,10 +150,10 @@ impl Transfers {
         }
         file.seek(SeekFrom::Start(offset)).await.map_err(failed)?;
         let (sender, receiver) = mpsc::channel(AHEAD);
-        let (node, digest) = (node.clone(), digest.clone());
+        let (node, digest, pace) = (node.clone(), digest.clone(), self.pace.clone());
         let allowed = STALLED + Duration::from_secs((size - offset) / SLOWEST);
         self.tasks.spawn(async move {
-            let ended = match timeout(allowed, send(file, &sender)).await {
+            let ended = match timeout(allowed, send(file, &sender, &pace)).await {
                 Ok(ended) => ended,
                 Err(_) => {
                     let status = Status::unavailable("this takes too long; ask for the rest");
@@ -140,7 +195,7 @@ enum Ended {
     Failed,
 }
 
-async fn send(mut file: File, sender: &mpsc::Sender<Result<v1::Chunk, Status>>) -> Ended {
+async fn send(mut file: File, sender: &mpsc::Sender<Result<v1::Chunk, Status>>, pace: &Pace) -> Ended {
     loop {
         let mut data = Vec::with_capacity(CHUNK);
         // Up to a whole chunk: a read may come back with less.
@@ -161,6 +216,7 @@ async fn send(mut file: File, sender: &mpsc::Sender<Result<v1::Chunk, Status>>) 
         if data.is_empty() {
             return Ended::Complete;
         }
+        sleep_until(pace.next(data.len())).await;
         match timeout(STALLED, sender.send(Ok(v1::Chunk { data }))).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Ended::Left,
@@ -209,7 +265,12 @@ mod tests {
         let file = dir.path().join("x");
         std::fs::write(&file, &bytes).expect("writes");
         let digest = artifacts.adopt(&file, "x").expect("kept").sha256.parse().expect("a digest");
-        Fixture { transfers: Transfers::new(artifacts, TaskTracker::new()), digest, bytes, _dir: dir }
+        Fixture {
+            transfers: Transfers::new(artifacts, Limits::default(), TaskTracker::new()),
+            digest,
+            bytes,
+            _dir: dir,
+        }
     }
 
     fn node(name: &str) -> NodeName {
@@ -263,6 +324,45 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(3)).await;
         }
         assert!(came == bytes[got..]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_together_keep_to_the_rate() {
+        let size = 32 * CHUNK;
+        let Fixture { transfers, digest, bytes, _dir } = fixture(size);
+        let rate = 4 * u64::try_from(CHUNK).expect("small");
+        let transfers = Transfers::new(transfers.artifacts, Limits::of_rate(rate), TaskTracker::new());
+        let began = Instant::now();
+        let read = |name: &str| {
+            let (transfers, digest, node) = (transfers.clone(), digest.clone(), node(name));
+            async move {
+                let mut chunks = transfers.begin(&node, &digest, 0).await.expect("a place");
+                let mut got = Vec::new();
+                while let Some(chunk) = chunks.next().await {
+                    got.extend(chunk.expect("in time").data);
+                }
+                got
+            }
+        };
+        let (a, b) = tokio::join!(read("a"), read("b"));
+        assert!(a == bytes && b == bytes);
+        // Time passes only where somebody waits for it: 64 chunks, four a second, the first at once.
+        let took = began.elapsed();
+        assert!(took >= Duration::from_millis(15_500) && took <= Duration::from_secs(17), "{took:?}");
+    }
+
+    #[test]
+    fn a_low_rate_means_fewer_at_once() {
+        let check = |rate: u64, at_once: usize| {
+            let limits = Limits::of_rate(rate);
+            assert_eq!(limits.at_once, at_once, "{rate}");
+            assert!(limits.rate / limits.at_once as u64 >= 2 * SLOWEST && limits.rate >= rate);
+        };
+        check(0, 1);
+        check(64 << 10, 2);
+        check(1 << 20, AT_ONCE);
+        check(1 << 30, AT_ONCE);
+        assert_eq!(Limits::default().quarter().at_once, AT_ONCE / 4);
     }
 
     #[tokio::test(start_paused = true)]

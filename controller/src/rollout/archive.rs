@@ -126,6 +126,23 @@ impl Archive {
         Ok(all)
     }
 
+    /// The newest rollout of a release, whoever drives it.
+    ///
+    /// # Errors
+    /// [`RecordError`] if it cannot be read or understood.
+    pub async fn newest_release(&self) -> Result<Option<Kept>, RecordError> {
+        let heads = self.records.list::<Head>(&keys::rollouts()).await?;
+        let mut numbers: Vec<u64> = heads.into_iter().filter_map(|(id, _)| id.parse().ok()).collect();
+        numbers.sort_unstable();
+        while let Some(number) = numbers.pop() {
+            let kept = self.one(&number.to_string()).await?.map(|(_, kept)| kept);
+            if let Some(kept) = kept.filter(|kept| !kept.rollout.spec.target.is_plan()) {
+                return Ok(Some(kept));
+            }
+        }
+        Ok(None)
+    }
+
     async fn one(&self, id: &str) -> Result<Option<(u64, Kept)>, RecordError> {
         let key = keys::rollout(id);
         let Ok(number) = id.parse() else { return Ok(None) };

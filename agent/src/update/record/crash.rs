@@ -50,7 +50,7 @@ fn life() -> Vec<Write> {
 }
 
 fn store(disk: &Held) -> Store<Held> {
-    Store { folder: "/agent/release".into(), disk: disk.clone() }
+    Store::on("/agent/release", disk.clone())
 }
 
 impl Write {

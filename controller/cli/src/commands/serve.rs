@@ -10,6 +10,7 @@ use std::{
 
 use fleet_controller::{
     Listeners, Settings,
+    artifacts::Limits,
     settings::{CloudAccess, CloudAccessError, CloudAccessSource},
 };
 use fleet_model::{Secret, SystemClock, chain};
@@ -68,6 +69,7 @@ pub async fn run(global: &Global, args: Serve) -> Result<Exit, Failure> {
     settings.agent = Some(agent);
     settings.todo = find_todo(args.todo.as_deref())?;
     settings.timing.boot = Duration::from_secs(args.boot_deadline);
+    settings.transfers = Limits::of_rate(args.transfer_rate << 20);
     // Looked at before anything is bound: a folder that is taken is a better reason than a port that is.
     drop(
         fleet_controller::home::Home::open(&dir)
