@@ -14,9 +14,15 @@ use std::{
     net::SocketAddr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
+
+/// How long the folder may be held by a controller that was killed and whose threads are still on their way out: its
+/// process looks dead by then.
+const HELD_FOR_MOMENTS: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Why the folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +93,7 @@ pub struct Home {
 }
 
 impl Home {
-    /// Makes the folder if it is not there, and locks it.
+    /// Makes the folder if it is not there, and locks it. Blocks for a moment if it is held.
     ///
     /// # Errors
     /// [`HomeError::Locked`] if another controller has it.
@@ -107,14 +113,20 @@ impl Home {
             .mode(0o600)
             .open(&path)
             .map_err(failed)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut text = String::new();
-                let by = lock.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
-                return Err(HomeError::Locked { by });
+        let started = Instant::now();
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if started.elapsed() < HELD_FOR_MOMENTS => {
+                    std::thread::sleep(LOOK_AGAIN);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let mut text = String::new();
+                    let by = lock.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+                    return Err(HomeError::Locked { by });
+                }
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
             }
-            Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
         lock.set_len(0)
             .and_then(|()| lock.rewind())
@@ -215,6 +227,22 @@ mod tests {
         assert!(error.to_string().starts_with(&text), "{error}");
         drop(home);
         Home::open(dir.path()).expect("free again");
+    }
+
+    #[test]
+    fn a_controller_on_its_way_out_is_waited_for() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let leaving = Home::open(dir.path()).expect("free");
+        let (met, meets) = std::sync::mpsc::channel();
+        let goes = std::thread::spawn(move || {
+            meets.recv().expect("the other side comes");
+            drop(leaving);
+        });
+        let file = File::open(dir.path().join("controller.lock")).expect("there");
+        assert!(matches!(file.try_lock(), Err(TryLockError::WouldBlock)), "it is held still");
+        met.send(()).expect("the other side waits");
+        Home::open(dir.path()).expect("it has gone");
+        goes.join().expect("it has gone");
     }
 
     #[test]

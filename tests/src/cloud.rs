@@ -7,13 +7,14 @@ use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use serde_json::{Value, json};
 
 /// Lists of the API, and the member that names an item for people.
-const LISTS: [(&str, &str); 6] = [
+const LISTS: [(&str, &str); 7] = [
     ("network/networkDomain", "name"),
     ("network/vlan", "name"),
     ("server/server", "name"),
     ("network/publicIpBlock", "baseIp"),
     ("network/natRule", "internalIp"),
     ("network/firewallRule", "name"),
+    ("network/ipAddressList", "name"),
 ];
 
 /// What exists: for each list, what names its items, sorted. Disks count under their server.
@@ -116,7 +117,8 @@ impl LocalCloud {
             .filter_map(|domain| domain["id"].as_str().map(str::to_owned))
             .collect();
         for (path, name) in LISTS {
-            let items: Vec<Value> = if path == "network/firewallRule" || path == "network/natRule" {
+            let inside = ["network/firewallRule", "network/natRule", "network/ipAddressList"];
+            let items: Vec<Value> = if inside.contains(&path) {
                 domains.iter().flat_map(|id| self.list_in(path, id)).collect()
             } else {
                 self.list(path)

@@ -86,7 +86,7 @@ fn size_disks_rules_and_monitoring_change_in_place() {
     let steps = fleet.preview(2, &[]);
     let wanted = [
         "change server size one: 1 CPU and 1 GB becomes 2 CPU and 2 GB; the server is restarted",
-        "create disk one/1: not there yet",
+        "create disk one/1",
         "create monitoring one: ESSENTIALS",
     ];
     assert_eq!(steps, wanted);
@@ -100,7 +100,7 @@ fn size_disks_rules_and_monitoring_change_in_place() {
     let wanted = [
         "change disk one/1: 20 GB becomes 30 GB",
         "change monitoring one: ESSENTIALS becomes ADVANCED",
-        "create firewall rule one.TCPv4_2222.fleet: not there yet",
+        "create firewall rule one.TCPv4_2222.fleet",
         "destroy firewall rule one.TCPv4_22.fleet: not in the plan any more",
     ];
     assert_eq!(steps, wanted);
@@ -120,8 +120,8 @@ fn what_others_change_is_shown_and_put_back() {
     let ssh = rules.iter().find(|rule| rule["name"] == "one.TCPv4_22.fleet").expect("the rule for ssh");
     fleet.change("network/deleteFirewallRule", &json!({ "id": ssh["id"] }));
     let wanted = [
-        "outside! change power one: power on",
-        "outside! create firewall rule one.TCPv4_22.fleet: not there yet",
+        "outside! change power on one",
+        "outside! create firewall rule one.TCPv4_22.fleet",
     ];
     assert_eq!(fleet.preview(2, &[]), wanted);
     let text = fleet.run(&["--preview"]).expect(2).out;
@@ -135,7 +135,7 @@ fn what_others_change_is_shown_and_put_back() {
     fleet.change("network/deleteNatRule", &json!({ "id": nat }));
     fleet.change("server/deleteServer", &json!({ "id": id }));
     let steps = fleet.preview(2, &[]);
-    assert!(steps.contains(&"outside! create server one: not there yet".to_owned()), "{steps:#?}");
+    assert!(steps.contains(&"outside! create server one".to_owned()), "{steps:#?}");
     fleet.run(&[]).expect(0);
     fleet.settled();
     assert_ne!(fleet.server()["id"], id);

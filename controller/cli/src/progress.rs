@@ -73,8 +73,8 @@ impl Screen {
     }
 
     fn step(&mut self, step: &StepProgress) {
-        let verb = words::verb(step.verb());
-        let what = format!("{verb} {} {} in {}", step.kind, step.name, step.location);
+        let doing = words::doing(step.verb(), &step.kind);
+        let what = format!("{doing} {} in {}", step.name, step.location);
         let failed = step.state() == StepState::Failed;
         let clock = self.clock();
         match &mut self.live {
@@ -127,7 +127,8 @@ impl Screen {
                 }
             }
             None if changed => {
-                eprintln!("{clock} {:<24} {:<11} {}", node.node, words::state(state), node.detail);
+                let line = format!("{clock} {:<24} {:<11} {}", node.node, words::state(state), node.detail);
+                eprintln!("{}", line.trim_end());
             }
             None => {}
         }

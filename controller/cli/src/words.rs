@@ -56,3 +56,8 @@ pub fn verb(verb: StepVerb) -> &'static str {
         StepVerb::StepRelease => "release",
     }
 }
+
+/// What is done to what: `create server`; power is turned on or off, not changed.
+pub fn doing(verb: StepVerb, kind: &str) -> String {
+    if kind.starts_with("power ") { kind.to_owned() } else { format!("{} {kind}", self::verb(verb)) }
+}

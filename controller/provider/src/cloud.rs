@@ -3,12 +3,12 @@
 use async_trait::async_trait;
 use fleet_mcp::{
     Client, Filter, Id, McpError, Operation,
-    resource::ServerCall,
+    resource::{Deletable as _, ServerCall},
     types::{
-        AddDisk, AddPublicIpBlock, ChangeServerMonitoringPlan, CreateFirewallRule, CreateNatRule,
-        CustomerImage, Datacenter, DeployNetworkDomain, DeployServer, DeployVlan, Disk, EditFirewallRule,
-        EnableServerMonitoring, FirewallRule, Image, NatRule, NetworkDomain, PublicIpBlock,
-        ReconfigureServer, ReservedPublicIpv4Address, Server, Vlan,
+        AddDisk, AddPublicIpBlock, ChangeServerMonitoringPlan, CreateFirewallRule, CreateIpAddressList,
+        CreateNatRule, CustomerImage, Datacenter, DeployNetworkDomain, DeployServer, DeployVlan, Disk,
+        EditFirewallRule, EditIpAddressList, EnableServerMonitoring, FirewallRule, Image, IpAddressList,
+        NatRule, NetworkDomain, PublicIpBlock, ReconfigureServer, ReservedPublicIpv4Address, Server, Vlan,
     },
 };
 
@@ -49,6 +49,8 @@ pub trait Cloud: Send + Sync {
     async fn nat_rules(&self, domain: &Id<NetworkDomain>) -> Result<Vec<NatRule>, McpError>;
     /// Firewall rules of a network domain.
     async fn firewall_rules(&self, domain: &Id<NetworkDomain>) -> Result<Vec<FirewallRule>, McpError>;
+    /// Lists of addresses of a network domain, which its firewall rules may name.
+    async fn address_lists(&self, domain: &Id<NetworkDomain>) -> Result<Vec<IpAddressList>, McpError>;
     /// Sends a change and returns once it is accepted; with the id of what is new, if the answer holds one.
     async fn change(&self, change: &Change) -> Result<Option<String>, McpError>;
 }
@@ -109,6 +111,12 @@ pub enum Change {
     EditFirewallRule(Box<EditFirewallRule>),
     /// Deletes one.
     DeleteFirewallRule(Id<FirewallRule>),
+    /// Makes a list of addresses.
+    CreateAddressList(CreateIpAddressList),
+    /// Changes one.
+    EditAddressList(EditIpAddressList),
+    /// Deletes one.
+    DeleteAddressList(Id<IpAddressList>),
 }
 
 impl Change {
@@ -138,8 +146,16 @@ impl Change {
             Self::CreateFirewallRule(_) => CreateFirewallRule::PATH,
             Self::EditFirewallRule(_) => EditFirewallRule::PATH,
             Self::DeleteFirewallRule(_) => "network/deleteFirewallRule",
+            Self::CreateAddressList(_) => CreateIpAddressList::PATH,
+            Self::EditAddressList(_) => EditIpAddressList::PATH,
+            Self::DeleteAddressList(_) => IpAddressList::DELETE,
         };
         path.rsplit('/').next().unwrap_or(path)
+    }
+
+    /// Whether it makes something that is listed.
+    pub(crate) fn is_create(&self) -> bool {
+        self.new_id().is_some() && !matches!(self, Self::AddDisk(_))
     }
 
     /// What an answer calls the id of what is new.
@@ -152,6 +168,7 @@ impl Change {
             Self::AddPublicIpBlock(_) => "ipBlockId",
             Self::CreateNatRule(_) => "natRuleId",
             Self::CreateFirewallRule(_) => "firewallRuleId",
+            Self::CreateAddressList(_) => "ipAddressListId",
             _ => return None,
         })
     }
@@ -208,6 +225,9 @@ impl Cloud for Client {
     async fn firewall_rules(&self, domain: &Id<NetworkDomain>) -> Result<Vec<FirewallRule>, McpError> {
         self.list(&Filter::in_network_domain(domain)).await
     }
+    async fn address_lists(&self, domain: &Id<NetworkDomain>) -> Result<Vec<IpAddressList>, McpError> {
+        self.list(&Filter::in_network_domain(domain)).await
+    }
 
     async fn change(&self, change: &Change) -> Result<Option<String>, McpError> {
         let response = match change {
@@ -222,6 +242,8 @@ impl Cloud for Client {
             Change::CreateNatRule(request) => Client::change(self, request).await?,
             Change::CreateFirewallRule(request) => Client::change(self, request.as_ref()).await?,
             Change::EditFirewallRule(request) => Client::change(self, request.as_ref()).await?,
+            Change::CreateAddressList(request) => Client::change(self, request).await?,
+            Change::EditAddressList(request) => Client::change(self, request).await?,
             Change::StartServer(id) => return none(self.server_call(ServerCall::Start, id).await),
             Change::ShutdownServer(id) => return none(self.server_call(ServerCall::Shutdown, id).await),
             Change::PowerOffServer(id) => return none(self.server_call(ServerCall::PowerOff, id).await),
@@ -238,6 +260,7 @@ impl Cloud for Client {
             Change::RemovePublicIpBlock(id) => return none(self.delete(id).await),
             Change::DeleteNatRule(id) => return none(self.delete(id).await),
             Change::DeleteFirewallRule(id) => return none(self.delete(id).await),
+            Change::DeleteAddressList(id) => return none(self.delete(id).await),
         };
         let id = change.new_id().and_then(|name| response.info(name));
         Ok(id.filter(|id| !id.is_empty()).map(str::to_owned))

@@ -24,13 +24,14 @@ pub enum Verb {
 pub struct Step {
     /// What is done.
     pub verb: Verb,
-    /// Kind of resource in words: `network domain`, `vlan`, `server`, `disk`, `nat rule`, `firewall rule`, …
+    /// Kind of resource in words: `network domain`, `vlan`, `server`, `disk`, `nat rule`, `firewall rule`, …; what is
+    /// done to power says so itself: `power on`, `power off`.
     pub kind: &'static str,
     /// Its name.
     pub name: String,
     /// Data centre.
     pub location: String,
-    /// Why, or what about it changes.
+    /// Why, or what about it changes; empty where the rest says all.
     pub detail: String,
     /// It was as planned once, and somebody changed it since.
     pub outside: bool,

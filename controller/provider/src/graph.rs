@@ -6,7 +6,7 @@ use fleet_plan::{
     resolved::{Cpu, Disk, Location, NetworkRef, Node, Service, Source, Traffic, Work},
 };
 
-use crate::mark::{accept_rule, opening_rule};
+use crate::mark::{accept_list, accept_rule, opening_rule};
 
 /// Name of the platform's own rule that keeps all outside IPv6 traffic away.
 pub const DENY_IPV6: &str = "CCDEFAULT.DenyExternalInboundIPv6";
@@ -32,12 +32,16 @@ pub enum Key {
     Nat(NodeName),
     /// Firewall rule of a location by name.
     Rule(String, String),
+    /// List of networks of a location, by name.
+    List(String, String),
     /// A node is complete.
     Ready(NodeName),
     /// Translation to be deleted.
     NatGone(String),
     /// Firewall rule to be deleted.
     RuleGone(String),
+    /// List of networks to be deleted.
+    ListGone(String),
     /// Server to be powered off.
     PowerGone(String),
     /// Server to be deleted.
@@ -107,6 +111,8 @@ pub enum Want {
     Nat(NodeName),
     /// A firewall rule of this name.
     Rule(String, Rule),
+    /// A list of these networks, under this name.
+    List(String, Family, Vec<Place>),
     /// The platform's own rule against outside IPv6 is on or off.
     DenyIpv6(bool),
     /// A node with all that is its own is complete.
@@ -118,10 +124,37 @@ pub enum Want {
 pub enum Rule {
     /// From one source to a node's public address.
     Opening(NodeName, Traffic, Source),
-    /// From one network to another, over private IPv6.
-    Accept6(Place, Place),
-    /// The same over private IPv4, within one domain.
-    Accept4(Place, Place),
+    /// From other networks to one.
+    Accept(Family, Sources, Place),
+}
+
+/// Which private addresses are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4, which does not leave its domain.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// As names of rules have it.
+    const fn word(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+}
+
+/// Which networks a rule lets in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sources {
+    /// One.
+    One(Place),
+    /// Several: those of the list of this name. One rule instead of one for each is fewer calls, and fewer of the rules
+    /// a domain may have.
+    List(String),
 }
 
 /// Where a network is.
@@ -156,29 +189,76 @@ pub fn resources(plan: &ResolvedPlan) -> Vec<Resource> {
             for node in &network.nodes {
                 node_resources(&location.id, &vlan, node, &mut add);
             }
-            for from in &network.accept {
-                // The plan was checked: what it accepts exists.
-                let Some((source, _)) = plan.network(from) else { continue };
-                let place = |location: &Location, network: &str| Place {
-                    location: location.id.clone(),
-                    domain: location.domain.name.clone(),
-                    network: network.to_owned(),
-                };
-                let (source, destination) = (place(source, &from.network), place(location, &network.name));
-                let needs = vec![Key::Vlan(from.clone()), Key::Vlan(vlan.clone())];
-                let mut rule = |version, rule| {
-                    let name = accept_rule(from, &vlan, version);
-                    add(Key::Rule(location.id.clone(), name.clone()), needs.clone(), Want::Rule(name, rule));
-                };
-                rule("IPv6", Rule::Accept6(source.clone(), destination.clone()));
-                // Private IPv4 does not leave its domain.
-                if from.location == location.id {
-                    rule("IPv4", Rule::Accept4(source, destination));
-                }
-            }
+            // The plan was checked: what it accepts exists.
+            let sources: Vec<(&NetworkRef, Place)> = network
+                .accept
+                .iter()
+                .filter_map(|from| Some((from, place(plan.network(from)?.0, &from.network))))
+                .collect();
+            let to = place(location, &network.name);
+            accept_resources(Family::V6, &sources, &vlan, &to, &mut add);
+            // Private IPv4 does not leave its domain.
+            let here: Vec<_> = sources.into_iter().filter(|(from, _)| from.location == location.id).collect();
+            accept_resources(Family::V4, &here, &vlan, &to, &mut add);
         }
     }
     all
+}
+
+fn place(location: &Location, network: &str) -> Place {
+    let (location, domain) = (location.id.clone(), location.domain.name.clone());
+    Place { location, domain, network: network.to_owned() }
+}
+
+/// What lets `sources` into a network: nothing, one rule, or one rule with a list.
+fn accept_resources(
+    family: Family,
+    sources: &[(&NetworkRef, Place)],
+    vlan: &NetworkRef,
+    to: &Place,
+    add: &mut impl FnMut(Key, Vec<Key>, Want),
+) {
+    let networks = sources.iter().map(|(from, _)| Key::Vlan((*from).clone()));
+    let (name, mut needs, from) = match sources {
+        [] => return,
+        [(from, source)] => {
+            let name = accept_rule(from, vlan, family.word());
+            (name, networks.collect(), Sources::One(source.clone()))
+        }
+        _ => {
+            let name = accept_list(vlan, family.word());
+            let places = sources.iter().map(|(_, source)| source.clone()).collect();
+            let key = Key::List(vlan.location.clone(), name.clone());
+            // The networks may all be elsewhere.
+            let networks = networks.chain([Key::Domain(vlan.location.clone())]).collect();
+            add(key.clone(), networks, Want::List(name.clone(), family, places));
+            (name.clone(), vec![key], Sources::List(name))
+        }
+    };
+    needs.push(Key::Vlan(vlan.clone()));
+    let rule = Rule::Accept(family, from, to.clone());
+    add(Key::Rule(vlan.location.clone(), name.clone()), needs, Want::Rule(name, rule));
+}
+
+/// Names of rules that did before what this one does, or part of it: they go once it is there, and not before, so that
+/// nothing is cut off in between.
+pub fn predecessors(resource: &Resource, resources: &[Resource]) -> Vec<String> {
+    let Want::Rule(_, Rule::Accept(family, from, to)) = &resource.want else { return Vec::new() };
+    let network =
+        |place: &Place| NetworkRef { location: place.location.clone(), network: place.network.clone() };
+    match from {
+        Sources::One(_) => vec![accept_list(&network(to), family.word())],
+        Sources::List(list) => resources
+            .iter()
+            .filter(|other| other.location == resource.location)
+            .filter_map(|other| match &other.want {
+                Want::List(name, _, places) if name == list => Some(places),
+                _ => None,
+            })
+            .flatten()
+            .map(|from| accept_rule(&network(from), &network(to), family.word()))
+            .collect(),
+    }
 }
 
 fn node_resources(location: &str, vlan: &NetworkRef, node: &Node, add: &mut impl FnMut(Key, Vec<Key>, Want)) {

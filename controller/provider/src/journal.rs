@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use fleet_mcp::Id;
 use fleet_model::{Clock, Timestamp};
 use fleet_store::{Expected, Key, Store, StoreError};
 use serde::{Deserialize, Serialize};
@@ -86,6 +87,11 @@ impl Index {
         self.0.get(kind).is_some_and(|ids| ids.contains(id))
     }
 
+    /// Ids of a kind.
+    pub fn ids<T>(&self, kind: &str) -> impl Iterator<Item = Id<T>> {
+        self.0.get(kind).into_iter().flatten().map(|id| Id::new(id.as_str()))
+    }
+
     /// Everything in it: kind and id.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().flat_map(|(kind, ids)| ids.iter().map(move |id| (kind.as_str(), id.as_str())))
@@ -95,18 +101,14 @@ impl Index {
         self.0.entry(kind.to_owned()).or_default().insert(id.to_owned());
     }
 
-    /// What `view` shows: what bears our mark, and everything of the kinds that bear none.
-    fn of(view: &View, mark: &Mark) -> Self {
-        let ours = |description: &Option<String>| mark.is_ours(description.as_deref());
+    /// What `view` shows, whoever's it is: what lost our mark is not gone.
+    fn of(view: &View) -> Self {
         let mut index = Self::default();
         for held in view.domains.values() {
-            if ours(&held.domain.description) {
-                index.add("domain", held.domain.id.as_str());
-            }
-            let vlans = held.vlans.values().filter(|vlan| ours(&vlan.description));
-            vlans.for_each(|vlan| index.add("vlan", vlan.id.as_str()));
-            let servers = held.servers.values().filter(|server| ours(&server.description));
-            servers.for_each(|server| index.add("server", server.id.as_str()));
+            index.add("domain", held.domain.id.as_str());
+            held.vlans.keys().for_each(|id| index.add("vlan", id.as_str()));
+            held.servers.keys().for_each(|id| index.add("server", id.as_str()));
+            held.lists.keys().for_each(|id| index.add("list", id.as_str()));
             held.blocks.keys().for_each(|id| index.add("block", id.as_str()));
             held.nats.keys().for_each(|id| index.add("nat", id.as_str()));
         }
@@ -213,7 +215,7 @@ impl Journal {
     /// A run that was killed between a call's end and its note in the index leaves the index behind the cloud. What it
     /// lacks and the plan wants is adopted by the run itself.
     async fn catch_up(&self, view: &View, mark: &Mark, index: &mut Index) -> Result<(), JournalError> {
-        let there = Index::of(view, mark);
+        let there = Index::of(view);
         // What is in a domain of ours whose mark somebody took away was not read, and may well be there.
         let unread = |held: &DomainView| {
             index.holds("domain", held.domain.id.as_str())

@@ -27,6 +27,7 @@ pub mod vault;
 pub mod view;
 
 pub use execute::Pace;
+pub use images::Images;
 pub use provider::{Outcome, Provider, ProviderError};
 
 #[cfg(test)]

@@ -118,6 +118,12 @@ pub fn accept_rule(from: &NetworkRef, to: &NetworkRef, version: &str) -> String 
     rule_name(&["From", &from.location, &from.network, "To", &to.network, version])
 }
 
+/// Name of the rule that lets several networks into one, and of the list that has them:
+/// `To.RethinkSeedNetwork.IPv6.fleet`. Who they are is in the list, so that it may change while the rule stays.
+pub fn accept_list(to: &NetworkRef, version: &str) -> String {
+    rule_name(&["To", &to.network, version])
+}
+
 /// Joins the parts with dots and ends with our suffix. Where that could be ambiguous, too long or not a name, a
 /// piece of the parts' digest keeps it unique, and the same for the same parts.
 fn rule_name(parts: &[&str]) -> String {
@@ -185,6 +191,7 @@ mod tests {
             accept_rule(&net("EU6", "RethinkNetwork"), &net("EU7", "RethinkSeedNetwork"), "IPv6"),
             "From.EU6.RethinkNetwork.To.RethinkSeedNetwork.IPv6.fleet",
         );
+        check(accept_list(&net("EU7", "RethinkSeedNetwork"), "IPv6"), "To.RethinkSeedNetwork.IPv6.fleet");
         check(any("a-b", Traffic::Icmp), "a_b.ICMPv4_any_444ca7a15a.fleet");
     }
 

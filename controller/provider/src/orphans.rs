@@ -134,6 +134,23 @@ impl Search<'_> {
                 found.push(self.orphan(held, about, ours));
             }
         }
+        for list in held.lists.values() {
+            let claimed = wanted.iter().any(
+                |resource| matches!(&resource.want, Want::List(name, ..) if same_name(name, &list.name)),
+            );
+            let mark = Marked::read(list.description.as_deref());
+            // Lists cost nothing: those of others are no news.
+            if mark.is_some() && !(claimed && self.is_ours(mark.as_ref())) {
+                let about = About {
+                    kind: "address list",
+                    name: &list.name,
+                    id: list.id.as_str(),
+                    created: list.create_time.as_deref(),
+                    mark,
+                };
+                found.push(self.orphan(held, about, ours));
+            }
+        }
         self.servers(held, &wanted, ours, &mut found);
         self.blocks(held, ours, &mut found);
         found

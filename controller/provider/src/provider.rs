@@ -22,10 +22,11 @@ use crate::{
     event::{Addresses, Event, Step},
     execute::{Finished, Pace, Run, execute},
     graph::{Key, resources},
+    images::Images,
     journal::{Index, Journal, JournalError},
-    mark::{Mark, is_our_rule},
+    mark::{Mark, Owner, is_our_rule},
     moment,
-    observe::{observe, observe_fleets},
+    observe::{observe, observe_fleets, observe_known},
     orphans::{Claims, Orphan, orphans},
     settled::Settled,
     vault::{Vault, VaultError},
@@ -86,6 +87,7 @@ pub struct Provider {
     vault: Arc<dyn Vault>,
     mark: Mark,
     pace: Pace,
+    images: Arc<Images>,
 }
 
 impl Provider {
@@ -99,13 +101,20 @@ impl Provider {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let (journal, mark) = (Journal::new(store, clock), Mark::new(fleet, fleet_id));
-        Self { cloud, journal, vault, mark, pace: Pace::default() }
+        Self { cloud, journal, vault, mark, pace: Pace::default(), images: Arc::default() }
     }
 
     /// The same with another patience.
     #[must_use]
     pub fn with_pace(mut self, pace: Pace) -> Self {
         self.pace = pace;
+        self
+    }
+
+    /// The same with images of this cloud that others have listed, or will.
+    #[must_use]
+    pub fn with_images(mut self, images: Arc<Images>) -> Self {
+        self.images = images;
         self
     }
 
@@ -122,8 +131,8 @@ impl Provider {
         let (view, index) = self.look().await?;
         let settled = self.journal.settled().await?;
         let decision = decide(plan, &view, &self.mark, (&index, &settled), replace);
-        let misfits =
-            makeable::misfits(&self.cloud, &decision.then.works).await.map_err(ProviderError::Observe)?;
+        let misfits = makeable::misfits(&self.cloud, &self.images, &decision.then.works).await;
+        let misfits = misfits.map_err(ProviderError::Observe)?;
         let unmakeable = makeable::of(plan, replace, &decision.then, &misfits);
         let mut preview = decision.preview(&self.mark);
         preview.problems.extend(misfits.into_values());
@@ -196,8 +205,10 @@ impl Provider {
         let run = self.run(events, view);
         let finished = execute(&run, works, stop).await;
         let mut outcome = conclude(&run, Vec::new(), finished, stop);
-        let left = observe(&self.cloud, &self.mark).await.map_err(ProviderError::Observe)?;
-        let (proof, problems) = proof(&left, &self.mark);
+        // The journal is forgotten only once nothing that it knows of is there.
+        let index = self.journal.index().await?;
+        let left = observe_known(&self.cloud, &self.mark, &index).await.map_err(ProviderError::Observe)?;
+        let (proof, problems) = proof(&left, &self.mark, &index);
         let clean = problems.is_empty();
         outcome.proof = proof;
         // A run that was stopped has left things, and that is no news.
@@ -219,7 +230,7 @@ impl Provider {
         &self,
         plan: &ResolvedPlan,
     ) -> Result<BTreeMap<NodeName, Addresses>, ProviderError> {
-        let view = observe(&self.cloud, &self.mark).await.map_err(ProviderError::Observe)?;
+        let (view, _) = self.look().await?;
         Ok(addresses(plan, &view, &self.mark))
     }
 
@@ -237,17 +248,27 @@ impl Provider {
     /// # Errors
     /// The cloud or the journal cannot be read.
     pub async fn orphans(&self, plan: Option<&ResolvedPlan>) -> Result<Vec<Orphan>, ProviderError> {
-        let view = observe_fleets(&self.cloud).await.map_err(ProviderError::Observe)?;
+        let mut view = observe_fleets(&self.cloud).await.map_err(ProviderError::Observe)?;
         let images = self.cloud.customer_images().await.map_err(ProviderError::Observe)?;
         let index = self.journal.index().await?;
+        view.know(&index);
         let resources = plan.map(resources).unwrap_or_default();
         let claims = Claims { mark: &self.mark, resources: &resources, index: &index };
         Ok(orphans(&view, &images, Some(&claims)))
     }
 
     async fn look(&self) -> Result<(View, Index), ProviderError> {
-        let view = observe(&self.cloud, &self.mark).await.map_err(ProviderError::Observe)?;
-        Ok((view, self.journal.index().await?))
+        let mut view = observe(&self.cloud, &self.mark).await.map_err(ProviderError::Observe)?;
+        let index = self.journal.index().await?;
+        // Lists may lag behind: what was just made would be made again.
+        let unlisted = index.ids("server").filter(|id| !view.domains.values().any(|held| held.servers.contains_key(id)));
+        for id in unlisted.collect::<Vec<_>>() {
+            if let Some(server) = self.cloud.server(&id).await.map_err(ProviderError::Observe)? {
+                view.put_server(server);
+            }
+        }
+        view.know(&index);
+        Ok((view, index))
     }
 
     fn run(&self, events: &mpsc::Sender<Event>, view: View) -> Arc<Run> {
@@ -256,7 +277,7 @@ impl Provider {
             self.journal.clone(),
             Arc::clone(&self.vault),
             self.mark.clone(),
-            self.pace,
+            (self.pace, Arc::clone(&self.images)),
             events.clone(),
             view,
         ))
@@ -310,34 +331,59 @@ fn our_servers(view: &View, mark: &Mark) -> impl Iterator<Item = NodeName> {
     ours.filter_map(|server| server.name.parse().ok())
 }
 
-/// What is left of ours, counted and, where it is something, named.
-fn proof(view: &View, mark: &Mark) -> (Vec<String>, Vec<String>) {
-    let ours = |description: &Option<String>| mark.is_ours(description.as_deref());
-    let mut left: Vec<(&str, Vec<String>)> =
-        ["servers", "nat rules", "firewall rules", "public ip blocks", "vlans", "network domains"]
-            .map(|kind| (kind, Vec::new()))
-            .into();
+/// Kinds of what can be left, with what the journal calls those it knows.
+const KINDS: [(&str, &str); 7] = [
+    ("servers", "server"),
+    ("nat rules", "nat"),
+    ("firewall rules", ""),
+    ("address lists", "list"),
+    ("public ip blocks", "block"),
+    ("vlans", "vlan"),
+    ("network domains", "domain"),
+];
+
+/// What is left of the fleet: by its mark, and by what the journal knows where the mark was taken away. What bears another
+/// fleet's mark was given to that one.
+fn proof(view: &View, mark: &Mark, index: &Index) -> (Vec<String>, Vec<String>) {
+    let (mut left, mut unmarked) = (vec![Vec::new(); KINDS.len()], vec![Vec::new(); KINDS.len()]);
     for held in view.domains.values() {
-        let location = &held.domain.datacenter_id;
-        let mut add = |kind: usize, names: Vec<String>| {
-            left[kind].1.extend(names.into_iter().map(|name| format!("{name} in {location}")));
+        let domain = &held.domain;
+        let around = mark.owner(domain.description.as_deref());
+        let mut add = |kind: usize, id: &str, name: &str, owner: Owner| match owner {
+            Owner::Ours => left[kind].push(format!("{name} in {}", domain.datacenter_id)),
+            Owner::Nobody if index.holds(KINDS[kind].1, id) => {
+                unmarked[kind].push(format!("{name} in {} ({id})", domain.datacenter_id));
+            }
+            Owner::Nobody | Owner::Fleet(_) => {}
         };
-        add(0, held.servers.values().filter(|s| ours(&s.description)).map(|s| s.name.clone()).collect());
-        add(4, held.vlans.values().filter(|v| ours(&v.description)).map(|v| v.name.clone()).collect());
-        if ours(&held.domain.description) {
-            add(1, held.nats.values().map(|nat| nat.external_ip.to_string()).collect());
-            add(2, held.rules.values().filter(|r| is_our_rule(&r.name)).map(|r| r.name.clone()).collect());
-            add(3, held.blocks.values().map(|block| block.base_ip.to_string()).collect());
-            add(5, vec![held.domain.name.clone()]);
-        }
+        let own = |description: &Option<String>| mark.owner(description.as_deref());
+        held.servers.values().for_each(|s| add(0, s.id.as_str(), &s.name, own(&s.description)));
+        held.nats
+            .values()
+            .for_each(|nat| add(1, nat.id.as_str(), &nat.external_ip.to_string(), around.clone()));
+        let rules = held.rules.values().filter(|rule| is_our_rule(&rule.name));
+        rules.for_each(|rule| add(2, rule.id.as_str(), &rule.name, around.clone()));
+        held.lists.values().for_each(|l| add(3, l.id.as_str(), &l.name, own(&l.description)));
+        held.blocks
+            .values()
+            .for_each(|block| add(4, block.id.as_str(), &block.base_ip.to_string(), around.clone()));
+        held.vlans.values().for_each(|v| add(5, v.id.as_str(), &v.name, own(&v.description)));
+        add(6, domain.id.as_str(), &domain.name, around.clone());
     }
-    let lines = left.iter().map(|(kind, names)| format!("{kind}: {}", names.len())).collect();
-    let problems = left
-        .iter()
-        .filter(|(_, names)| !names.is_empty())
-        .map(|(kind, names)| {
-            format!("{kind} left: {}; see what uses them at the cloud, and run again", names.join(", "))
-        })
-        .collect();
-    (lines, problems)
+    let lines = KINDS.iter().zip(left.iter().zip(&unmarked));
+    let lines = lines.map(|((kind, _), (left, unmarked))| format!("{kind}: {}", left.len() + unmarked.len()));
+    let named = |all: &[Vec<String>], rest: &str| -> Vec<String> {
+        let there = KINDS.iter().zip(all).filter(|(_, names)| !names.is_empty());
+        there.map(|((kind, _), names)| format!("{kind} left: {}; {rest}", names.join(", "))).collect()
+    };
+    let mut problems = named(&left, "see what uses them at the cloud, and run again");
+    problems.extend(named(
+        &unmarked,
+        &format!(
+            "made by this fleet, whose mark somebody took away there or from the network domain: give it the description \
+             `{}` again, or delete it at the cloud, and run again",
+            mark.describe("")
+        ),
+    ));
+    (lines.collect(), problems)
 }

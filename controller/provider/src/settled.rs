@@ -76,6 +76,7 @@ fn facet(want: &Want) -> Option<String> {
         Want::Power(_) => "on".to_owned(),
         Want::Nat(_) => "translated".to_owned(),
         Want::Rule(_, rule) => format!("{rule:?}"),
+        Want::List(_, family, places) => format!("{family:?} {places:?}"),
         Want::DenyIpv6(on) => on.to_string(),
         Want::Ready(_) => return None,
     })

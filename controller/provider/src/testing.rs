@@ -2,10 +2,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::{Arc, Mutex},
 };
 
 use async_trait::async_trait;
+use fleet_mcp::types::{Address, IpMatch, IpVersion};
 use fleet_model::{FleetName, NodeName, Secret, SystemClock};
 use fleet_plan::{
     ResolvedPlan,
@@ -23,7 +25,7 @@ use crate::{
     Outcome, Provider, ProviderError,
     cloud::Cloud,
     event::Event,
-    fake::FakeCloud,
+    fake::{FakeCloud, State},
     graph::{DENY_IPV6, Want, resources},
     journal::Journal,
     mark::{Mark, is_our_rule},
@@ -131,6 +133,7 @@ impl World {
             let there: BTreeSet<(&str, &str)> = (state.domains.keys().map(|id| ("domain", id.as_str())))
                 .chain(state.vlans.keys().map(|id| ("vlan", id.as_str())))
                 .chain(state.servers.keys().map(|id| ("server", id.as_str())))
+                .chain(state.lists.keys().map(|id| ("list", id.as_str())))
                 .chain(state.blocks.keys().map(|id| ("block", id.as_str())))
                 .chain(state.nats.keys().map(|id| ("nat", id.as_str())))
                 .collect();
@@ -140,19 +143,20 @@ impl World {
         let outcome = self.apply(plan).await;
         assert_eq!(self.cloud.changes(), [] as [&str; 0], "a second run changes nothing");
         assert_eq!((outcome.changing_calls, outcome.addresses.len()), (0, plan.nodes().count()));
-        assert!(self.cloud.calls() <= 3 + 3 * plan.locations.len(), "few reads");
+        assert!(self.cloud.calls() <= 3 + 4 * plan.locations.len(), "few reads");
     }
 
     fn check_counts(&self, plan: &ResolvedPlan) {
         let state = self.cloud.state();
         let text = |items: Vec<String>| items.into_iter().collect::<Vec<_>>();
-        let mut want = (vec![], vec![], vec![], vec![]);
+        let mut want = (vec![], vec![], vec![], vec![], vec![]);
         for resource in resources(plan) {
             match resource.want {
                 Want::Domain(_) => want.0.push(format!("{}/{}", resource.location, resource.domain)),
                 Want::Vlan { name, .. } => want.1.push(format!("{}/{name}", resource.location)),
                 Want::Server { node, .. } => want.2.push(node.name.to_string()),
                 Want::Rule(name, _) => want.3.push(format!("{}/{name}", resource.location)),
+                Want::List(name, ..) => want.4.push(name),
                 _ => {}
             }
         }
@@ -173,6 +177,9 @@ impl World {
         let ours = state.rules.values().filter(|rule| is_our_rule(&rule.name));
         let rules = ours.map(|held| format!("{}/{}", held.datacenter_id, held.name));
         assert_eq!(sorted(rules.collect()), sorted(want.3), "rules");
+        let lists = state.lists.values().inspect(|list| assert!(mark().is_ours(list.description.as_deref())));
+        assert_eq!(sorted(lists.map(|list| list.name.clone()).collect()), sorted(want.4), "lists");
+        Self::check_accepts(&state, plan);
         for location in &plan.locations {
             let accepts = location.networks.iter().any(|network| !network.accept.is_empty());
             let deny = state
@@ -204,6 +211,44 @@ impl World {
             assert_eq!(disks.len(), wanted.len());
             assert_eq!(server.monitoring.is_some(), placed.node.monitoring.is_some(), "monitoring of {name}");
         }
+    }
+}
+
+impl World {
+    /// Exactly those networks reach a network that it accepts, whichever rules say so.
+    fn check_accepts(state: &State, plan: &ResolvedPlan) {
+        let range = |location: &str, network: &str| {
+            let mut vlans = state.vlans.values();
+            let vlan = vlans.find(|vlan| vlan.datacenter_id.as_str() == location && vlan.name == network);
+            vlan.and_then(|vlan| vlan.ipv6_range).map(|range| IpAddr::V6(range.address.0)).expect("a network")
+        };
+        let address = |ip: Option<&IpMatch>| match ip?.address {
+            Address::Ip(address) => Some(address),
+            Address::Any => None,
+        };
+        let mut reached = BTreeSet::new();
+        let mut rules =
+            state.rules.values().filter(|rule| rule.ip_version == IpVersion::V6 && !rule.is_default());
+        rules.try_for_each(|rule| {
+            let to = address(rule.destination.ip.as_ref())?;
+            match &rule.source.ip_address_list {
+                None => drop(reached.insert((address(rule.source.ip.as_ref())?, to))),
+                Some(list) => reached.extend(state.lists[&list.id].ip_address.iter().filter_map(|range| {
+                    let Address::Ip(from) = range.begin else { return None };
+                    Some((from, to))
+                })),
+            }
+            Some(())
+        });
+        let networks =
+            plan.locations.iter().flat_map(|at| at.networks.iter().map(move |network| (at, network)));
+        let wanted: BTreeSet<_> = networks
+            .flat_map(|(at, network)| {
+                let to = range(&at.id, &network.name);
+                network.accept.iter().map(move |from| (range(&from.location, &from.network), to))
+            })
+            .collect();
+        assert_eq!(reached, wanted, "who reaches whom");
     }
 }
 

@@ -1,15 +1,20 @@
 //! What the cloud held when it was last looked at: one snapshot per run, kept current as steps settle. Pure.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
 
 use fleet_mcp::{
     Id,
-    types::{FirewallRule, NatRule, NetworkDomain, PublicIpBlock, Server, State, Vlan},
+    types::{FirewallRule, IpAddressList, NatRule, NetworkDomain, PublicIpBlock, Server, State, Vlan},
 };
 
 use crate::{
     event::Addresses,
+    journal::Index,
     mark::{Mark, Owner},
+    moment::moment,
 };
 
 /// Every network domain with what is in it.
@@ -28,12 +33,16 @@ pub struct DomainView {
     pub vlans: BTreeMap<Id<Vlan>, Vlan>,
     /// Its servers.
     pub servers: BTreeMap<Id<Server>, Server>,
+    /// Those of them that the journal knows to be a node's.
+    pub known: BTreeSet<Id<Server>>,
     /// Its blocks of public addresses; read only where something of ours is.
     pub blocks: BTreeMap<Id<PublicIpBlock>, PublicIpBlock>,
     /// Its translations; likewise.
     pub nats: BTreeMap<Id<NatRule>, NatRule>,
     /// Its firewall rules; likewise.
     pub rules: BTreeMap<Id<FirewallRule>, FirewallRule>,
+    /// Lists of addresses its rules may name; likewise.
+    pub lists: BTreeMap<Id<IpAddressList>, IpAddressList>,
 }
 
 impl View {
@@ -74,6 +83,22 @@ impl View {
             held.servers.insert(server.id.clone(), server);
         }
     }
+
+    /// Takes note of which servers the journal knows.
+    pub fn know(&mut self, index: &Index) {
+        for held in self.domains.values_mut() {
+            let known = held.servers.keys().filter(|id| index.holds("server", id.as_str()));
+            held.known = known.cloned().collect();
+        }
+    }
+
+    /// Takes note that the journal knows this server.
+    pub fn know_server(&mut self, id: &Id<Server>) {
+        let mut held = self.domains.values_mut();
+        if let Some(held) = held.find(|held| held.servers.contains_key(id)) {
+            held.known.insert(id.clone());
+        }
+    }
 }
 
 impl DomainView {
@@ -83,9 +108,11 @@ impl DomainView {
             domain,
             vlans: BTreeMap::new(),
             servers: BTreeMap::new(),
+            known: BTreeSet::new(),
             blocks: BTreeMap::new(),
             nats: BTreeMap::new(),
             rules: BTreeMap::new(),
+            lists: BTreeMap::new(),
         }
     }
 
@@ -94,9 +121,46 @@ impl DomainView {
         self.vlans.values().find(|vlan| same_name(&vlan.name, name))
     }
 
-    /// The server that is a node's; see [`choose`].
+    /// The server that is a node's; see [`DomainView::choose`].
     pub fn server(&self, mark: &Mark, name: &str) -> Option<&Server> {
-        choose(mark, self.servers.values(), name)
+        self.choose(mark, self.servers.values(), name)
+    }
+
+    /// Of the servers of this name the one that counts. Names of servers need not be unique, so that a repeated create
+    /// shows as a second one; the one that does the node's work must not be taken for it. Ours come before others', those
+    /// that are there before those that never came about or are leaving; then the one that the journal knows, the one
+    /// with a translation, one that is on, and the oldest.
+    pub fn choose<'a>(
+        &self,
+        mark: &Mark,
+        servers: impl Iterator<Item = &'a Server>,
+        name: &str,
+    ) -> Option<&'a Server> {
+        servers.filter(|server| server.name == name).min_by_key(|server| {
+            let ours = mark.owner(server.description.as_deref()) == Owner::Ours;
+            let made = server.create_time.as_deref().and_then(moment);
+            (
+                !ours,
+                is_no_server(server),
+                !self.known.contains(&server.id),
+                !self.is_translated(server),
+                !server.started,
+                made.is_none(),
+                made,
+                server.id.clone(),
+            )
+        })
+    }
+
+    /// Whether a server that does not count may go without anybody's consent: nobody ever took it for a node's, nothing
+    /// leads to it, and it does not run.
+    pub fn is_spare(&self, server: &Server) -> bool {
+        is_no_server(server)
+            || !(self.known.contains(&server.id) || self.is_translated(server) || server.started)
+    }
+
+    fn is_translated(&self, server: &Server) -> bool {
+        private_ipv4(server).and_then(|internal| self.nat(internal)).is_some()
     }
 
     /// The translation of a private address.
@@ -107,6 +171,11 @@ impl DomainView {
     /// The firewall rule of this name.
     pub fn rule(&self, name: &str) -> Option<&FirewallRule> {
         self.rules.values().find(|rule| same_name(&rule.name, name))
+    }
+
+    /// The list of addresses of this name.
+    pub fn list(&self, name: &str) -> Option<&IpAddressList> {
+        self.lists.values().find(|list| same_name(&list.name, name))
     }
 
     /// A server's addresses.
@@ -121,19 +190,9 @@ impl DomainView {
     }
 }
 
-/// Of the servers of this name the one that counts: ours before others', sound before failed, then the first by id.
-/// Names of servers need not be unique, so that a repeated create would show as a second one.
-pub fn choose<'a>(mark: &Mark, servers: impl Iterator<Item = &'a Server>, name: &str) -> Option<&'a Server> {
-    servers.filter(|server| server.name == name).min_by_key(|server| {
-        let ours = mark.owner(server.description.as_deref()) == Owner::Ours;
-        let rank = match server.state {
-            State::Normal | State::PendingChange => 0,
-            State::PendingAdd => 1,
-            State::FailedChange | State::RequiresSupport => 2,
-            _ => 3,
-        };
-        (!ours, rank, server.id.clone())
-    })
+/// Whether it never came about, or is on its way out.
+const fn is_no_server(server: &Server) -> bool {
+    matches!(server.state, State::FailedAdd | State::PendingDelete | State::PendingClean)
 }
 
 /// A server's private IPv4 address.

@@ -1,9 +1,9 @@
-//! The cloud as it is: the CloudControl API, reached anew for each run.
+//! The cloud as it is: the CloudControl API.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use async_trait::async_trait;
@@ -11,6 +11,7 @@ use fleet_hosts::{Access, Hosts};
 use fleet_model::{FleetName, NodeName, Timestamp};
 use fleet_plan::{ResolvedPlan, resolved::Cloud};
 use fleet_provider::{
+    Images,
     event::{Addresses, Event},
     orphans::Orphan,
     provider::{Outcome, Preview, Provider, ProviderError},
@@ -40,6 +41,28 @@ pub struct CloudControl {
     pub vault: Arc<SealedVault>,
     /// The time.
     pub clock: Arc<dyn fleet_model::Clock>,
+    /// The cloud last reached; runs share its account and its images while the way there is the same.
+    pub reached: Mutex<Option<Reached>>,
+}
+
+/// A cloud, and what does not change from run to run.
+#[derive(Clone, Debug)]
+pub struct Reached {
+    access: CloudAccess,
+    client: Arc<fleet_mcp::Client>,
+    images: Arc<Images>,
+}
+
+impl CloudControl {
+    fn reach(&self, access: CloudAccess) -> Result<Reached, ProvisionError> {
+        // Whole at every moment, so a poisoned lock is still good.
+        let mut held = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reached) = held.as_ref().filter(|reached| reached.access == access) {
+            return Ok(reached.clone());
+        }
+        let client = Arc::new(client(access.clone())?);
+        Ok(held.insert(Reached { access, client, images: Arc::default() }).clone())
+    }
 }
 
 impl Provisioners for CloudControl {
@@ -53,14 +76,16 @@ impl Provisioners for CloudControl {
             )));
         }
         let access = self.access.access(cloud).map_err(|error| ProvisionError(error.to_string()))?;
-        Ok(Arc::new(Provider::new(
-            Arc::new(client(access)?),
+        let Reached { client, images, .. } = self.reach(access)?;
+        let provider = Provider::new(
+            client,
             self.records.store().clone(),
             self.vault.clone(),
             self.fleet.clone(),
             fleet_id.to_owned(),
             self.clock.clone(),
-        )))
+        );
+        Ok(Arc::new(provider.with_images(images)))
     }
 }
 

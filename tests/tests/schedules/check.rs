@@ -13,12 +13,13 @@ use serde_json::Value;
 use crate::life::FLEET;
 
 /// Kinds of the journal's index with the lists they are in.
-const KINDS: [(&str, &str); 5] = [
+const KINDS: [(&str, &str); 6] = [
     ("domain", "network/networkDomain"),
     ("vlan", "network/vlan"),
     ("server", "server/server"),
     ("block", "network/publicIpBlock"),
     ("nat", "network/natRule"),
+    ("list", "network/ipAddressList"),
 ];
 
 /// Reasons a run ended with: each one line with a next step, none said twice.
@@ -34,7 +35,7 @@ pub fn reasons(reasons: &[String]) {
 
 /// The items of one list; of every network domain where the API wants one.
 fn all(cloud: &LocalCloud, list: &str) -> Vec<Value> {
-    if !["network/natRule", "network/firewallRule"].contains(&list) {
+    if !["network/natRule", "network/firewallRule", "network/ipAddressList"].contains(&list) {
         return cloud.list(list);
     }
     let domains = cloud.list("network/networkDomain");

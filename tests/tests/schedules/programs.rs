@@ -53,7 +53,9 @@ pub fn live(seed: u64, loud: bool) {
         assert_eq!(cloud.changing_calls(), before, "another run changes things");
     }
     let said = life.phase(&["down", "--yes"], down);
-    for kind in ["servers", "nat rules", "firewall rules", "public ip blocks", "vlans", "network domains"] {
+    let kinds =
+        ["servers", "nat rules", "firewall rules", "address lists", "public ip blocks", "vlans", "network domains"];
+    for kind in kinds {
         assert!(said.contains(&format!("{kind}: 0")), "no proof for {kind}: {said}");
     }
     assert!(!life.sandbox.home().exists(), "the home is left");

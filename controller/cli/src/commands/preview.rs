@@ -54,7 +54,7 @@ fn text(steps: &[PlannedStep], problems: &[String]) -> String {
                 StepVerb::StepRelease => style("-").cyan(),
                 _ => style("~").yellow(),
             };
-            let what = format!("{sign} {} {}", words::verb(step.verb()), step.kind);
+            let what = format!("{sign} {}", words::doing(step.verb(), &step.kind));
             vec![what, step.name.clone(), step.location.clone(), why(step)]
         })
         .collect();
@@ -84,12 +84,12 @@ fn text(steps: &[PlannedStep], problems: &[String]) -> String {
 
 /// Why a step is taken, and who must agree.
 fn why(step: &PlannedStep) -> String {
-    let mut why = step.detail.clone();
-    if step.outside {
-        why = format!("{}: {why}", style("changed outside of the plan").yellow());
-    }
+    let outside = step.outside.then(|| style("changed outside of the plan").yellow().to_string());
+    let detail = Some(step.detail.clone()).filter(|detail| !detail.is_empty());
+    let parts: Vec<String> = outside.into_iter().chain(detail).collect();
+    let mut why = parts.join(": ");
     if step.wants_consent {
-        why.push_str(&format!("; only with --replace {}", step.name));
+        why = format!("{why}; only with --replace {}", step.name);
     }
     why
 }
@@ -106,16 +106,20 @@ mod tests {
             kind: kind.into(),
             name: name.into(),
             location: "EU7".into(),
-            detail: "not there yet".into(),
+            detail: match verb {
+                StepVerb::StepCreate => String::new(),
+                _ => "one becomes two".into(),
+            },
             ..PlannedStep::default()
         };
         let steps = [
             step(StepVerb::StepCreate, "server", "EU7rethinkSeed"),
             step(StepVerb::StepChange, "disk", "EU7rethinkSeed/1"),
+            step(StepVerb::StepChange, "power off", "EU7rethinkSeed"),
             step(StepVerb::StepDestroy, "nat rule", "10.0.0.7"),
         ];
         insta::assert_snapshot!(text(&steps, &[]));
-        let outside = PlannedStep { outside: true, ..step(StepVerb::StepChange, "power", "a") };
+        let outside = PlannedStep { outside: true, ..step(StepVerb::StepCreate, "power on", "a") };
         let replace = PlannedStep { wants_consent: true, ..step(StepVerb::StepReplace, "server", "a") };
         let adopt = step(StepVerb::StepAdopt, "server", "b");
         let problems = ["no image `BeOS`; name another".to_owned()];

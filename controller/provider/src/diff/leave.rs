@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
-use fleet_mcp::types::{NatRule, PublicIpBlock, Server, State, Vlan};
+use fleet_mcp::types::{FirewallRule, NatRule, PublicIpBlock, Server, State, Vlan};
 
 use super::{Removal, Task, Work};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     graph::{Key, Resource, Want},
     journal::Index,
     mark::{Mark, is_our_rule},
-    view::{DomainView, View, choose, private_ipv4, same_name},
+    view::{DomainView, View, private_ipv4, same_name},
 };
 
 /// Work that removes what bears our mark and no resource wants; with no resources, everything of ours.
@@ -19,6 +19,37 @@ pub(crate) fn leavers(resources: Option<&[Resource]>, view: &View, mark: &Mark, 
         .values()
         .flat_map(|domain| Leaving::new(resources, view, domain, mark, index).works())
         .collect()
+}
+
+/// Servers of ours that have a node's name besides the one that is taken for the node's, and may hold something too: a
+/// problem each, cause and next step.
+pub(super) fn seconds(resources: &[Resource], view: &View, mark: &Mark) -> Vec<String> {
+    let nodes = resources.iter().filter_map(|resource| match &resource.want {
+        Want::Server { node, .. } => Some((resource, node)),
+        _ => None,
+    });
+    let mut problems = Vec::new();
+    for (resource, node) in nodes {
+        let held = view.our_domain(mark, &resource.location, &resource.domain);
+        let Some((held, chosen)) = held.and_then(|held| Some((held, held.server(mark, node.name.as_str())?)))
+        else {
+            continue;
+        };
+        let seconds = held.servers.values().filter(|server| {
+            server.name == node.name.as_str()
+                && server.id != chosen.id
+                && mark.is_ours(server.description.as_deref())
+                && !held.is_spare(server)
+        });
+        problems.extend(seconds.map(|second| {
+            format!(
+                "a second server named `{}` in {} is this fleet's, {}, and may hold something: {} is taken for the node's, \
+                 and neither is removed; look at both at the cloud, delete the one that nobody needs, and run again",
+                node.name, resource.location, second.id, chosen.id
+            )
+        }));
+    }
+    problems
 }
 
 /// What leaves one domain.
@@ -91,11 +122,18 @@ impl<'a> Leaving<'a> {
                     works.push(self.work(key, vec![], "firewall rule", rule.name.clone(), reason, removal));
                 }
             }
+            works.extend(self.list_works(reason));
         }
         let gone = |nat: &&NatRule| freed.contains(&nat.external_ip);
         let nats: Vec<&NatRule> = self.domain.nats.values().filter(gone).collect();
         for server in &servers {
-            works.extend(self.server_works(server, &nats, reason));
+            match self.wants(server) {
+                true => {
+                    let second = format!("a second server named `{}`, with nothing on it", server.name);
+                    works.extend(self.server_works(server, &nats, &second));
+                }
+                false => works.extend(self.server_works(server, &nats, reason)),
+            }
         }
         works.extend(self.block_works(&freed, &nats, reason));
         works.extend(self.vlan_works(&servers, reason));
@@ -109,17 +147,21 @@ impl<'a> Leaving<'a> {
         works
     }
 
-    /// Servers of ours that no node has, or that are a second one of a node's name.
+    /// Servers of ours that no node has, or that are a second one of a node's name with nothing on it.
     fn servers(&self) -> Vec<&'a Server> {
         let ours = self.domain.servers.values().filter(|server| self.is_ours(server));
         ours.filter(|server| {
-            let chosen = choose(self.mark, self.domain.servers.values(), &server.name).map(|server| &server.id);
-            let wanted = self.wanted.iter().any(
-                |resource| matches!(&resource.want, Want::Server { node, .. } if node.name.as_str() == server.name),
-            );
-            !(wanted && chosen == Some(&server.id))
+            let chosen = self.domain.server(self.mark, &server.name).map(|server| &server.id);
+            !self.wants(server) || (chosen != Some(&server.id) && self.domain.is_spare(server))
         })
         .collect()
+    }
+
+    /// Whether a node has the server's name.
+    fn wants(&self, server: &Server) -> bool {
+        self.wanted.iter().any(
+            |resource| matches!(&resource.want, Want::Server { node, .. } if node.name.as_str() == server.name),
+        )
     }
 
     fn is_ours(&self, server: &Server) -> bool {
@@ -141,7 +183,9 @@ impl<'a> Leaving<'a> {
         if server.started && server.state != State::FailedAdd {
             let key = Key::PowerGone(id.clone());
             let removal = Removal::Power(server.id.clone());
-            works.push(self.work(key.clone(), vec![], "power", server.name.clone(), "off, hard", removal));
+            let mut work = self.work(key.clone(), vec![], "power off", server.name.clone(), "hard", removal);
+            work.step.verb = Verb::Change;
+            works.push(work);
             needs.push(key);
         }
         // The vault's entry belongs to the name: it stays if another server has it.
@@ -188,6 +232,27 @@ impl<'a> Leaving<'a> {
                 let key = Key::BlockGone(block.id.to_string());
                 let name = format!("{} and {} more", block.base_ip, block.size.saturating_sub(1));
                 self.work(key, needs, "public ip block", name, reason, removal)
+            })
+            .collect()
+    }
+
+    /// Lists go once no rule of ours names them.
+    fn list_works(&self, reason: &str) -> Vec<Work> {
+        let lists = self.domain.lists.values().filter(|list| {
+            let wanted = |resource: &&Resource| matches!(&resource.want, Want::List(name, ..) if same_name(name, &list.name));
+            self.mark.is_ours(list.description.as_deref()) && !self.wanted.iter().any(wanted)
+        });
+        lists
+            .map(|list| {
+                let names = |rule: &&FirewallRule| {
+                    let mut ends = [&rule.source, &rule.destination].into_iter();
+                    ends.any(|end| end.ip_address_list.as_ref().is_some_and(|held| held.id == list.id))
+                };
+                let rules = self.domain.rules.values().filter(names);
+                let needs = rules.map(|rule| Key::RuleGone(rule.id.to_string())).collect();
+                let key = Key::ListGone(list.id.to_string());
+                let removal = Removal::List(self.domain.domain.id.clone(), list.id.clone());
+                self.work(key, needs, "address list", list.name.clone(), reason, removal)
             })
             .collect()
     }

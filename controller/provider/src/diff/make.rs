@@ -8,7 +8,7 @@ use fleet_plan::resolved::{Cpu, Node, Service};
 use super::{Removal, Task, Verdict, Work};
 use crate::{
     event::{Step, Verb},
-    graph::{DENY_IPV6, Resource, Want},
+    graph::{DENY_IPV6, Key, Resource, Want},
     mark::{Mark, Owner},
     rule,
     settled::Settled,
@@ -24,8 +24,10 @@ pub(super) fn verdict(resource: &Resource, view: &View, mark: &Mark, settled: &S
             Some(held) => known(resource, mark, held.domain.description.as_deref(), &held.domain.state),
         },
         (Want::Ready(_), _) => Verdict::Fine,
-        (Want::DenyIpv6(_), None) => Verdict::Do(Verb::Change, deny_detail(resource)),
-        (Want::Power(_), None) => Verdict::Do(Verb::Change, "power on".into()),
+        // A new domain has that rule turned on.
+        (Want::DenyIpv6(true), None) => Verdict::Fine,
+        (Want::DenyIpv6(false), None) => Verdict::Do(Verb::Change, deny_detail(resource)),
+        (Want::Power(_), None) => starting(resource),
         (Want::Monitoring(_, None), None) | (Want::Size { .. }, None) => Verdict::Fine,
         (_, None) => absent(),
         (Want::Vlan { name, address, prefix }, Some(domain)) => match domain.vlan(name) {
@@ -96,7 +98,8 @@ pub(super) fn verdict(resource: &Resource, view: &View, mark: &Mark, settled: &S
         }
         (Want::Power(node), Some(domain)) => match domain.server(mark, node.as_str()) {
             Some(server) if server.started => Verdict::Fine,
-            _ => Verdict::Do(Verb::Change, "power on".into()),
+            Some(_) => Verdict::Do(Verb::Change, String::new()),
+            None => starting(resource),
         },
         (Want::Nat(node), Some(domain)) => {
             let internal = domain.server(mark, node.as_str()).and_then(private_ipv4);
@@ -112,6 +115,28 @@ pub(super) fn verdict(resource: &Resource, view: &View, mark: &Mark, settled: &S
                 Some(wanted) => Verdict::Do(Verb::Change, rule::difference(found, &wanted)),
                 None => Verdict::Do(Verb::Change, "its addresses change".into()),
             },
+        },
+        (Want::List(name, family, places), Some(domain)) => match domain.list(name) {
+            None => absent(),
+            Some(found) => {
+                let state = found.state.clone().unwrap_or(State::Normal);
+                let verdict = known(resource, mark, found.description.as_deref(), &state);
+                let wanted = rule::listed(view, mark, *family, places);
+                let another = found.ip_version.as_ref().is_some_and(|held| *held != rule::version(*family));
+                match (verdict, wanted) {
+                    (Verdict::Fine, _) if another => Verdict::Blocked(format!(
+                        "address list `{name}` in {} is of another IP version, which cannot change: delete it at the \
+                         cloud, and run again",
+                        resource.location
+                    )),
+                    (Verdict::Fine, Some(wanted)) if rule::has_listed(found, &wanted) => Verdict::Fine,
+                    (Verdict::Fine, Some(wanted)) => {
+                        Verdict::Do(Verb::Change, rule::list_difference(found, &wanted))
+                    }
+                    (Verdict::Fine, None) => Verdict::Do(Verb::Change, "its networks change".into()),
+                    (other, _) => other,
+                }
+            }
         },
         (Want::DenyIpv6(on), Some(domain)) => match domain.rule(DENY_IPV6) {
             Some(found) if found.enabled != *on => Verdict::Do(Verb::Change, deny_detail(resource)),
@@ -182,9 +207,10 @@ pub(crate) fn shown(resource: &Resource) -> (&'static str, String) {
         Want::Size { node, .. } => ("server size", node.to_string()),
         Want::Disk(node, disk) => ("disk", format!("{node}/{}", disk.scsi_id)),
         Want::Monitoring(node, _) => ("monitoring", node.to_string()),
-        Want::Power(node) => ("power", node.to_string()),
+        Want::Power(node) => ("power on", node.to_string()),
         Want::Nat(node) => ("nat rule", node.to_string()),
         Want::Rule(name, _) => ("firewall rule", name.clone()),
+        Want::List(name, ..) => ("address list", name.clone()),
         Want::DenyIpv6(_) => ("firewall rule", DENY_IPV6.to_owned()),
         Want::Ready(node) => ("node", node.to_string()),
     }
@@ -201,6 +227,7 @@ pub(super) fn known_as(resource: &Resource, view: &View, mark: &Mark) -> Option<
             let internal = domain.server(mark, node.as_str()).and_then(private_ipv4)?;
             ("nat", domain.nat(internal)?.id.to_string())
         }
+        Want::List(name, ..) => ("list", domain.list(name)?.id.to_string()),
         _ => return None,
     })
 }
@@ -290,7 +317,15 @@ pub(crate) fn is_idle(server: &Server) -> bool {
 }
 
 fn absent() -> Verdict {
-    Verdict::Do(Verb::Create, "not there yet".into())
+    Verdict::Do(Verb::Create, String::new())
+}
+
+/// Power of a server that is yet to be made: one without more disks is started as it is made.
+fn starting(resource: &Resource) -> Verdict {
+    match resource.needs.iter().any(|need| matches!(need, Key::Disk(..))) {
+        true => Verdict::Do(Verb::Change, String::new()),
+        false => Verdict::Fine,
+    }
 }
 
 fn deny_detail(resource: &Resource) -> String {

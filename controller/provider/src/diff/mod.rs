@@ -10,17 +10,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_mcp::{
     Id,
-    types::{FirewallRule, NatRule, NetworkDomain, PublicIpBlock, Server, Vlan},
+    types::{FirewallRule, IpAddressList, NatRule, NetworkDomain, PublicIpBlock, Server, Vlan},
 };
 use fleet_model::NodeName;
 
 use crate::{
     event::{Step, Verb},
-    graph::{Key, Resource, Want},
+    graph::{Key, Resource, Want, predecessors},
     journal::Index,
     mark::Mark,
     settled::Settled,
-    view::View,
+    view::{View, same_name},
 };
 
 pub(crate) use leave::leavers;
@@ -61,6 +61,8 @@ pub enum Removal {
     Nat(Id<NetworkDomain>, Id<NatRule>),
     /// A firewall rule.
     Rule(Id<NetworkDomain>, Id<FirewallRule>),
+    /// A list of networks.
+    List(Id<NetworkDomain>, Id<IpAddressList>),
     /// A server's power.
     Power(Id<Server>),
     /// A server; and the vault's entry for it, if the name is that of no other server.
@@ -158,14 +160,17 @@ pub fn diff(resources: &[Resource], view: &View, mark: &Mark, index: &Index, set
         .collect();
     one_member_at_a_time(&mut works);
     let mut leaving = leavers(Some(resources), view, mark, index);
+    problems.extend(leave::seconds(resources, view, mark));
     for Work { step, .. } in &mut leaving {
-        let named = matches!(step.kind, "server" | "vlan" | "network domain" | "firewall rule");
-        if named && settled.never_held(step.kind, &step.location, &step.name) {
+        let named =
+            matches!(step.kind, "server" | "vlan" | "network domain" | "firewall rule" | "address list");
+        if named && !is_second(step, resources) && settled.never_held(step.kind, &step.location, &step.name) {
             step.outside = true;
             "not in the plan, and never was".clone_into(&mut step.detail);
         }
     }
     make::after_leavers(&mut works, &leaving, view);
+    after_successors(&works, &mut leaving, resources);
     works.extend(leaving);
     let keys: BTreeSet<Key> = works.iter().map(|work| work.key.clone()).collect();
     for work in &mut works {
@@ -186,6 +191,28 @@ fn one_member_at_a_time(works: &mut [Work]) {
         {
             work.needs.push(before);
             work.step.detail.push_str(&format!(", after that of `{name}`, a member of the same database"));
+        }
+    }
+}
+
+/// Whether what leaves has the name of what stays.
+fn is_second(step: &Step, resources: &[Resource]) -> bool {
+    let mut here = resources.iter().filter(|resource| resource.location == step.location);
+    here.any(|resource| make::shown(resource) == (step.kind, step.name.clone()))
+}
+
+/// A rule that goes waits for the one that is made in its place.
+fn after_successors(works: &[Work], leaving: &mut [Work], resources: &[Resource]) {
+    for work in works {
+        let Task::Make(resource) = &work.task else { continue };
+        let names = predecessors(resource, resources);
+        for leaver in leaving.iter_mut().filter(|leaver| {
+            matches!(leaver.task, Task::Remove(Removal::Rule(..)))
+                && leaver.step.location == resource.location
+        }) {
+            if names.iter().any(|name| same_name(name, &leaver.step.name)) {
+                leaver.needs.push(work.key.clone());
+            }
         }
     }
 }

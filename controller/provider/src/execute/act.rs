@@ -132,6 +132,26 @@ impl Run {
         Ok(Unnamed::Made(found))
     }
 
+    /// Looks for what was made until it would be listed: sent again too soon, it would be there twice.
+    async fn look_on<T, L, R>(&self, look: &L) -> Result<Option<T>, McpError>
+    where
+        L: Fn() -> R,
+        R: Future<Output = Result<Option<T>, McpError>>,
+    {
+        let until = Instant::now() + self.pace.unlisted;
+        let mut pause = self.pace.first;
+        loop {
+            if let Some(found) = self.read(look).await? {
+                return Ok(Some(found));
+            }
+            if Instant::now() >= until {
+                return Ok(None);
+            }
+            sleep(pause).await;
+            pause = self.pace.next(pause);
+        }
+    }
+
     async fn send<T, L, R>(&self, step: &Step, change: &Change, look: L) -> Result<Done<T>, Failure>
     where
         L: Fn() -> R,
@@ -147,6 +167,10 @@ impl Run {
                 self.cloud.change(change).await
             };
             let error = match result {
+                // Without an id, only looking tells which it is.
+                Ok(None) if change.is_create() => {
+                    return Ok(self.look_on(&look).await?.map_or(Done::Accepted(None), Done::Found));
+                }
                 Ok(id) => return Ok(Done::Accepted(id)),
                 Err(error) => error,
             };
@@ -174,7 +198,12 @@ impl Run {
                 sleep(pause).await;
                 pause = self.pace.next(pause);
             }
-            if perhaps_done && let Some(found) = self.read(&look).await? {
+            let found = match perhaps_done {
+                true if error.is_ambiguous() && change.is_create() => self.look_on(&look).await?,
+                true => self.read(&look).await?,
+                false => None,
+            };
+            if let Some(found) = found {
                 return Ok(Done::Found(found));
             }
             if !again {

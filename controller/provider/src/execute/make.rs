@@ -21,7 +21,7 @@ use crate::{
     event::{Addresses, Step},
     graph::{Resource, Want},
     mark::Owner,
-    view::{choose, same_name},
+    view::same_name,
 };
 
 impl Run {
@@ -49,6 +49,7 @@ impl Run {
             Want::Power(node) => self.power_on(step, resource, node).await,
             Want::Nat(node) => self.make_nat(step, resource, node).await,
             Want::Rule(name, rule) => self.make_rule(step, resource, name, rule).await,
+            Want::List(name, family, places) => self.make_list(step, resource, name, *family, places).await,
             Want::DenyIpv6(on) => self.set_deny_ipv6(step, resource, *on).await,
             Want::Ready(_) => Ok(()),
         }
@@ -73,7 +74,7 @@ impl Run {
     }
 
     /// Says whether what was found under a name may be taken for ours.
-    fn adopt(&self, description: Option<&str>) -> Result<(), Failure> {
+    pub(super) fn adopt(&self, description: Option<&str>) -> Result<(), Failure> {
         match self.mark.owner(description) {
             Owner::Ours => Ok(()),
             _ => Err(Failure(
@@ -211,7 +212,9 @@ impl Run {
         let domain = self.domain_of(resource)?;
         let look = || async {
             let all = self.cloud.servers_in(&domain).await?;
-            Ok(choose(&self.mark, all.iter(), node.name.as_str()).cloned())
+            let view = self.view();
+            let held = view.domains.get(&domain);
+            Ok(held.and_then(|held| held.choose(&self.mark, all.iter(), node.name.as_str()).cloned()))
         };
         let mut there = {
             let view = self.view();
@@ -235,7 +238,12 @@ impl Run {
                     let began = Began::by(&change, &done);
                     match done {
                         Done::Accepted(Some(id)) => (Id::new(id), began),
-                        Done::Accepted(None) => continue,
+                        // It is being made: sent again, there would be two.
+                        Done::Accepted(None) => {
+                            return Err(Failure(
+                                "the cloud accepted it, yet does not list it; run again once it does".into(),
+                            ));
+                        }
                         Done::Found(found) => {
                             self.adopt(found.description.as_deref())?;
                             (found.id, began)
@@ -246,7 +254,9 @@ impl Run {
             match self.settle(step, &id, began).await? {
                 Settled::Normal(server) => {
                     self.journal.made("server", server.id.as_str()).await?;
-                    return Ok(());
+                    self.view().know_server(&server.id);
+                    // It was to start as it was made.
+                    return if node.disks.is_empty() { self.start(step, &server).await } else { Ok(()) };
                 }
                 Settled::Gone => "it was being deleted".clone_into(&mut why),
                 Settled::Failed(Server { id, state: State::FailedAdd, .. }, state) => {

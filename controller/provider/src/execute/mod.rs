@@ -1,6 +1,7 @@
 //! Work done: ready pieces in parallel, calls bounded, a failure stops what needs it and nothing else.
 
 mod act;
+mod lists;
 mod looks;
 mod make;
 mod network;
@@ -58,6 +59,8 @@ pub struct Pace {
     pub settle: Duration,
     /// How long something may be busy before the step fails.
     pub busy: Duration,
+    /// How long what was made may be missing from lists.
+    pub unlisted: Duration,
     /// Attempts of a change after answers that were lost or that say the cloud is in trouble; some ten seconds.
     pub attempts: u32,
     /// Attempts of a read; the client below has its own patience.
@@ -71,11 +74,13 @@ impl Default for Pace {
         Self {
             calls: 8,
             restarts: 4,
-            first: Duration::from_millis(300),
+            // What takes time takes seconds; the most impatient of public clients looks every two.
+            first: Duration::from_secs(1),
             longest: Duration::from_secs(5),
             // Public clients wait up to half an hour for a server.
             settle: Duration::from_secs(30 * 60),
             busy: Duration::from_secs(10 * 60),
+            unlisted: Duration::from_secs(5),
             attempts: 10,
             reads: 3,
             makes: 3,
@@ -125,7 +130,7 @@ pub(crate) struct Run {
     domains: Looks<NetworkDomain>,
     vlans: Looks<Vlan>,
     servers: Looks<Server>,
-    images: Images,
+    images: Arc<Images>,
     /// Public addresses that came with blocks of this run.
     added: Mutex<BTreeSet<Ipv4Addr>>,
     turns: Mutex<HashMap<String, Arc<Semaphore>>>,
@@ -137,7 +142,7 @@ impl Run {
         journal: Journal,
         vault: Arc<dyn Vault>,
         mark: Mark,
-        pace: Pace,
+        (pace, images): (Pace, Arc<Images>),
         events: mpsc::Sender<Event>,
         view: View,
     ) -> Self {
@@ -157,7 +162,7 @@ impl Run {
             domains: Looks::new(view.domains.len()),
             vlans: Looks::new(inside(|held| held.vlans.len())),
             servers: Looks::new(inside(|held| held.servers.len())),
-            images: Images::default(),
+            images,
             added: Mutex::default(),
             view: Mutex::new(view),
             turns: Mutex::default(),

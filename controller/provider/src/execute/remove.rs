@@ -37,6 +37,17 @@ impl Run {
                     held.rules.remove(&id);
                 }
             }
+            Removal::List(domain, id) => {
+                let look = || async {
+                    let all = self.cloud.address_lists(&domain).await?;
+                    Ok((!all.iter().any(|list| list.id == id)).then_some(()))
+                };
+                self.act(step, About::default(), &Change::DeleteAddressList(id.clone()), look).await?;
+                self.journal.gone("list", id.as_str()).await?;
+                if let Some(held) = self.view().domains.get_mut(&domain) {
+                    held.lists.remove(&id);
+                }
+            }
             Removal::Block(domain, id) => {
                 let look = || async {
                     let all = self.cloud.public_ip_blocks(&domain).await?;

@@ -210,7 +210,7 @@ impl Run {
         self.start(step, &server).await
     }
 
-    async fn start(&self, step: &Step, server: &Server) -> Result<(), Failure> {
+    pub(super) async fn start(&self, step: &Step, server: &Server) -> Result<(), Failure> {
         if server.started {
             return Ok(());
         }

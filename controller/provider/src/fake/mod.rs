@@ -17,8 +17,8 @@ use fleet_mcp::{
     Id, McpError,
     error::Refusal,
     types::{
-        Datacenter, FirewallRule, Image, NatRule, NetworkDomain, PublicIpBlock, ReservedPublicIpv4Address,
-        Server, Vlan,
+        Datacenter, FirewallRule, Image, IpAddressList, NatRule, NetworkDomain, PublicIpBlock,
+        ReservedPublicIpv4Address, Server, Vlan,
     },
 };
 use tokio::sync::Notify;
@@ -61,6 +61,7 @@ struct Script {
     calls: usize,
     changes: Vec<&'static str>,
     reads: Vec<&'static str>,
+    unanswered: Vec<&'static str>,
 }
 
 impl FakeCloud {
@@ -99,6 +100,11 @@ impl FakeCloud {
         self.script().reads.clone()
     }
 
+    /// Names of the calls that had their effect without an answer that says so.
+    pub fn unanswered(&self) -> Vec<&'static str> {
+        self.script().unanswered.clone()
+    }
+
     /// Resolves once a call hangs.
     pub async fn hung(&self) {
         self.hung.notified().await;
@@ -131,7 +137,11 @@ impl FakeCloud {
             }
             script.calls += 1;
             let number = script.calls - 1;
-            script.faults.remove(&number)
+            let fault = script.faults.remove(&number);
+            if matches!(fault, Some(Fault::LostAnswer | Fault::TroubleAfter)) {
+                script.unanswered.push(operation);
+            }
+            fault
         };
         let lost =
             || McpError::Transport { operation: operation.into(), sent: true, source: "no answer".into() };
@@ -177,7 +187,11 @@ impl Cloud for FakeCloud {
         self.call("LIST_SERVER", false, |state| Ok(state.look_servers())).await
     }
     async fn servers_in(&self, domain: &Id<NetworkDomain>) -> Result<Vec<Server>, McpError> {
-        self.call("LIST_SERVER", false, |state| Ok(state.servers_in(domain).cloned().collect())).await
+        self.call("LIST_SERVER", false, |state| {
+            let listed = state.servers_in(domain).filter(|server| state.is_listed(&server.id));
+            Ok(listed.cloned().collect())
+        })
+        .await
     }
     async fn server(&self, id: &Id<Server>) -> Result<Option<Server>, McpError> {
         self.call("GET_SERVER", false, |state| Ok(state.look_server(id))).await
@@ -221,6 +235,10 @@ impl Cloud for FakeCloud {
             Ok(state.rules.values().filter(|rule| rule.network_domain_id == *domain).cloned().collect())
         };
         self.call("LIST_FIREWALL_RULE", false, inside).await
+    }
+    async fn address_lists(&self, domain: &Id<NetworkDomain>) -> Result<Vec<IpAddressList>, McpError> {
+        let inside = |state: &mut State| Ok(state.lists_in(domain).cloned().collect());
+        self.call("LIST_IP_ADDRESS_LIST", false, inside).await
     }
     async fn change(&self, change: &Change) -> Result<Option<String>, McpError> {
         self.call(change.name(), true, |state| state.change(change)).await

@@ -9,8 +9,9 @@ use std::{
 use fleet_mcp::{
     Id, McpError,
     types::{
-        AddDisk, Address, CreateFirewallRule, CreateNatRule, Datacenter, DeployNetworkDomain, DeployServer,
-        DeployVlan, EditFirewallRule, FirewallRule, Image, NatRule, NetworkDomain, PublicIpBlock,
+        AddDisk, Address, CreateFirewallRule, CreateIpAddressList, CreateNatRule, Datacenter,
+        DeployNetworkDomain, DeployServer, DeployVlan, EditFirewallRule, EditIpAddressList, Endpoint,
+        FirewallRule, Image, IpAddressList, ListRef, NatRule, NetworkDomain, PublicIpBlock,
         ReservedPublicIpv4Address, Server, State as Life, Vlan,
     },
 };
@@ -36,6 +37,8 @@ pub struct State {
     pub nats: BTreeMap<Id<NatRule>, NatRule>,
     /// Firewall rules.
     pub rules: BTreeMap<Id<FirewallRule>, FirewallRule>,
+    /// Lists of addresses.
+    pub lists: BTreeMap<Id<IpAddressList>, IpAddressList>,
     /// Guests do not shut down when asked.
     pub without_tools: bool,
     /// The most CPUs of a server.
@@ -44,6 +47,10 @@ pub struct State {
     pub customer_images: Vec<Image>,
     /// How often servers of a name fail to be made before they succeed.
     pub failing: BTreeMap<String, u32>,
+    /// How long servers are missing from lists once they were asked for.
+    pub unlisted: Duration,
+    /// When servers were asked for.
+    asked: BTreeMap<Id<Server>, Instant>,
     /// Public addresses in use by something else than translations.
     pub reserved: Vec<Ipv4Addr>,
     looks: u32,
@@ -83,6 +90,12 @@ impl State {
         self.servers.values().filter(move |server| {
             server.network_info.as_ref().is_some_and(|info| info.network_domain_id == domain)
         })
+    }
+
+    /// Lists of addresses of a network domain.
+    pub(super) fn lists_in(&self, domain: &Id<NetworkDomain>) -> impl Iterator<Item = &IpAddressList> {
+        let domain = domain.clone();
+        self.lists.values().filter(move |list| list.network_domain_id.as_ref() == Some(&domain))
     }
 
     pub(super) fn reserved_in(&self, domain: &Id<NetworkDomain>) -> Vec<ReservedPublicIpv4Address> {
@@ -129,8 +142,12 @@ impl State {
     }
 
     pub(super) fn look_servers(&mut self) -> Vec<Server> {
-        let ids: Vec<_> = self.servers.keys().cloned().collect();
+        let ids: Vec<_> = self.servers.keys().filter(|id| self.is_listed(id)).cloned().collect();
         ids.iter().filter_map(|id| self.look_server(id)).collect()
+    }
+
+    pub(super) fn is_listed(&self, id: &Id<Server>) -> bool {
+        self.asked.get(id).is_none_or(|asked| asked.elapsed() >= self.unlisted)
     }
 
     pub(super) fn look_domain(&mut self, id: &Id<NetworkDomain>) -> Option<NetworkDomain> {
@@ -195,6 +212,15 @@ impl State {
             Change::CreateNatRule(request) => self.create_nat(call, request),
             Change::CreateFirewallRule(request) => self.create_rule(call, request),
             Change::EditFirewallRule(request) => self.edit_rule(call, request),
+            Change::CreateAddressList(request) => self.create_list(call, request),
+            Change::EditAddressList(request) => self.edit_list(call, request),
+            Change::DeleteAddressList(id) => {
+                let names = |end: &Endpoint| end.ip_address_list.as_ref().is_some_and(|list| list.id == *id);
+                if self.rules.values().any(|rule| names(&rule.source) || names(&rule.destination)) {
+                    return Err(McpError::HasDependency(refusal(call, "HAS_DEPENDENCY")));
+                }
+                self.lists.remove(id).map(|_| None).ok_or_else(|| not_found(call))
+            }
             Change::ExpandDisk { server, disk, size_gb } => {
                 let held = self.idle(call, server)?;
                 held.state = Life::PendingChange;
@@ -296,7 +322,10 @@ impl State {
             }
             Change::DeleteNetworkDomain(id) => {
                 let vlans = self.vlans.values().any(|vlan| vlan.network_domain.id == *id);
-                if vlans || self.blocks.values().any(|block| block.network_domain_id == *id) {
+                if vlans
+                    || self.lists_in(id).next().is_some()
+                    || self.blocks.values().any(|block| block.network_domain_id == *id)
+                {
                     return Err(McpError::HasDependency(refusal(call, "HAS_DEPENDENCY")));
                 }
                 self.domains.get_mut(id).ok_or_else(|| not_found(call))?.state = Life::PendingDelete;
@@ -376,6 +405,7 @@ impl State {
                 "id": format!("{id}-nic"), "privateIpv4": Ipv4Addr::from(host), "ipv6": Ipv6Addr::from(ipv6),
                 "vlanId": vlan.id, "vlanName": vlan.name}}
         }));
+        self.asked.insert(server.id.clone(), Instant::now());
         self.servers.insert(server.id.clone(), server);
         self.begin(&id)?;
         Ok(Some(id))
@@ -443,6 +473,8 @@ impl State {
         if request.name.starts_with("CC") || host == Some(Address::Any) {
             return Err(McpError::Rejected(refusal(call, "INVALID_INPUT_DATA")));
         }
+        let (source, destination) =
+            (self.answered(call, &request.source)?, self.answered(call, &request.destination)?);
         let id = self.new_id("rule");
         let rule = FirewallRule {
             id: Id::new(&*id),
@@ -453,8 +485,8 @@ impl State {
             action: request.action.clone(),
             ip_version: request.ip_version.clone(),
             protocol: request.protocol.clone(),
-            source: request.source.clone(),
-            destination: request.destination.clone(),
+            source,
+            destination,
             enabled: request.enabled,
             state: Some(Life::Normal),
         };
@@ -463,12 +495,55 @@ impl State {
     }
 
     fn edit_rule(&mut self, call: &'static str, request: &EditFirewallRule) -> Answer {
+        let answered = |end: &Option<Endpoint>| end.as_ref().map(|end| self.answered(call, end)).transpose();
+        let (source, destination) = (answered(&request.source)?, answered(&request.destination)?);
         let rule = self.rules.get_mut(&request.id).ok_or_else(|| not_found(call))?;
-        let EditFirewallRule { protocol, source, destination, enabled, .. } = request.clone();
+        let EditFirewallRule { protocol, enabled, .. } = request.clone();
         rule.protocol = protocol.unwrap_or_else(|| rule.protocol.clone());
         rule.source = source.unwrap_or_else(|| rule.source.clone());
         rule.destination = destination.unwrap_or_else(|| rule.destination.clone());
         rule.enabled = enabled.unwrap_or(rule.enabled);
+        Ok(None)
+    }
+
+    /// One end of a rule as answers show it: lists by id and name.
+    fn answered(&self, call: &'static str, end: &Endpoint) -> Result<Endpoint, McpError> {
+        let Some(id) = &end.ip_address_list_id else { return Ok(end.clone()) };
+        let list = self.lists.get(id).ok_or_else(|| not_found(call))?;
+        let named = ListRef { id: id.clone(), name: Some(list.name.clone()) };
+        Ok(Endpoint { ip_address_list_id: None, ip_address_list: Some(named), ..end.clone() })
+    }
+
+    fn create_list(&mut self, call: &'static str, request: &CreateIpAddressList) -> Answer {
+        let domain = self.domain(call, &request.network_domain_id)?.id.clone();
+        if self.lists_in(&domain).any(|held| held.name.eq_ignore_ascii_case(&request.name)) {
+            return Err(taken_error(call));
+        }
+        if request.ip_address.is_empty() {
+            return Err(McpError::Rejected(refusal(call, "INVALID_INPUT_DATA")));
+        }
+        let id = self.new_id("list");
+        let list = IpAddressList {
+            id: Id::new(&*id),
+            name: request.name.clone(),
+            description: request.description.clone(),
+            ip_version: Some(request.ip_version.clone()),
+            ip_address: request.ip_address.clone(),
+            child_ip_address_list: Vec::new(),
+            state: Some(Life::Normal),
+            create_time: None,
+            network_domain_id: Some(domain),
+        };
+        self.lists.insert(list.id.clone(), list);
+        Ok(Some(id))
+    }
+
+    /// What is not given is empty afterwards, as a careful client has to expect.
+    fn edit_list(&mut self, call: &'static str, request: &EditIpAddressList) -> Answer {
+        let list = self.lists.get_mut(&request.id).ok_or_else(|| not_found(call))?;
+        list.description.clone_from(&request.description);
+        list.ip_address = request.ip_address.clone().unwrap_or_default();
+        list.child_ip_address_list.clear();
         Ok(None)
     }
 

@@ -20,6 +20,7 @@ use crate::{
 /// Servers among `works` that would not come about, and why: what runs would say.
 pub(super) async fn misfits(
     cloud: &Arc<dyn Cloud>,
+    images: &Images,
     works: &[Work],
 ) -> Result<BTreeMap<NodeName, String>, McpError> {
     let servers = works.iter().filter_map(|work| match &work.task {
@@ -29,7 +30,7 @@ pub(super) async fn misfits(
         },
         _ => None,
     });
-    let (images, mut centres, mut misfits) = (Images::default(), None, BTreeMap::new());
+    let (mut centres, mut misfits) = (None, BTreeMap::new());
     for (location, node) in servers {
         let centres = match &centres {
             Some(listed) => listed,

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use fleet_mcp::Id;
+use fleet_mcp::{Id, types::Server};
 
 use super::check_nothing_left;
-use crate::testing::{World, reference, small};
+use crate::{
+    event::Verb,
+    testing::{World, reference, small},
+};
 
 #[tokio::test(start_paused = true)]
 async fn destroy_leaves_nothing_and_proves_it() {
@@ -19,6 +22,7 @@ async fn destroy_leaves_nothing_and_proves_it() {
             "servers: 0",
             "nat rules: 0",
             "firewall rules: 0",
+            "address lists: 0",
             "public ip blocks: 0",
             "vlans: 0",
             "network domains: 0"
@@ -41,9 +45,11 @@ async fn destroy_needs_no_journal() {
 
 /// Gives everything in a location to somebody else.
 fn give_away(world: &World, location: &str, description: &str) {
-    let mut state = world.cloud.state();
+    let state = &mut *world.cloud.state();
     for domain in state.domains.values_mut().filter(|held| held.datacenter_id.as_str() == location) {
         domain.description = Some(description.to_owned());
+        let inside = state.lists.values_mut().filter(|list| list.network_domain_id.as_ref() == Some(&domain.id));
+        inside.for_each(|list| list.description = Some(description.to_owned()));
     }
     for vlan in state.vlans.values_mut().filter(|held| held.datacenter_id.as_str() == location) {
         vlan.description = Some(description.to_owned());
@@ -56,9 +62,9 @@ fn give_away(world: &World, location: &str, description: &str) {
 #[tokio::test(start_paused = true)]
 async fn what_is_not_ours_is_neither_adopted_nor_touched() {
     let plan = small();
-    for (description, expected) in [
-        ("#plumbery", "exists and is not this fleet's"),
-        ("fleet=test id=9999", "belongs to another fleet `test`"),
+    for (description, expected, left) in [
+        ("#plumbery", "exists and is not this fleet's", true),
+        ("fleet=test id=9999", "belongs to another fleet `test`", false),
     ] {
         let world = World::new();
         world.apply(&plan).await;
@@ -69,7 +75,8 @@ async fn what_is_not_ours_is_neither_adopted_nor_touched() {
         assert!(outcome.problems[0].contains(expected), "{}", outcome.problems[0]);
         assert_eq!(world.cloud.changes(), [] as [&str; 0]);
         let outcome = world.destroy().await;
-        assert_eq!(outcome.problems, [] as [String; 0]);
+        // What nobody's mark is on, the journal still knows; what another fleet has is that one's.
+        assert_eq!(!outcome.problems.is_empty(), left, "{:?}", outcome.problems);
         let state = world.cloud.state();
         assert!(
             state.domains.values().all(|held| held.datacenter_id.as_str() == "EU7"),
@@ -139,21 +146,98 @@ async fn a_node_that_gives_up_its_address_gives_back_the_block() {
     world.check_exact(&plan).await;
 }
 
+/// Another server of a node's name besides its own, whose id comes before all others; and the id of the node's.
+fn twin(world: &World, started: bool) -> (Id<Server>, Id<Server>) {
+    let mut state = world.cloud.state();
+    let own =
+        state.servers.values().find(|server| server.name == "EU7rethinkSeed").expect("a server").clone();
+    let mut twin = Server { id: Id::new("a-twin"), started, ..own.clone() };
+    if let Some(info) = &mut twin.network_info {
+        info.primary_nic.private_ipv4 = Some([10, 70, 0, 251].into());
+    }
+    state.servers.insert(twin.id.clone(), twin.clone());
+    (own.id, twin.id)
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_second_server_of_one_name_is_removed() {
+    // By the journal, and without it by what leads to the node's.
+    for journal in [true, false] {
+        let (mut world, plan) = (World::new(), small());
+        world.apply(&plan).await;
+        let (own, twin) = twin(&world, false);
+        if !journal {
+            world.store = World::new().store;
+        }
+        let preview = world.provider().preview(&plan, &BTreeSet::new()).await.expect("a preview");
+        let goes: Vec<_> = preview.steps.iter().filter(|step| step.verb == Verb::Destroy).collect();
+        assert_eq!(goes.len(), 1, "{goes:?}");
+        assert_eq!(goes[0].detail, "a second server named `EU7rethinkSeed`, with nothing on it");
+        world.apply(&plan).await;
+        {
+            let state = world.cloud.state();
+            assert!(state.servers.contains_key(&own) && !state.servers.contains_key(&twin));
+        }
+        assert_eq!(world.vault.0.lock().expect("unlocked").len(), 3, "the node's password stays");
+        if journal {
+            world.check_exact(&plan).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_journal_knows_a_nodes_server_that_nothing_else_tells_apart() {
+    let (world, mut plan) = (World::new(), small());
+    plan.locations[0].networks[1].nodes[0].internet = None;
+    world.apply(&plan).await;
+    let (own, twin) = twin(&world, false);
+    world.cloud.state().servers.get_mut(&own).expect("there").started = false;
+    world.apply(&plan).await;
+    let state = world.cloud.state();
+    assert!(state.servers[&own].started && !state.servers.contains_key(&twin));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_server_that_runs_is_a_problem_and_nothing_is_done_to_either() {
     let (world, plan) = (World::new(), small());
     world.apply(&plan).await;
-    {
-        let mut state = world.cloud.state();
-        let mut twin = state.servers.values().next().expect("a server").clone();
-        twin.id = Id::new("twin");
-        twin.started = false;
-        if let Some(info) = &mut twin.network_info {
-            info.primary_nic.private_ipv4 = Some([10, 70, 0, 251].into());
+    let (own, twin) = twin(&world, true);
+    for _ in 0..2 {
+        world.cloud.count_anew();
+        let outcome = world.run(&plan).await.0.expect("a run");
+        let [problem] = &outcome.problems[..] else { panic!("{:?}", outcome.problems) };
+        for part in
+            ["a second server named `EU7rethinkSeed` in EU7", own.as_str(), "a-twin", "delete the one"]
+        {
+            assert!(problem.contains(part), "{problem}");
         }
-        state.servers.insert(twin.id.clone(), twin);
+        assert_eq!(world.cloud.changes(), [] as [&str; 0]);
     }
-    world.apply(&plan).await;
-    assert_eq!(world.vault.0.lock().expect("unlocked").len(), 3, "the node's password stays");
+    world.cloud.state().servers.remove(&twin);
     world.check_exact(&plan).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_lost_its_mark_is_not_taken_for_gone() {
+    let (world, plan) = (World::new(), small());
+    world.apply(&plan).await;
+    let marks: Vec<_> = {
+        let mut state = world.cloud.state();
+        let domains = state.domains.values_mut().filter(|held| held.datacenter_id.as_str() == "EU7");
+        domains.map(|held| (held.id.clone(), held.description.take())).collect()
+    };
+    for _ in 0..2 {
+        let outcome = world.destroy().await;
+        let found = outcome.problems.join("\n");
+        assert!(found.contains("network domains") && found.contains("public ip blocks"), "{found}");
+        assert!(found.contains("the description `fleet=test id=0001`"), "{found}");
+        assert!(outcome.proof.contains(&"network domains: 1".to_owned()), "{:?}", outcome.proof);
+        assert!(world.journal().index().await.expect("readable").iter().count() > 0, "the journal is kept");
+    }
+    for (id, mark) in marks {
+        world.cloud.state().domains.get_mut(&id).expect("there").description = mark;
+    }
+    assert_eq!(world.destroy().await.problems, [] as [String; 0]);
+    check_nothing_left(&world);
+    assert_eq!(world.journal().index().await.expect("readable").iter().count(), 0);
 }

@@ -37,8 +37,9 @@ async fn the_reference_fleet_comes_up_and_stays() {
     let (outcome, events) = world.run(&plan).await;
     let outcome = outcome.expect("a run");
     assert_eq!(outcome.problems, [] as [String; 0]);
-    // 4 domains, 5 networks, 5 servers, disks, monitorings, starts, translations, 4 blocks, 22 + 20 rules, 4 switches.
-    assert_eq!(outcome.changing_calls, 4 + 5 * 6 + 4 + 42 + 4);
+    // 4 domains, 5 networks, 5 servers, disks, monitorings, starts, translations, 4 blocks, 20 rules for the internet, a
+    // rule and a list for each network, another rule for each of the two that are in one domain, 4 switches.
+    assert_eq!(outcome.changing_calls, 4 + 5 * 6 + 4 + 20 + 5 * 2 + 2 + 4);
     let names = ["EU6rethink01", "EU7rethink01", "EU7rethinkSeed", "EU8rethink01", "EU9rethink01"];
     assert_eq!(provisioned(&events), names);
     for event in &events {
@@ -137,7 +138,9 @@ async fn an_opening_is_one_rule_for_each_source() {
 fn check_nothing_left(world: &World) {
     let state = world.cloud.state();
     assert!(state.domains.is_empty() && state.vlans.is_empty() && state.servers.is_empty());
-    assert!(state.blocks.is_empty() && state.nats.is_empty() && state.rules.is_empty());
+    assert!(
+        state.blocks.is_empty() && state.nats.is_empty() && state.rules.is_empty() && state.lists.is_empty()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -250,6 +253,10 @@ fn tamper(world: &World, bits: &[bool]) {
     let mut state = world.cloud.state();
     state.nats.retain(|_, _| !hit());
     state.rules.retain(|_, rule| rule.is_default() || !hit());
+    let used: Vec<_> = state.rules.values().filter_map(|rule| rule.source.ip_address_list.as_ref()).collect();
+    let used: BTreeSet<_> = used.into_iter().map(|list| list.id.clone()).collect();
+    state.lists.retain(|id, _| used.contains(id) || !hit());
+    state.lists.values_mut().filter(|_| hit()).for_each(|list| list.ip_address.truncate(1));
     let gone: Vec<_> = state.servers.keys().filter(|_| hit()).cloned().collect();
     for id in gone {
         let server = state.servers.remove(&id).expect("it was there");
