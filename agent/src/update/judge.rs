@@ -92,17 +92,21 @@ impl Known<'_> {
         }
     }
 
-    /// Of the order to go back; `before` ran when it came.
-    pub(super) fn back(&self, order: u64, before: &str) -> Progress {
-        if self.waits(order) {
+    /// Of the order to go back, away from `leave`.
+    pub(super) fn back(&self, order: u64, leave: &str, done: bool) -> Progress {
+        let State { active, trial, .. } = self.state;
+        let holds =
+            |slot| self.state.content(slot).is_some_and(|content| content.digest.to_string() == leave);
+        // What is tried and to be left is left once that is over, unless it went by itself.
+        if self.waits(order) || (trial.is_some() && holds(active.other()) && !done) {
             return Progress::Trial;
+        }
+        // What was done is done, whatever the supervisor still knows of it.
+        if done || !holds(*active) {
+            return Progress::Done;
         }
         if self.taken(order) == 0 {
             return Progress::Due(1);
-        }
-        let runs = self.state.content(self.state.active).map(|content| content.digest.to_string());
-        if runs.as_deref() != Some(before) {
-            return Progress::Done;
         }
         Progress::Not(Verdict::new(
             StandingReason::StandingOther,
@@ -216,13 +220,28 @@ mod tests {
     #[test]
     fn every_place_of_an_order_to_go_back() {
         let (mut state, old) = (node(), Digest::of(b"old").to_string());
-        let known = |state: &State| Known { state, request: None }.back(7, &old);
+        let known = |state: &State| Known { state, request: None }.back(7, &old, false);
         assert_eq!(known(&state), Progress::Due(1));
         let request = Request { id: id(7, 1), ask: Ask::Return { reason: "x".into() } };
-        assert_eq!(Known { state: &state, request: Some(&request) }.back(7, &old), Progress::Trial);
+        assert_eq!(Known { state: &state, request: Some(&request) }.back(7, &old, false), Progress::Trial);
         state.taken = Some(id(7, 1));
         assert!(matches!(known(&state), Progress::Not(_)), "it stayed where it was");
         state.active = Slot::B;
         assert_eq!(known(&state), Progress::Done);
+    }
+
+    #[test]
+    fn what_does_not_run_is_not_left() {
+        let (mut state, new) = (node(), Digest::of(b"new").to_string());
+        let known = |state: &State, done| Known { state, request: None }.back(7, &new, done);
+        // It never switched: what it would turn round to is no older program, nor one that nobody tried.
+        assert_eq!(known(&state, false), Progress::Done);
+        // On trial it is waited for; how that ends says whether there is anything to leave.
+        state.trial = trial();
+        assert_eq!(known(&state, false), Progress::Trial);
+        (state.trial, state.active) = (None, Slot::B);
+        assert_eq!(known(&state, false), Progress::Due(1));
+        // Done once, it is not done again where the supervisor has lost its record and begun anew.
+        assert_eq!((state.taken.as_ref(), known(&state, true)), (None, Progress::Done));
     }
 }

@@ -301,7 +301,10 @@ impl<D: Disk + Clone> Update<D> {
                 let target = self.record.target.as_ref()?.digest()?;
                 Some(known.release(number, target, offer.again, self.record.done))
             }
-            Want::Back(_) => Some(known.back(number, &self.record.before)),
+            Want::Back(back) => {
+                let leave = if back.leave.is_empty() { &self.record.before } else { &back.leave };
+                Some(known.back(number, leave, self.record.done))
+            }
         }
     }
 
@@ -382,7 +385,7 @@ impl<D: Disk + Clone> Update<D> {
     fn begin(&mut self, want: Want, attempt: u32) -> Next {
         let id = judge::id(self.record.number, attempt);
         match want {
-            Want::Back(v1::Return { reason }) => {
+            Want::Back(v1::Return { reason, .. }) => {
                 let Some((_, slots)) = &mut self.supervised else { return Next::Rest };
                 match install::go_back(slots, &reason, &id) {
                     Ok(()) => Next::Leave,

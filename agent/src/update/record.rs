@@ -200,7 +200,7 @@ mod tests {
         let root = tempfile::tempdir().expect("folder");
         let store = Store::new(&Places::below(root.path()));
         assert_eq!(store.record(), Record::default());
-        let back = v1::order::Want::Back(v1::Return { reason: "slow".into() });
+        let back = v1::order::Want::Back(v1::Return { reason: "slow".into(), leave: "old".into() });
         let order = v1::Order { number: 7, want: Some(back.clone()) };
         let record = Record::new(&order, "old".into());
         store.keep_record(&record).expect("kept");

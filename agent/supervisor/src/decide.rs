@@ -239,6 +239,7 @@ impl Next {
                 self.say(format!("{} goes on trial in slot {slot}", content.version));
                 *self.state.content_mut(slot) = Some(content);
                 self.state.trial = Some(Trial { tries: 0, stops: 0, terms });
+                self.state.untried = false;
                 self.state.probation = None;
             }
             Ask::Return { reason } => {
@@ -247,8 +248,12 @@ impl Next {
                     let text =
                         format!("cannot go back to {}: it failed here: {}", failed.version, failed.reason);
                     self.say(text);
+                } else if self.state.untried {
+                    self.say(format!("cannot go back: what slot {idle} holds never served here"));
                 } else if found.holds(idle, self.state.content(idle)) {
                     self.go_back(Why::Returned, &format!("sent back: {reason}"));
+                    // It served before; whether it still can is to be seen.
+                    self.state.probation = Some(0);
                 } else {
                     self.say(format!("cannot go back: slot {idle} holds no sound agent"));
                 }
@@ -341,6 +346,7 @@ impl Next {
     /// Ends the trial with no verdict: it may be asked for again.
     fn abandon(&mut self, why: &str) {
         self.state.trial = None;
+        self.state.untried = true;
         let version = self.state.content(self.state.active.other()).map_or("?", |content| &content.version);
         let text = format!("{version} is not tried any further, which says nothing about it: {why}");
         self.say(text);
@@ -353,6 +359,7 @@ impl Next {
         }
         self.state.active = self.state.active.other();
         self.state.trial = None;
+        self.state.untried = false;
         self.state.probation = None;
     }
 

@@ -54,6 +54,8 @@ pub enum Error {
         /// Why it failed.
         reason: String,
     },
+    /// What the other slot holds never served here, as far as is known.
+    Untried,
     /// This digest runs already.
     Running,
     /// Not enough room.
@@ -91,6 +93,9 @@ impl fmt::Display for Error {
                     f,
                     "this very version failed here before ({reason}); ask for it again, or release another"
                 )
+            }
+            Self::Untried => {
+                f.write_str("what the other slot holds never served here, as far as is known; release it instead")
             }
             Self::Running => f.write_str("this very version runs already"),
             Self::Space { needed, free } => {
@@ -181,6 +186,9 @@ pub fn go_back<D: Disk>(slots: &mut Slots<D>, reason: &str, id: &str) -> Result<
     let idle = state.active.other();
     if let Some(failed) = state.content(idle).and_then(|content| state.failure(content.digest)) {
         return Err(Error::FailedBefore { reason: failed.reason.clone() });
+    }
+    if state.untried {
+        return Err(Error::Untried);
     }
     if !slots.look().holds(idle, state.content(idle)) {
         return Err(Error::Content { what: format!("slot {idle} holds no sound agent to go back to") });

@@ -143,6 +143,8 @@ pub struct State {
     pub b: Option<Content>,
     /// The other slot is on trial.
     pub trial: Option<Trial>,
+    /// What the idle slot holds never served here, as far as is known: nobody goes back to that.
+    pub untried: bool,
     /// Crashes since the active slot was committed; none once it has proved itself.
     pub probation: Option<u32>,
     /// The request last taken; it is never taken twice.
@@ -154,10 +156,22 @@ pub struct State {
 impl State {
     /// A node with one agent and no past.
     pub fn new(active: Slot, content: Content) -> Self {
-        let mut state =
-            Self { active, a: None, b: None, trial: None, probation: None, taken: None, failed: Vec::new() };
+        let mut state = Self::bare(active);
         *state.content_mut(active) = Some(content);
         state
+    }
+
+    fn bare(active: Slot) -> Self {
+        Self {
+            active,
+            a: None,
+            b: None,
+            trial: None,
+            untried: false,
+            probation: None,
+            taken: None,
+            failed: Vec::new(),
+        }
     }
 
     /// What `slot` holds.
@@ -199,6 +213,9 @@ impl State {
             let Terms { tries: most, trial_ms, ceiling_ms } = terms;
             lines.add(format_args!("trial {tries} {stops} {most} {trial_ms} {ceiling_ms}"));
         }
+        if self.untried {
+            lines.add(format_args!("untried {}", self.active.other()));
+        }
         if let Some(crashes) = self.probation {
             lines.add(format_args!("probation {crashes}"));
         }
@@ -215,8 +232,7 @@ impl State {
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut lines = open(bytes, "fleet-supervisor-state 1")?;
         let active = slot(lines.next()?.strip_prefix("active ")?)?;
-        let mut state =
-            Self { active, a: None, b: None, trial: None, probation: None, taken: None, failed: Vec::new() };
+        let mut state = Self::bare(active);
         for line in lines {
             let (key, rest) = line.split_once(' ')?;
             match key {
@@ -230,6 +246,7 @@ impl State {
                     let (tries, stops) = (tries.parse().ok()?, stops.parse().ok()?);
                     state.trial = Some(Trial { tries, stops, terms: terms(rest)? });
                 }
+                "untried" => state.untried = true,
                 "probation" => state.probation = Some(rest.parse().ok()?),
                 "taken" => state.taken = Some(rest.to_owned()),
                 "failed" => {
@@ -414,6 +431,7 @@ mod tests {
         let mut state = State::new(Slot::B, content("0.1.0", 1));
         state.a = Some(content("0.2.0", 2));
         state.trial = Some(Trial { tries: 1, stops: 2, terms: Terms::default() });
+        state.untried = true;
         state.probation = Some(2);
         state.taken = Some("x-1".to_owned());
         for text in ["0.0.1", "0.0.2"] {

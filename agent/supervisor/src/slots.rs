@@ -91,6 +91,8 @@ impl<D: Disk> Slots<D> {
         let mut state = State::new(active, content);
         if let Some((_, slot, content)) = sound.next() {
             *state.content_mut(slot) = Some(content);
+            // It may have served, or have been put there just now.
+            state.untried = true;
         }
         Ok(Some(state))
     }

@@ -270,16 +270,17 @@ async fn a_release_is_tried_committed_and_sent_back() {
     assert_eq!((refused.order, refused.running_version.as_str()), (5, "7.2.0"));
 
     // Back without a download, then nothing to go back to.
-    let back = |number| {
-        let want = Some(Want::Back(v1::Return { reason: "slow".into() }));
+    let back = |number, leave: &str| {
+        let want = Some(Want::Back(v1::Return { reason: "slow".into(), leave: leave.to_owned() }));
         to_agent::Message::Order(v1::Order { number, want })
     };
-    session.say(back(6)).await;
+    session.say(back(6, &good.sha256)).await;
     let returned =
         standing(&mut controller, &mut session, "its return", is(StandingStep::StandingCommitted, 6)).await;
     assert_eq!((&returned.running_sha256, returned.other_sha256.as_str()), (&old, ""));
     assert_eq!(controller.state().fetches.len(), 3);
-    session.say(back(7)).await;
+    // An older controller does not say what to leave.
+    session.say(back(7, "")).await;
     let stays =
         standing(&mut controller, &mut session, "no return", is(StandingStep::StandingFailed, 7)).await;
     assert_eq!(stays.reason(), StandingReason::StandingKnownBad, "{}", stays.detail);
@@ -293,6 +294,48 @@ async fn a_release_is_tried_committed_and_sent_back() {
     session.say(again.order(9)).await;
     standing(&mut controller, &mut session, "its commit", is(StandingStep::StandingCommitted, 9)).await;
     assert_eq!(node.active(), ("7.2.0".to_owned(), good.sha256));
+}
+
+#[tokio::test]
+async fn whoever_never_switched_stays_where_it_is_when_it_is_sent_back() {
+    let mut controller = Controller::start().await;
+    let releaser = Releaser::new();
+    let mut node = Node::new(&controller, &releaser);
+    node.start();
+    let mut session = controller.session().await;
+    assert!(session.hello.capabilities.iter().any(|name| name == "leaves"));
+    let done = StandingStep::StandingCommitted;
+    let back = |number, leave: &Release| {
+        let want = Some(Want::Back(v1::Return { reason: "slow".into(), leave: leave.sha256.clone() }));
+        to_agent::Message::Order(v1::Order { number, want })
+    };
+    // Of the very first release, with nothing in the other slot.
+    let mut corrupt = releaser.release(&controller, "7.2.0", &agent("second"));
+    corrupt.offer.manifest.truncate(100);
+    session.say(corrupt.order(1)).await;
+    standing(&mut controller, &mut session, "a verdict", is(StandingStep::StandingFailed, 1)).await;
+    session.say(back(2, &corrupt)).await;
+    let stays = standing(&mut controller, &mut session, "where it is", is(done, 2)).await;
+    assert_eq!(stays.running_version, "7.1.0");
+    // And with an older one there.
+    let good = releaser.release(&controller, "7.2.0", &agent("second"));
+    session.say(good.order(3)).await;
+    standing(&mut controller, &mut session, "its commit", is(done, 3)).await;
+    let lost = releaser.release(&controller, "7.3.0", &agent("third"));
+    controller.state().artifacts.remove(&lost.packed_sha256);
+    session.say(lost.order(4)).await;
+    standing(&mut controller, &mut session, "that it cannot", |said| {
+        said.order == 4 && matches!(said.step(), StandingStep::StandingBusy | StandingStep::StandingFailed)
+    })
+    .await;
+    session.say(back(5, &lost)).await;
+    let stays = standing(&mut controller, &mut session, "where it is", is(done, 5)).await;
+    assert_eq!((stays.running_version.as_str(), node.active().1), ("7.2.0", good.sha256.clone()));
+    assert!(node.state().failed.is_empty(), "{:?}", node.state().failed);
+    // What it does run is left.
+    session.say(back(6, &good)).await;
+    let returned = standing(&mut controller, &mut session, "its return", is(done, 6)).await;
+    assert_eq!(returned.running_version, "7.1.0");
 }
 
 #[tokio::test]

@@ -450,11 +450,8 @@ impl Core {
                     // It says so itself when it has what it had.
                     self.give(id, rollout, node, order, true, false).await?;
                 }
-                Effect::Offer { node, order, back: true, .. } => {
-                    self.floor.allow(&node, Vec::new());
-                    let told = rollout.nodes.get(&node).and_then(|node| node.reason.as_ref());
-                    let why = told.map_or_else(|| format!("rollout {id} is undone"), ToString::to_string);
-                    self.floor.tell(&node, wire::back(order, why));
+                Effect::Offer { node, target, order, back: true, .. } => {
+                    follow.extend(self.return_to(id, rollout, node, target, order));
                 }
                 Effect::Offer { node, target, order, again, .. } => {
                     follow.extend(self.offer(rollout, node, target.digest(), order, again));
@@ -541,6 +538,35 @@ impl Core {
         self.floor.allow(&node, offerable.packed.clone());
         let order = wire::offer(&offerable, self.catalogue.roots(), order, again, &rollout.spec.policy);
         self.floor.tell(&node, order);
+        None
+    }
+
+    /// Has a node leave the rollout's release; one that does not have it is where it should be.
+    fn return_to(
+        &self,
+        id: u64,
+        rollout: &Rollout,
+        node: NodeName,
+        before: Target,
+        order: u64,
+    ) -> Option<Event> {
+        self.floor.allow(&node, Vec::new());
+        let leave = rollout.spec.target.digest();
+        let can = self.floor.can(&node);
+        if can.as_ref().is_some_and(|can| !can.orders) {
+            // It was never told to take anything.
+            return Some(Event::Report { node, order, target: before, step: Step::Committed });
+        }
+        let has = |standing: Arc<fleet_proto::v1::Standing>| wire::has(&standing, leave);
+        if can.is_some_and(|can| !can.leaves) && !self.floor.standing(&node).is_some_and(has) {
+            // It would turn round whatever it runs. All that can be meant is that it begins nothing more.
+            let withdraw = fleet_proto::v1::Withdraw { number: order };
+            self.floor.tell(&node, to_agent::Message::Withdraw(withdraw));
+            return None;
+        }
+        let told = rollout.nodes.get(&node).and_then(|node| node.reason.as_ref());
+        let why = told.map_or_else(|| format!("rollout {id} is undone"), ToString::to_string);
+        self.floor.tell(&node, wire::back(order, why, leave));
         None
     }
 

@@ -79,6 +79,8 @@ pub struct Abilities {
     pub orders: bool,
     /// Answers gates.
     pub gates: bool,
+    /// Knows what an order to go back is to leave.
+    pub leaves: bool,
     /// Version of its agent.
     pub version: String,
 }
@@ -117,7 +119,7 @@ impl Floor for Sessions {
     fn can(&self, node: &NodeName) -> Option<Abilities> {
         let live = self.desk.registry.live(node)?;
         let version = self.desk.registry.view(node, self.desk.clock.now()).agent_version;
-        Some(Abilities { orders: live.orders, gates: live.gates, version })
+        Some(Abilities { orders: live.orders, gates: live.gates, leaves: live.leaves, version })
     }
 
     fn change(&self) -> Option<Change> {

@@ -119,6 +119,8 @@ impl Catalogue for Shelf {
 struct Agent {
     connected: bool,
     orders: bool,
+    /// Knows what it is to leave when it is sent back.
+    leaves: bool,
     /// Does not do as told, but says that it failed.
     refuses: bool,
     standing: v1::Standing,
@@ -167,10 +169,44 @@ impl Agents {
 
 impl Agent {
     fn step(&mut self) {
-        let told = std::mem::take(&mut self.told);
+        let before = self.standing.clone();
+        for message in std::mem::take(&mut self.told) {
+            match message {
+                to_agent::Message::Order(order) if order.number > self.standing.order => {
+                    self.standing.order = order.number;
+                    let wanted = match order.want.expect("something") {
+                        Want::Release(offer) => String::from_utf8(offer.manifest).expect("its name"),
+                        Want::Back(back) if self.leaves && back.leave != self.standing.running_sha256 => {
+                            self.standing.running_sha256.clone()
+                        }
+                        Want::Back(_) => self.standing.other_sha256.clone(),
+                    };
+                    if wanted == self.standing.running_sha256 {
+                        self.standing.release = wanted;
+                        self.standing.set_step(StandingStep::StandingCommitted);
+                    } else if self.refuses {
+                        self.standing.release = wanted;
+                        self.standing.set_step(StandingStep::StandingFailed);
+                    } else {
+                        self.standing.release = wanted;
+                        self.standing.set_step(StandingStep::StandingFetching);
+                    }
+                }
+                to_agent::Message::Withdraw(withdraw) => {
+                    self.standing.order = self.standing.order.max(withdraw.number);
+                    if self.standing.step() != StandingStep::StandingTrial {
+                        self.standing.release.clone_from(&self.standing.running_sha256);
+                        self.standing.set_step(StandingStep::StandingCommitted);
+                    }
+                }
+                _ => {}
+            }
+            self.news.standing = true;
+        }
         let busy =
             matches!(self.standing.step(), StandingStep::StandingFetching | StandingStep::StandingTrial);
-        if busy {
+        // Words come first, and what they begin takes time.
+        if busy && (self.standing.step, &self.standing.release) == (before.step, &before.release) {
             if self.standing.step() == StandingStep::StandingFetching {
                 self.trials.push(self.standing.release.clone());
                 self.standing.set_step(StandingStep::StandingTrial);
@@ -179,29 +215,6 @@ impl Agent {
                     std::mem::replace(&mut self.standing.running_sha256, self.standing.release.clone());
                 self.standing.other_sha256 = before;
                 self.standing.set_step(StandingStep::StandingCommitted);
-            }
-            self.news.standing = true;
-        }
-        for message in told {
-            match message {
-                to_agent::Message::Order(order) if order.number > self.standing.order => {
-                    self.standing.order = order.number;
-                    let wanted = match order.want.expect("something") {
-                        Want::Release(offer) => String::from_utf8(offer.manifest).expect("its name"),
-                        Want::Back(_) => self.standing.other_sha256.clone(),
-                    };
-                    if self.refuses {
-                        self.standing.release = wanted;
-                        self.standing.set_step(StandingStep::StandingFailed);
-                    } else if wanted != self.standing.running_sha256 {
-                        self.standing.release = wanted;
-                        self.standing.set_step(StandingStep::StandingFetching);
-                    }
-                }
-                to_agent::Message::Withdraw(withdraw) => {
-                    self.standing.order = self.standing.order.max(withdraw.number);
-                }
-                _ => {}
             }
             self.news.standing = true;
         }
@@ -222,7 +235,8 @@ impl Floor for Agents {
     fn can(&self, node: &NodeName) -> Option<Abilities> {
         let all = self.all();
         let agent = all.get(node).filter(|agent| agent.connected)?;
-        Some(Abilities { orders: agent.orders, gates: agent.orders, version: "0.1.0".to_owned() })
+        let (orders, gates, leaves) = (agent.orders, agent.orders, agent.leaves);
+        Some(Abilities { orders, gates, leaves, version: "0.1.0".to_owned() })
     }
 
     fn tell(&self, node: &NodeName, message: to_agent::Message) {
@@ -294,6 +308,7 @@ impl World {
             let agent = Agent {
                 connected: true,
                 orders: true,
+                leaves: true,
                 refuses: false,
                 standing,
                 told: Vec::new(),
@@ -473,6 +488,58 @@ async fn the_next_rollout_takes_the_place_of_the_last_and_undo_goes_back() {
         world.agents.all().values().map(|agent| agent.standing.running_sha256.clone()).collect();
     assert_eq!(running, vec![NEW; NODES.len()]);
     world.replays(&core).await;
+}
+
+/// Everybody has NEW, with OLD beside it, when the next release comes to the canary: what becomes of an undo then.
+async fn undone_before_the_switch(change: impl Fn(&mut Agent)) -> World {
+    let world = World::new(i64::MAX, false);
+    let mut core = world.core("one");
+    core.start("ops", "0.2.0", POLICY).await.expect("starts");
+    world.until(&mut core, Standing::Finished).await;
+    for name in NODES {
+        world.agents.with(name, &change);
+    }
+    core.start("ops", "0.3.0", POLICY).await.expect("starts");
+    world.round(&mut core).await.expect("goes on");
+    let node = core.newest().and_then(|kept| kept.rollout.nodes.values().find(|node| node.touched).cloned());
+    assert!(node.is_some_and(|node| node.state != State::Trial), "before the switch");
+    core.act("", Event::Undo).await.expect("goes back");
+    world.until(&mut core, Standing::Finished).await;
+    let rollout = &core.newest().expect("one").rollout;
+    assert!(outcomes(rollout).iter().all(|one| one != &Some(Outcome::Failed)), "{rollout:?}");
+    world.replays(&core).await;
+    world
+}
+
+#[tokio::test]
+async fn an_undo_moves_nobody_who_never_switched() {
+    let changes: [(&str, fn(&mut Agent)); 4] = [
+        ("fetching", |_| ()),
+        ("failed", |agent| agent.refuses = true),
+        ("fetching, of an older version", |agent| agent.leaves = false),
+        ("failed, of an older version", |agent| (agent.refuses, agent.leaves) = (true, false)),
+    ];
+    for (name, change) in changes {
+        let world = undone_before_the_switch(change).await;
+        for (node, agent) in world.agents.all().iter() {
+            assert_eq!(agent.standing.running_sha256, NEW, "{name}: {node}");
+            assert_eq!(agent.trials, [NEW], "{name}: {node}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_first_rollout_that_failed_before_the_switch_is_undone() {
+    let world = World::new(i64::MAX, false);
+    for name in NODES {
+        world.agents.with(name, |agent| agent.refuses = true);
+    }
+    let mut core = world.core("one");
+    core.start("ops", "0.2.0", POLICY).await.expect("starts");
+    world.until(&mut core, Standing::Halted).await;
+    core.act("", Event::Undo).await.expect("goes back");
+    world.until(&mut core, Standing::Finished).await;
+    assert!(world.agents.all().values().all(|agent| agent.standing.running_sha256 == OLD));
 }
 
 #[tokio::test]

@@ -102,9 +102,15 @@ fn ms(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
-/// The order to go back.
-pub fn back(number: u64, reason: String) -> to_agent::Message {
-    order(number, v1::order::Want::Back(v1::Return { reason }))
+/// The order to leave a release for the one before.
+pub fn back(number: u64, reason: String, leave: &str) -> to_agent::Message {
+    order(number, v1::order::Want::Back(v1::Return { reason, leave: leave.to_owned() }))
+}
+
+/// Whether a node that says this runs `release`, or is about to.
+pub fn has(standing: &v1::Standing, release: &str) -> bool {
+    let tries = standing.step() == StandingStep::StandingTrial && standing.release == release;
+    standing.running_sha256 == release || tries
 }
 
 fn order(number: u64, want: v1::order::Want) -> to_agent::Message {

@@ -28,7 +28,7 @@ struct Seen {
 /// A seed, an order that leads where it should, another root, an order that is withdrawn, and one back.
 fn life() -> Vec<Write> {
     let order = |number| {
-        let want = Some(v1::order::Want::Back(v1::Return { reason: "slow".into() }));
+        let want = Some(v1::order::Want::Back(v1::Return { reason: "slow".into(), leave: "old".into() }));
         Record::new(&v1::Order { number, want }, "old".into())
     };
     let accepted =

@@ -244,6 +244,28 @@ fn sent_back_by_hand() {
 }
 
 #[test]
+fn nobody_goes_back_to_what_never_served() {
+    let back = |id: &str| Request { id: id.to_owned(), ask: Ask::Return { reason: "x".to_owned() } };
+    let abandoned =
+        |state: &mut State| happen(state, Event::Unstarted { slot: Slot::B, why: "x".to_owned() });
+    let (mut state, found) = offered();
+    idle(&mut state, Some(wish("1", false)), found);
+    abandoned(&mut state);
+    assert_eq!(
+        started(&idle(&mut state, Some(back("2")), found)),
+        Some(Slot::A),
+        "a trial without a verdict"
+    );
+    assert_eq!((state.active, state.failed.clone()), (Slot::A, Vec::new()));
+    assert_eq!(State::decode(&state.encode()), Some(state.clone()), "also over a restart");
+    // Tried and committed, it is left, and come back to is what served before it.
+    assert_eq!(started(&idle(&mut state, Some(wish("3", false)), found)), Some(Slot::B));
+    happen(&mut state, Event::Commit { digest: Digest::of(b"new") });
+    assert_eq!(started(&idle(&mut state, Some(back("4")), found)), Some(Slot::A));
+    assert_eq!(state.probation, Some(0), "whether it still can serve is to be seen");
+}
+
+#[test]
 fn what_is_not_its_digest_never_starts() {
     let (mut state, found) = offered();
     let torn = Found { b: Seen::Program(Digest::of(b"torn"), 1), ..found };

@@ -349,4 +349,8 @@ fn without_a_readable_state_the_older_sound_slot_runs() {
         assert_eq!(Node::boot(&torn, Fault::Nothing).start(), Some(NEW), "the only sound one");
     }
     assert_eq!(node.state.active, Slot::B);
+    // Which of them served is not known then: nobody goes back to the other.
+    image.files.remove(Path::new("/slots/state"));
+    let mut lost = Node::boot(&image, Fault::Nothing);
+    assert!(matches!(install::go_back(&mut lost.slots, "x", "9"), Err(install::Error::Untried)));
 }

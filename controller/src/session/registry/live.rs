@@ -39,6 +39,8 @@ pub struct Live {
     pub orders: bool,
     /// Whether its agent answers gates.
     pub gates: bool,
+    /// Whether its agent knows what an order to go back is to leave.
+    pub leaves: bool,
     silence: Duration,
     last_seen: AtomicI64,
     /// How far its clock was ahead of ours when it last said, in milliseconds.
@@ -83,6 +85,7 @@ impl Live {
             peer,
             orders: can("orders"),
             gates: can("gates"),
+            leaves: can("leaves"),
             silence,
             last_seen: AtomicI64::new(now.as_millis()),
             ahead: AtomicI64::new(hello.node_time_ms.saturating_sub(now.as_millis())),
