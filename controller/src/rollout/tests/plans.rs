@@ -483,3 +483,25 @@ async fn a_plan_waits_for_no_release_that_is_over_and_for_every_one_under_way() 
     assert_eq!(stored.driven(), [1, 2], "each goes on for those that come back");
     assert_eq!(controller.core.act("1", Event::Resume { retry: false }).await.expect("goes on"), 1);
 }
+
+/// What an earlier version left: desired states, and nothing of what they were made of.
+#[tokio::test]
+async fn a_fleet_of_an_earlier_version_is_rolled_out_to_as_well() {
+    let (mut outside, controller) = Outside::new(&NODES).await;
+    drop(controller);
+    let records = outside.records();
+    for name in NODES {
+        records.delete(&keys::work(&node(name))).await.expect("deleted");
+    }
+    outside.clock.advance(LEASE);
+    let mut controller = outside.start("newer").await;
+    outside.up(&mut controller, plan(&NODES, "new")).await.expect("starts").expect("a rollout");
+    // Nor does it forget, once it has found out.
+    outside.clock.advance(LEASE);
+    let mut controller = outside.start("another").await;
+    outside.round(&mut controller).await.expect("goes on");
+    let touched = outside.works().iter().filter(|works| works.len() > 1).count();
+    assert_eq!(touched, 1, "the canary alone: {:?}", outside.works());
+    outside.until(&mut controller, Standing::Finished).await;
+    assert_eq!(outside.works(), vec![vec!["old".to_owned(), "new".to_owned()]; NODES.len()]);
+}
