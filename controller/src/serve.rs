@@ -230,6 +230,7 @@ impl Controller {
                 records: records.clone(),
                 vault: vault.clone(),
                 clock: desk.clock.clone(),
+                reached: Default::default(),
             }),
             first_boot: Arc::new(OverSsh::new(
                 settings.fleet.clone(),
