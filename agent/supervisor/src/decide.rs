@@ -10,7 +10,9 @@ use crate::{
     record::{Ask, Content, FAILED_KEPT, Failed, Request, Slot, State, Trial, Why},
 };
 
-/// Crashes after a commit that bring the old slot back.
+/// Ends after a commit that bring the old slot back where something else may have brought them about: memory that
+/// others took, a machine too slow for a sign of life. A crash of its own making brings it back at once: whoever watches
+/// canaries for little longer than they live must not see them come up again.
 pub const PROBATION_CRASHES: u32 = 3;
 /// A run of this length proves a committed version.
 pub const PROBATION: Duration = Duration::from_secs(600);
@@ -317,8 +319,9 @@ impl Next {
             self.state.probation = Some(crashes);
             let idle = self.state.content(self.state.active.other());
             let way_back = idle.is_some_and(|content| self.state.failure(content.digest).is_none());
-            if crashes >= PROBATION_CRASHES && way_back {
-                self.go_back(why, &format!("{how}, {crashes} times after its commit"));
+            if way_back && (why == Why::Crashed || crashes >= PROBATION_CRASHES) {
+                let times = if crashes > 1 { format!(" {crashes} times") } else { String::new() };
+                self.go_back(why, &format!("{how},{times} after its commit"));
             }
         }
     }

@@ -32,8 +32,8 @@
 //! unless a request says `again`. Nothing that a full or broken disk does not let us count is tried. A slot that cannot be
 //! read and a start for which the system lacks something end the trial with no verdict: it may be asked for again.
 //!
-//! **Probation.** After a commit, [`decide::PROBATION_CRASHES`] crashes bring the old slot back as well. It ends with the
-//! first run of [`decide::PROBATION`]. The old slot stays for as long as nothing else is put there, and a request `return`
+//! **Probation.** After a commit, a crash brings the old slot back as well; an agent that was killed or silent, which may be
+//! the node's fault, has [`decide::PROBATION_CRASHES`] such ends. Probation ends with the first run of [`decide::PROBATION`]. The old slot stays for as long as nothing else is put there, and a request `return`
 //! goes back to it days later, unless that one failed here before. During probation nothing else is put there.
 //!
 //! **Exit of the agent.** An exit with no request waiting is a crash, whatever its status. Any exit makes the supervisor look for a request and start anew, after a pause that doubles with

@@ -206,21 +206,27 @@ fn a_request_is_taken_once() {
 
 #[test]
 fn crashes_on_probation_bring_the_old_one_back() {
-    let (mut state, found) = offered();
-    idle(&mut state, Some(wish("1", false)), found);
-    happen(&mut state, Event::Commit { digest: Digest::of(b"new") });
-    for _ in 1..PROBATION_CRASHES {
-        crashes(&mut state);
-        happen(&mut state, Event::Exited { slot: Slot::B, crash: None });
-        assert_eq!(started(&idle(&mut state, None, found)), Some(Slot::B));
-    }
-    crashes(&mut state);
-    assert_eq!(started(&idle(&mut state, None, found)), Some(Slot::A));
-    assert!(state.failure(Digest::of(b"new")).is_some());
-    // And it stays there: there is no way back to what failed.
-    for _ in 0..10 {
-        crashes(&mut state);
-        assert_eq!(started(&idle(&mut state, None, found)), Some(Slot::A));
+    // What may be the node's fault is borne with twice.
+    for (why, borne) in
+        [(Why::Crashed, 0), (Why::Killed, PROBATION_CRASHES - 1), (Why::Late, PROBATION_CRASHES - 1)]
+    {
+        let (mut state, found) = offered();
+        idle(&mut state, Some(wish("1", false)), found);
+        happen(&mut state, Event::Commit { digest: Digest::of(b"new") });
+        let end = || Event::Exited { slot: Slot::B, crash: Some(Crash { why, how: "so".to_owned() }) };
+        for _ in 0..borne {
+            happen(&mut state, end());
+            happen(&mut state, Event::Exited { slot: Slot::B, crash: None });
+            assert_eq!(started(&idle(&mut state, None, found)), Some(Slot::B), "{why:?}");
+        }
+        happen(&mut state, end());
+        assert_eq!(started(&idle(&mut state, None, found)), Some(Slot::A), "{why:?}");
+        assert_eq!(state.failure(Digest::of(b"new")).map(|failed| failed.why), Some(why));
+        // And it stays there: there is no way back to what failed.
+        for _ in 0..10 {
+            crashes(&mut state);
+            assert_eq!(started(&idle(&mut state, None, found)), Some(Slot::A), "{why:?}");
+        }
     }
 }
 
