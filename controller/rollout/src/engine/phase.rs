@@ -35,7 +35,10 @@ impl Turn<'_> {
             }
             Phase::Baking { since } => {
                 let bake = self.rollout.spec.policy.bake_of(self.rollout.wave);
-                if !self.wave_is_settled() || self.rollout.moment.since(since) < bake {
+                if !self.wave_is_settled()
+                    || self.rollout.moment.since(since) < bake
+                    || !self.canaries_are_there()
+                {
                     return false;
                 }
                 // What proved the release may have failed since.
@@ -68,6 +71,17 @@ impl Turn<'_> {
     /// Of the present wave and those before it: whoever caught up is waited for as well.
     fn wave_is_settled(&self) -> bool {
         self.rollout.nodes.values().filter(|node| node.wave <= self.rollout.wave).all(settled)
+    }
+
+    /// Who is watched must be there at the end, and have had the time to say how it stands: one that crashed a moment ago
+    /// has no session, or says next that it went back. It comes back, or falls silent, which is counted. Later waves are
+    /// not held up by who comes and goes: of thousands somebody always does.
+    fn canaries_are_there(&self) -> bool {
+        let policy = &self.rollout.spec.policy;
+        let word = policy.deadlines.ask_again.min(policy.canary_bake);
+        let there = |node: &Node| node.connected && self.rollout.moment.since(node.connected_since) >= word;
+        let watched = |node: &&Node| node.wave == 0 && node.state == State::Committed;
+        self.rollout.wave > 0 || self.rollout.nodes.values().filter(watched).all(there)
     }
 
     /// The canaries are passed by success, not by absence. Where nobody could go first any more, whoever runs the

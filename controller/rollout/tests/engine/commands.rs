@@ -298,6 +298,35 @@ fn a_late_crash_in_the_bake_halts() {
 }
 
 #[test]
+fn a_canary_that_is_away_when_its_bake_ends_is_waited_for() {
+    for crashed in [false, true] {
+        let mut world = World::new(Policy { gates: Vec::new(), ..policy() }, &NODES);
+        world.window(true);
+        for node in NODES {
+            world.connect(node);
+        }
+        world.event(Event::Start);
+        world.say("a", NEW, Step::Committed);
+        world.wait(119);
+        world.lose("a");
+        world.wait(5);
+        assert_eq!(world.rollout.wave, 0, "it is away");
+        world.connect("a");
+        world.wait(1);
+        assert_eq!(world.rollout.wave, 0, "it has not said anything yet");
+        if crashed {
+            world.say("a", NEW, Step::RolledBack { reason: because(Kind::Crashed) });
+            world.wait(600);
+            assert_eq!((world.rollout.wave, world.rollout.standing()), (0, Standing::Halted));
+        } else {
+            world.say("a", NEW, Step::Committed);
+            world.wait(120);
+            assert_eq!(world.rollout.wave, 1);
+        }
+    }
+}
+
+#[test]
 fn a_bake_nobody_watched_does_not_count() {
     let mut world = started();
     world.update("a");
