@@ -5,9 +5,7 @@ use std::{fs::File, path::Path};
 use flate2::read::GzDecoder;
 use fleet_model::{NodeName, Timestamp};
 use fleet_proto::v1;
-use fleet_release::{
-    Accepted, Artifact, Installed, Kind, Manifest, Offer, Refusal, Root, Signed, Verified, Version,
-};
+use fleet_release::{Accepted, Artifact, Installed, Kind, Manifest, Offer, Root, Signed, Verified, Version};
 use fleet_supervisor::{
     digest::Digest,
     disk::Disk,
@@ -65,7 +63,12 @@ pub(super) fn verify<D: Disk + Clone>(
         claim.is_ok_and(|root| root.number <= held)
     };
     // The chain as this node has not followed it yet. What cannot be read stays, to be refused.
-    let roots: Vec<Vec<u8>> = offer.roots.iter().skip_while(known).cloned().collect();
+    let mut trust = trust;
+    for root in offer.roots.iter().skip_while(known) {
+        trust = trust.follow(root).map_err(|refusal| Verdict::from(&refusal))?;
+        // Kept whatever comes of the release: a key that was taken away is not to be trusted for one offer more.
+        store.keep_root(root)?;
+    }
     let permit = Some(offer.permit.as_slice()).filter(|permit| !permit.is_empty());
     let agent: Version = crate::VERSION.parse().map_err(|why: String| {
         Verdict::new(v1::StandingReason::StandingMismatch, format!("this agent's own version: {why}"))
@@ -77,18 +80,10 @@ pub(super) fn verify<D: Disk + Clone>(
     })?;
     let installed =
         Installed { node, highest, agent, controller: controller.and_then(|text| text.parse().ok()) };
-    let asked = Offer { roots: &roots, manifest: &offer.manifest, permit };
+    let asked = Offer { roots: &[], manifest: &offer.manifest, permit };
     let verified =
         fleet_release::verify(&trust, &asked, now, &installed).map_err(|refusal| Verdict::from(&refusal))?;
-    if let Some(newest) = roots.last() {
-        store.keep_root(newest)?;
-    }
-    let Verified { manifest, permit, highest, .. } = verified;
-    if installed.highest.is_none() && permit.is_none() && manifest.version < agent {
-        // The first release of all is measured by what the seed brought.
-        let refusal = Refusal::Downgrade { offered: manifest.version, highest: agent };
-        return Err(Verdict::from(&refusal));
-    }
+    let Verified { manifest, highest, .. } = verified;
     let missing =
         || Verdict::new(v1::StandingReason::StandingMismatch, "the release has no program `fleet-agent`");
     let Artifact { size, sha256, packed_size, packed_sha256, .. } =
@@ -159,3 +154,5 @@ impl Plan {
 
 #[cfg(test)]
 mod full;
+#[cfg(test)]
+mod roots;

@@ -147,7 +147,7 @@ pub struct Offer<'a> {
 pub struct Accepted {
     /// Its version.
     pub version: Version,
-    /// [`Manifest::artifacts_sha256`] of it.
+    /// [`Manifest::artifacts_sha256`] of it; empty for what came with the seed, of which nobody signed anything.
     pub artifacts: String,
 }
 
@@ -156,7 +156,8 @@ pub struct Accepted {
 pub struct Installed {
     /// This node.
     pub node: NodeName,
-    /// The highest release ever accepted here, kept from [`Verified::highest`].
+    /// The highest release ever accepted here, kept from [`Verified::highest`]; none before the first, which is measured by
+    /// the agent that the seed brought.
     pub highest: Option<Accepted>,
     /// The agent that runs.
     pub agent: Version,
@@ -219,7 +220,9 @@ pub fn verify(
     let permit =
         offer.permit.map(|bytes| permitted(&trust, bytes, offer.manifest, &manifest, now, installed));
     let permit = permit.transpose()?;
-    let highest = rise(installed.highest.as_ref(), &manifest, permit.is_some())?;
+    let seed = || Accepted { version: installed.agent, artifacts: String::new() };
+    let floor = installed.highest.clone().unwrap_or_else(seed);
+    let highest = rise(Some(&floor), &manifest, permit.is_some())?;
     let minimum = &manifest.minimum;
     let counterparts = [
         ("the controller", installed.controller, minimum.controller),
@@ -247,7 +250,11 @@ pub fn rise(highest: Option<&Accepted>, manifest: &Manifest, permitted: bool) ->
             }
             Ok(highest.clone())
         }
-        Some(highest) if highest.version == offered.version && highest.artifacts != offered.artifacts => {
+        Some(highest)
+            if highest.version == offered.version
+                && !highest.artifacts.is_empty()
+                && highest.artifacts != offered.artifacts =>
+        {
             Err(Refusal::OtherArtifacts { version: offered.version })
         }
         _ => Ok(offered),

@@ -173,6 +173,30 @@ fn older_versions_are_refused_without_a_permit() {
 }
 
 #[test]
+fn what_the_seed_brought_is_the_floor_before_the_first_release() {
+    let releaser = Releaser::new();
+    let seeded = Installed { highest: None, ..installed() };
+    let offered = |manifest: &[u8], permit: Option<&[u8]>, installed: &Installed| {
+        verify(&releaser.trust(), &Offer { roots: &[], manifest, permit }, now(), installed)
+    };
+    let (oldest, between) = (releaser.manifest("0.1.5"), releaser.manifest("0.1.9"));
+    let too_old = |text| Err(Refusal::Downgrade { offered: version(text), highest: version("0.2.0") });
+    assert_eq!(offered(&oldest, None, &seeded), too_old("0.1.5"));
+    // Going back opens no way for what lies between, on a node that never had a release either.
+    let permit = releaser.permit(&oldest, &["a1"]);
+    let back = offered(&oldest, Some(&permit), &seeded).expect("permitted");
+    assert_eq!(back.highest.version, version("0.2.0"));
+    let then = Installed { highest: Some(back.highest), agent: version("0.1.5"), ..seeded.clone() };
+    assert_eq!(offered(&between, None, &then), too_old("0.1.9"));
+    // The seed's own version as a release: nobody signed what the seed brought, so whatever is signed is taken, once.
+    let same = offered(&releaser.manifest("0.2.0"), None, &seeded).expect("accepted");
+    assert_eq!(same.highest.artifacts, manifest("0.2.0").artifacts_sha256());
+    let known = Accepted { version: version("0.2.0"), artifacts: digest(b"other") };
+    let refused = offered(&releaser.manifest("0.2.0"), None, &Installed { highest: Some(known), ..seeded });
+    assert_eq!(refused, Err(Refusal::OtherArtifacts { version: version("0.2.0") }));
+}
+
+#[test]
 fn permits_are_for_these_nodes_this_release_and_this_time() {
     let releaser = Releaser::new();
     let old = releaser.manifest("0.1.9");
