@@ -216,7 +216,11 @@ async fn send(mut file: File, sender: &mpsc::Sender<Result<v1::Chunk, Status>>, 
         if data.is_empty() {
             return Ended::Complete;
         }
-        sleep_until(pace.next(data.len())).await;
+        tokio::select! {
+            () = sleep_until(pace.next(data.len())) => {}
+            // Its place is free at once.
+            () = sender.closed() => return Ended::Left,
+        }
         match timeout(STALLED, sender.send(Ok(v1::Chunk { data }))).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Ended::Left,
