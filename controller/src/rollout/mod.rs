@@ -24,6 +24,7 @@ pub mod floor;
 pub mod inbox;
 pub mod members;
 pub mod note;
+mod perform;
 pub mod plans;
 mod service;
 #[cfg(test)]
