@@ -116,7 +116,7 @@ mod tests {
     /// Runs the script in `sandbox` with its absolute paths moved there and systemd stubbed.
     fn run(document: &[u8], sandbox: &std::path::Path) -> (bool, String) {
         let at = |path: &str| sandbox.join(path.trim_start_matches('/')).display().to_string();
-        for dir in ["etc/systemd/system", "etc/fleet-agent", "bin"] {
+        for dir in ["etc/systemd/system/multi-user.target.wants", "etc/fleet-agent", "bin"] {
             std::fs::create_dir_all(sandbox.join(dir)).unwrap();
         }
         let split = document.windows(16).position(|w| w == b"\n__SUPERVISOR__\n").unwrap();
@@ -127,9 +127,16 @@ mod tests {
             .replace("/etc/", &format!("{}/", at("etc")));
         let file = sandbox.join("script");
         std::fs::write(&file, [script.as_bytes(), payload].concat()).unwrap();
-        for stub in ["systemctl", "journalctl", "python3"] {
+        let noted = "echo \"${0##*/} $*\" >>\"${0%/*}/calls\"";
+        for (stub, does) in [
+            ("systemctl", noted.to_owned()),
+            ("sync", noted.to_owned()),
+            ("mv", format!("{noted}; exec /bin/mv \"$@\"")),
+            ("journalctl", String::new()),
+            ("python3", String::new()),
+        ] {
             let path = sandbox.join("bin").join(stub);
-            std::fs::write(&path, "#!/bin/sh\nexit 0\n").unwrap();
+            std::fs::write(&path, format!("#!/bin/sh\n{does}\nexit 0\n")).unwrap();
             let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
             std::fs::set_permissions(&path, mode).unwrap();
         }
@@ -183,6 +190,34 @@ mod tests {
         assert_eq!(enrol["release_root"], "fleet-release 1 root\n\n{}");
         // Again: nothing is in its own way.
         assert!(run(&document, sandbox.path()).0);
+    }
+
+    #[test]
+    fn everything_is_on_disk_before_the_agent_starts() {
+        let sandbox = tempfile::tempdir().unwrap();
+        let (ok, said) = run(&sample().1, sandbox.path());
+        assert!(ok, "{said}");
+        let at = |path: &str| sandbox.path().join(path).display().to_string();
+        let calls = std::fs::read_to_string(sandbox.path().join("bin/calls")).unwrap();
+        let calls: Vec<&str> = calls.lines().collect();
+        let nth = |call: String| {
+            calls.iter().position(|made| *made == call).unwrap_or_else(|| panic!("{call}: {calls:#?}"))
+        };
+        let start = nth("systemctl restart fleet-agent.service".to_owned());
+        let lib = "usr/local/lib/fleet";
+        for (folder, name) in [
+            ("etc/fleet-agent", "enrol.json"),
+            ("etc/systemd/system", "fleet-agent.service"),
+            (lib, "fleet-supervisor"),
+        ] {
+            let file = at(&format!("{folder}/{name}"));
+            let written = nth(format!("sync {file}.new"));
+            let named = nth(format!("mv {file}.new {file}"));
+            let kept = calls.iter().rposition(|made| *made == format!("sync {}", at(folder))).unwrap();
+            assert!(written < named && named < kept && kept < start, "{name}: {calls:#?}");
+        }
+        let wants = nth(format!("sync {}", at("etc/systemd/system/multi-user.target.wants")));
+        assert!(nth("systemctl enable --quiet fleet-agent.service".to_owned()) < wants && wants < start);
     }
 
     #[test]

@@ -27,18 +27,27 @@ step() {
     out=$("$@" 2>&1) || fail "$what: $(printf '%s' "$out" | tail -n 1)"
 }
 
+# place FILE MODE: what it is told becomes FILE, the whole of it or nothing, and a power cut leaves it there.
+place() {
+    cat >"$1.new" || fail "write $1"
+    step "write $1" chmod "$2" "$1.new"
+    step "write $1" sync "$1.new"
+    step "write $1" mv "$1.new" "$1"
+    step "write $1" sync "${1%/*}"
+}
+
 step "make $lib" mkdir -p "$lib" /etc/fleet-agent
 step "make $lib readable" chmod 755 "$lib"
-cat >"$lib/report.py" <<'REPORT' || fail "write $lib/report.py"
+step "make $lib" sync "${lib%/*}" /etc/
+place "$lib/report.py" 600 <<'REPORT'
 @REPORT@
 REPORT
-cat >/etc/fleet-agent/enrol.json <<'ENROL' || fail "write /etc/fleet-agent/enrol.json"
+place /etc/fleet-agent/enrol.json 600 <<'ENROL'
 @ENROL@
 ENROL
-cat >/etc/systemd/system/fleet-agent.service <<'UNIT' || fail "write fleet-agent.service"
+place /etc/systemd/system/fleet-agent.service 644 <<'UNIT'
 @UNIT@
 UNIT
-chmod 644 /etc/systemd/system/fleet-agent.service
 say seed-read
 
 free=$(df -Pk "$lib" | awk 'NR == 2 { print $4 }')
@@ -58,6 +67,7 @@ unpack() {
 unpack fleet-supervisor @SUPERVISOR_SHA256@ '1,/^__SUPERVISOR__$/d;/^__AGENT__$/,$d'
 unpack fleet-agent @SHA256@ '1,/^__AGENT__$/d'
 step "install fleet-supervisor" mv "$lib/fleet-supervisor.new" "$lib/fleet-supervisor"
+step "install fleet-supervisor" sync "$lib"
 # A node that has an agent in a slot already keeps that one: what it runs is for releases to say.
 version=$("$lib/fleet-agent.new" --version 2>/dev/null | cut -d ' ' -f 2)
 step "install fleet-agent" "$lib/fleet-supervisor" adopt "$lib/fleet-agent.new" "${version:-unknown}"
@@ -66,6 +76,10 @@ say agent-unpacked
 
 step "enable fleet-agent.service" systemctl daemon-reload
 step "enable fleet-agent.service" systemctl enable --quiet fleet-agent.service
+# What enables it is a name in one of these: once enrolled, the node must come up with its agent after any power cut.
+for folder in /etc/systemd/system/*.wants /etc/systemd/system/; do
+    [ ! -d "$folder" ] || step "enable fleet-agent.service" sync "$folder"
+done
 if ! systemctl restart fleet-agent.service; then
     fail "start fleet-agent.service: $(journalctl -u fleet-agent.service -n 1 -o cat 2>/dev/null)"
 fi
