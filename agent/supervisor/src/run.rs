@@ -22,6 +22,8 @@ use crate::{
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// A run of this length makes the next pause the shortest again.
 const STEADY: Duration = Duration::from_secs(60);
+/// Pause before a record that cannot be read is read once more.
+const REREAD: Duration = Duration::from_millis(500);
 /// How long an agent has to end before it is killed.
 const GRACE: Duration = Duration::from_secs(20);
 /// How long an agent on trial has to end: it is no good anyway.
@@ -49,7 +51,7 @@ pub struct Settings {
 pub fn run(settings: Settings) -> io::Result<()> {
     let signals = Signals::catch()?;
     let mut slots = Slots::new(&settings.slots, Host);
-    let state = slots.load()?.ok_or_else(|| {
+    let state = slots.load_at_last(REREAD).ok_or_else(|| {
         let text = format!(
             "{} holds no state and no sound slot; `fleet-supervisor adopt FILE VERSION` makes one",
             settings.slots.display()

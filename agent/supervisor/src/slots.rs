@@ -3,6 +3,8 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use crate::{
@@ -14,6 +16,9 @@ use crate::{
 
 /// Where the slots are on a node.
 pub const FOLDER: &str = "/usr/local/lib/fleet/slots";
+
+/// How often the record is read before the disk is taken to have lost it.
+const READS: u32 = 5;
 
 /// The folder of the slots.
 #[derive(Clone, Debug)]
@@ -76,11 +81,37 @@ impl<D: Disk> Slots<D> {
         if let Some(state) = disk::read(&mut self.disk, &path)?.and_then(|bytes| State::decode(&bytes)) {
             return Ok(Some(state));
         }
+        self.recover(false)
+    }
+
+    /// The same; but what cannot be read after some tries, `pause` apart, is taken for lost: a node whose disk has a bad
+    /// spot in a record still has a program to run. The next step writes the record anew, elsewhere on the disk.
+    pub fn load_at_last(&mut self, pause: Duration) -> Option<State> {
+        for _ in 1..READS {
+            match self.load() {
+                Ok(state) => return state,
+                Err(_) => thread::sleep(pause),
+            }
+        }
+        self.load()
+            .or_else(|_| {
+                self.owed = true;
+                self.recover(true)
+            })
+            .ok()
+            .flatten()
+    }
+
+    /// What the slots themselves say; `anyway` passes over those of which the record cannot be read.
+    fn recover(&mut self, anyway: bool) -> io::Result<Option<State>> {
         let found = self.look();
         let mut sound = Vec::new();
         for slot in Slot::BOTH {
             let path = self.about(slot);
-            let about = disk::read(&mut self.disk, &path)?.and_then(|bytes| Content::decode(&bytes));
+            let about = match disk::read(&mut self.disk, &path) {
+                Err(_) if anyway => None,
+                read => read?.and_then(|bytes| Content::decode(&bytes)),
+            };
             if let Some(content) = about.filter(|content| found.holds(slot, Some(content))) {
                 sound.push((content.serial, slot, content));
             }

@@ -334,6 +334,25 @@ fn a_read_that_fails_is_no_verdict() {
 }
 
 #[test]
+fn a_record_that_is_never_read_again_leaves_a_program_to_run() {
+    let mut node = Node::boot(&old_node(), Fault::Nothing);
+    node.live(Life::Commits);
+    let both = node.slots.disk.image();
+    let mut lost = both.clone();
+    lost.files.remove(Path::new("/slots/state"));
+    let cases = [(&both, "/slots/state", OLD), (&lost, "/slots/a/slot", NEW), (&lost, "/slots/b/slot", OLD)];
+    for (image, broken, runs) in cases {
+        let mut slots = Slots::new("/slots", Model::new(image, Fault::Broken(broken)));
+        slots.load().expect_err("it may be readable in a moment");
+        let state = slots.load_at_last(std::time::Duration::ZERO).expect("a node always knows what to run");
+        let mut node = Node { slots, state, runs: Vec::new() };
+        assert_eq!(node.start(), Some(runs), "{broken}");
+        // The record was written anew: agent and supervisor read it again.
+        assert_eq!(node.slots.load().expect("readable").as_ref(), Some(&node.state), "{broken}");
+    }
+}
+
+#[test]
 fn without_a_readable_state_the_older_sound_slot_runs() {
     let mut node = Node::boot(&old_node(), Fault::Nothing);
     node.live(Life::Commits);

@@ -30,6 +30,8 @@ pub enum Fault {
     Error(usize),
     /// This one file cannot be opened for reading.
     Unread(usize),
+    /// This file cannot be read any more, until another takes its name.
+    Broken(&'static str),
 }
 
 #[derive(Clone, Debug)]
@@ -76,6 +78,8 @@ pub struct Model {
     durable_folders: BTreeSet<PathBuf>,
     pending: Vec<Change>,
     fault: Fault,
+    /// How many files there were at first.
+    first: usize,
     /// Calls that change something, so far.
     pub calls: usize,
     /// Files opened for reading, so far.
@@ -87,6 +91,7 @@ impl Model {
         let inodes = image.files.values().map(|bytes| Inode { now: bytes.clone(), synced: bytes.clone() });
         let names: BTreeMap<PathBuf, usize> = image.files.keys().cloned().zip(0..).collect();
         Self {
+            first: image.files.len(),
             inodes: inodes.collect(),
             durable: names.clone(),
             names,
@@ -243,6 +248,12 @@ impl Disk for Model {
         self.reads += 1;
         if self.fault == Fault::Unread(self.reads - 1) {
             return Err(io::Error::other("input/output error"));
+        }
+        if let Fault::Broken(broken) = self.fault
+            && path == Path::new(broken)
+            && self.names.get(path).is_some_and(|inode| *inode < self.first)
+        {
+            return Err(io::Error::other("structure needs cleaning"));
         }
         let bytes = self.names.get(path).map(|inode| self.inodes[*inode].now.clone());
         Ok(bytes.map(|bytes| Box::new(io::Cursor::new(bytes)) as Box<dyn Read>))
