@@ -261,7 +261,8 @@ impl Provider {
         let mut view = observe(&self.cloud, &self.mark).await.map_err(ProviderError::Observe)?;
         let index = self.journal.index().await?;
         // Lists may lag behind: what was just made would be made again.
-        let unlisted = index.ids("server").filter(|id| !view.domains.values().any(|held| held.servers.contains_key(id)));
+        let unlisted =
+            index.ids("server").filter(|id| !view.domains.values().any(|held| held.servers.contains_key(id)));
         for id in unlisted.collect::<Vec<_>>() {
             if let Some(server) = self.cloud.server(&id).await.map_err(ProviderError::Observe)? {
                 view.put_server(server);

@@ -40,6 +40,28 @@ async fn a_lost_answer_is_adopted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_is_listed_late_is_not_asked_for_twice() {
+    let plan = small();
+    for fault in [Fault::LostAnswer, Fault::TroubleAfter] {
+        let mut hit = 0;
+        for call in 0..60 {
+            let world = World::new();
+            world.cloud.state().unlisted = Duration::from_secs(4);
+            world.cloud.fault(call, fault);
+            world.apply_at_last(&plan).await;
+            let deployed = world.cloud.changes().into_iter().filter(|call| *call == "deployServer").count();
+            assert_eq!((deployed, world.cloud.state().servers.len()), (3, 3), "fault on call {call}");
+            hit += usize::from(world.cloud.unanswered().contains(&"deployServer"));
+            // Another run knows what was made, however soon it follows.
+            world.cloud.count_anew();
+            world.apply(&plan).await;
+            assert_eq!(world.cloud.changes(), [] as [&str; 0], "fault on call {call}");
+        }
+        assert_eq!(hit, 3, "each server's answer was lost once");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cloud_in_trouble_is_asked_again() {
     fault_everywhere(Fault::Trouble).await;
     fault_everywhere(Fault::TroubleAfter).await;

@@ -48,7 +48,8 @@ fn give_away(world: &World, location: &str, description: &str) {
     let state = &mut *world.cloud.state();
     for domain in state.domains.values_mut().filter(|held| held.datacenter_id.as_str() == location) {
         domain.description = Some(description.to_owned());
-        let inside = state.lists.values_mut().filter(|list| list.network_domain_id.as_ref() == Some(&domain.id));
+        let inside =
+            state.lists.values_mut().filter(|list| list.network_domain_id.as_ref() == Some(&domain.id));
         inside.for_each(|list| list.description = Some(description.to_owned()));
     }
     for vlan in state.vlans.values_mut().filter(|held| held.datacenter_id.as_str() == location) {
