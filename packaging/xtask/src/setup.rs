@@ -16,7 +16,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("iproute2", "network namespaces"),
     ("nftables", "the local cloud's firewalls"),
     ("slirp4netns", "guests' way out, user-mode"),
-    ("systemd-container", "runs a Debian natively, to measure a node's work"),
+    ("systemd-container", "runs a Debian natively, to measure a node's work and to try releases"),
     ("mmdebstrap", "builds the machine image from Debian packages"),
     ("cpio", "the machine image's first stage"),
     ("e2fsprogs", "file systems of the machine image"),

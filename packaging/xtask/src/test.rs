@@ -20,6 +20,7 @@ const WAITING: &[(&str, &str)] = &[
     ("fleet-tests", "expiry"),
     ("fleet-supervisor", "native"),
     ("fleet-tests", "schedules"),
+    ("fleet-tests", "rollouts"),
 ];
 
 /// Test binaries that run last in their lane: what takes long is not to hide what fails fast.

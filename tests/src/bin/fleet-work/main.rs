@@ -26,9 +26,6 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-/// Debian packages of the node.
-const PACKAGES: &str = "systemd,systemd-sysv,dbus,openssh-server,openssh-client,sudo,chrony,iproute2,lvm2,e2fsprogs,\
-                        adduser,ca-certificates";
 /// What has to be beside the finished agent.
 const PROGRAMS: [&str; 3] = ["fleet-agent", "fleet-todo", "rethinkdb-standin.deb"];
 /// Bytes of each of the node's two disks.
@@ -85,7 +82,7 @@ fn measure(folder: &Path) -> anyhow::Result<bool> {
     ensure!(nix::unistd::geteuid().is_root(), "a container needs root");
     let dist = PathBuf::from(env::var_os("FLEET_DIST").context("FLEET_DIST names no folder")?);
     fs::create_dir_all(folder)?;
-    let debian = debian(folder)?;
+    let debian = fleet_tests::debian(folder)?;
     let node = tempfile::Builder::new().prefix("fleet-work-").tempdir_in(folder)?;
     run(Command::new("tar").arg("-C").arg(node.path()).arg("-xf").arg(debian))?;
     furnish(node.path(), &dist)?;
@@ -98,19 +95,6 @@ fn measure(folder: &Path) -> anyhow::Result<bool> {
         Said::Looked(all) => print(&all),
         Said::Failed(why) => bail!("on the node: {why}"),
     }
-}
-
-/// The Debian, made once.
-fn debian(folder: &Path) -> anyhow::Result<PathBuf> {
-    let tar = folder.join("node.tar");
-    if !tar.is_file() {
-        eprintln!("fleet-work: making a Debian, once");
-        let part = folder.join("node.part.tar");
-        let mut make = Command::new("mmdebstrap");
-        run(make.args(["--quiet", "--variant=minbase", "--include", PACKAGES, "bookworm"]).arg(&part))?;
-        fs::rename(&part, &tar)?;
-    }
-    Ok(tar)
 }
 
 /// Puts on the node what the bench needs there.
