@@ -160,4 +160,10 @@ fn what_cannot_be_read_is_never_taken_for_a_release_never_seen() {
     assert!(disk.unread());
     assert_eq!(store.highest().expect("readable again"), highest);
     assert_eq!(disk.reads(), 2);
+    // Nor if it stays so, until another takes its place.
+    let disk = Held::new(&image, Fault::Broken("/agent/release/highest"));
+    let store = self::store(&disk);
+    for _ in 0..3 {
+        store.highest().expect_err("it is there and cannot be read");
+    }
 }
