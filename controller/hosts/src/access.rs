@@ -46,29 +46,44 @@ impl Access {
         Keys { agent: self.agent.clone(), files: self.keys.clone() }
     }
 
-    /// Host keys of a machine by the operator's files, none that is revoked there.
+    /// Host keys that are revoked in any of the operator's files, for whichever machine.
+    ///
+    /// # Errors
+    /// A file that cannot be read: what it revokes is not known.
+    pub fn revoked(&self) -> Result<Vec<Pin>, String> {
+        let mut revoked = Vec::new();
+        for file in &self.known_hosts {
+            let text = match fs::read_to_string(file) {
+                Ok(text) => text,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => {
+                    return Err(format!(
+                        "{}: {error}; what it revokes has to be known, see why",
+                        file.display()
+                    ));
+                }
+            };
+            let lines = text.lines().filter_map(|line| line.trim_start().strip_prefix("@revoked"));
+            revoked.extend(lines.filter_map(|line| {
+                let mut words = line.split_ascii_whitespace().skip(1);
+                Pin::parse(&format!("{} {}", words.next()?, words.next()?))
+            }));
+        }
+        Ok(revoked)
+    }
+
+    /// Host keys of a machine by the operator's files, none that is revoked in any of them.
     ///
     /// # Errors
     /// A file that cannot be understood: with a guess, anybody could be the machine.
     pub fn known(&self, address: &str, port: u16) -> Result<HostKeys, String> {
-        let mut pins = Vec::new();
+        let (mut pins, revoked) = (Vec::new(), self.revoked()?);
         for file in &self.known_hosts {
             let unreadable =
                 |why: String| format!("{}: {why}; correct it, or write `hostKey`", file.display());
             // Hashed names and ports are understood there.
             let found =
                 known_host_keys_path(address, port, file).map_err(|error| unreadable(error.to_string()))?;
-            if found.is_empty() {
-                continue;
-            }
-            let text = fs::read_to_string(file).map_err(|error| unreadable(error.to_string()))?;
-            let revoked = text.lines().filter_map(|line| line.strip_prefix("@revoked"));
-            let revoked: Vec<Pin> = revoked
-                .filter_map(|line| {
-                    let mut words = line.split_ascii_whitespace().skip(1);
-                    Pin::parse(&format!("{} {}", words.next()?, words.next()?))
-                })
-                .collect();
             pins.extend(found.into_iter().map(|(_, key)| Pin::Key(key)).filter(|pin| !revoked.contains(pin)));
         }
         Ok(HostKeys::Known(pins))
@@ -101,6 +116,20 @@ mod tests {
         assert_eq!(known(&format!("[web]:2222 {KEY} me\n"), "web", 2222), Ok(vec![pin]));
         assert_eq!(known(&format!("web {KEY}\n@revoked * {KEY}\n"), "web", 22), Ok(vec![]));
         assert!(known("web ssh-ed25519 AAAA\n", "web", 22).is_err());
+    }
+
+    #[test]
+    fn a_key_that_one_file_revokes_is_known_by_none() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (own, all) = (dir.path().join("own"), dir.path().join("all"));
+        fs::write(&own, format!("web {KEY}\n")).expect("written");
+        fs::write(&all, format!("@revoked * {KEY}\n")).expect("written");
+        let pin = Pin::parse(KEY).expect("a key");
+        for known_hosts in [vec![own.clone(), all.clone()], vec![all, own]] {
+            let access = Access { known_hosts, ..Access::default() };
+            let HostKeys::Known(pins) = access.known("web", 22).expect("readable") else { panic!("known") };
+            assert_eq!((pins, access.revoked()), (vec![], Ok(vec![pin.clone()])));
+        }
     }
 
     #[test]

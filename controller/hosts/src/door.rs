@@ -37,6 +37,8 @@ pub enum Closed {
     Away,
     /// Something answers that is not known to be the machine.
     Stranger,
+    /// It is the machine, and what was under way there broke off: it may go on.
+    Broken,
     /// It is the machine, and something is in the way that somebody has to remove.
     Shut,
 }
@@ -44,6 +46,9 @@ pub enum Closed {
 impl DoorError {
     fn away(why: String) -> Self {
         Self { why, kind: Closed::Away }
+    }
+    fn broken(why: String) -> Self {
+        Self { why, kind: Closed::Broken }
     }
     pub(crate) fn shut(why: String) -> Self {
         Self { why, kind: Closed::Shut }
@@ -64,7 +69,15 @@ pub async fn open(place: &Place, access: &Access) -> Result<Entrance, DoorError>
     let host = &place.host;
     let known = match &host.key {
         Some(HostKey::Key(text) | HostKey::Fingerprint(text)) => match Pin::parse(text) {
-            Some(pin) => HostKeys::Known(vec![pin]),
+            Some(pin) => {
+                if access.revoked().map_err(DoorError::shut)?.iter().any(|revoked| pin.is_of(revoked)) {
+                    return Err(DoorError::shut(format!(
+                        "its `hostKey` {text} is revoked in your known hosts: whoever shows it may be anybody; give the \
+                         machine a new one, and write that"
+                    )));
+                }
+                HostKeys::Known(vec![pin])
+            }
             None => return Err(DoorError::shut(format!("`hostKey` {text} is no key; correct the plan"))),
         },
         None => access.known(&host.address, host.port).map_err(DoorError::shut)?,
@@ -151,12 +164,12 @@ impl Entrance {
         });
         let exit = match timeout(SCRIPT, running).await {
             Ok(Ok(exit)) => exit,
-            Ok(Err(error)) => return Err(DoorError::away(chain(&error))),
-            Err(_) => return Err(DoorError::away(format!("it took longer than {} s", SCRIPT.as_secs()))),
+            Ok(Err(error)) => return Err(DoorError::broken(chain(&error))),
+            Err(_) => return Err(DoorError::broken(format!("it took longer than {} s", SCRIPT.as_secs()))),
         };
         match exit.status {
             Some(0) => Ok(()),
-            None => Err(DoorError::away("the connection closed half-way".to_owned())),
+            None => Err(DoorError::broken("the connection closed half-way".to_owned())),
             Some(_) if self.login != "root" && last.starts_with("sudo") => Err(DoorError::shut(format!(
                 "`{}` does not become root there ({last}); allow `sudo` without a password, or `login: root`",
                 self.login

@@ -66,7 +66,7 @@ struct Fit {
 #[derive(Default)]
 struct Looked {
     fit: Vec<Fit>,
-    problems: Vec<String>,
+    problems: Vec<(NodeName, String)>,
 }
 
 impl Hosts {
@@ -86,8 +86,8 @@ impl Hosts {
         replace: &BTreeSet<NodeName>,
     ) -> Result<Preview, HostsError> {
         let decision = decide(plan, &self.ledger.all().await?, replace);
-        let elsewhere = decision.again.iter().filter(|(wanted, held)| !held.place.is_at(&wanted.place));
-        let candidates = decision.take.iter().chain(elsewhere.map(|(wanted, _)| wanted));
+        let again = decision.again.iter().map(|(wanted, _)| wanted);
+        let candidates = decision.take.iter().chain(again);
         let Looked { fit, problems } =
             self.look(candidates.cloned().collect(), plan, &decision, &CancellationToken::new()).await;
         let mut steps: Vec<Step> = decision.leave.iter().map(|(node, held)| releasing(node, held)).collect();
@@ -105,7 +105,10 @@ impl Hosts {
             }
         }
         let replacements = decision.moved.iter().map(moving).collect();
-        Ok(Preview { steps, problems, replacements, ..Preview::default() })
+        let is_held = |node: &NodeName| decision.again.iter().any(|(wanted, _)| wanted.node == *node);
+        let unmakeable = problems.iter().filter(|(node, _)| is_held(node)).cloned().collect();
+        let problems = problems.into_iter().map(|(_, problem)| problem).collect();
+        Ok(Preview { steps, problems, replacements, unmakeable })
     }
 
     /// Takes the plan's machines and releases those that left it. What fails for one machine stops no other.
@@ -143,7 +146,7 @@ impl Hosts {
         let leave = decision.leave.clone();
         self.release_all(leave, Verb::Release, true, events, stop, &mut outcome).await?;
         let looked = self.look(decision.take.clone(), plan, &decision, stop).await;
-        outcome.problems.extend(looked.problems);
+        outcome.problems.extend(looked.problems.into_iter().map(|(_, problem)| problem));
         for Fit { wanted, entrance, seen, standing } in looked.fit {
             if stop.is_cancelled() {
                 outcome.stopped = true;
@@ -236,7 +239,10 @@ impl Hosts {
         decision: &Decision,
         stop: &CancellationToken,
     ) -> Looked {
-        let nodes: BTreeSet<NodeName> = plan.nodes().map(|placed| placed.node.name.clone()).collect();
+        // Machines of nodes that get another are free by then.
+        let freed = |node: &NodeName| decision.again.iter().any(|(wanted, _)| wanted.node == *node);
+        let nodes = plan.nodes().map(|placed| placed.node.name.clone());
+        let nodes: BTreeSet<NodeName> = nodes.filter(|node| !freed(node)).collect();
         let one = |wanted: Wanted| {
             let nodes = &nodes;
             async move {
@@ -253,7 +259,7 @@ impl Hosts {
                 };
                 Some(match found {
                     Ok((entrance, seen, standing)) => Ok(Fit { wanted, entrance, seen, standing }),
-                    Err(error) => Err(told(&wanted.node, &wanted.place, &error)),
+                    Err(error) => Err((wanted.node.clone(), told(&wanted.node, &wanted.place, &error))),
                 })
             }
         };
@@ -275,7 +281,8 @@ impl Hosts {
                              a copy of it; a copy gets its own by `rm /etc/machine-id && systemd-machine-id-setup`, \
                              and a restart"
                         ));
-                        looked.problems.push(told(&fit.wanted.node, &fit.wanted.place, &why));
+                        let problem = told(&fit.wanted.node, &fit.wanted.place, &why);
+                        looked.problems.push((fit.wanted.node, problem));
                         continue;
                     }
                     machines.insert(fit.seen.machine.clone(), fit.wanted.node.clone());
@@ -286,8 +293,8 @@ impl Hosts {
         looked
     }
 
-    /// Releases machines, several at once. One that is gone, or another by now, is let go if `gone_is_fine`: nobody
-    /// with its identity is let in any more.
+    /// Releases machines, several at once. One that does not answer is let go if `gone_is_fine`: nobody with its identity
+    /// is let in any more. One that shows another key, or broke off while it was released, is not.
     async fn release_all(
         &self,
         machines: Vec<(NodeName, Held)>,
@@ -305,13 +312,10 @@ impl Hosts {
             tell(events, &step, StepState::Started).await;
             let done = self.release_one(&node, &held).await;
             let done = match done {
-                Err(error) if gone_is_fine && error.kind != Closed::Shut => {
-                    let note = format!(
-                        "nobody was there to remove the agent ({}); it gets in nowhere any more",
-                        error.why
-                    );
-                    tell(events, &step, StepState::Waiting(note.clone())).await;
-                    Ok(Released::Now(vec![note]))
+                Err(error) if gone_is_fine && error.kind == Closed::Away => {
+                    let note = format!("let go unseen, the agent may still be there: {}", error.why);
+                    tell(events, &step, StepState::Waiting(note)).await;
+                    Ok(Released::Unseen(error.why))
                 }
                 done => done,
             };
@@ -336,10 +340,16 @@ impl Hosts {
                 }
                 Err(error) => {
                     let mut why = told(&node, &held.place, &error);
-                    if error.kind != Closed::Shut {
-                        why.push_str(
+                    match error.kind {
+                        Closed::Away => why.push_str(
                             "; if it is gone for good, take the node out of the plan, `fleetctl up`, and go on from there",
-                        );
+                        ),
+                        Closed::Stranger => why.push_str(
+                            "; if it was made anew, have its node in the plan with the new `hostKey`, `fleetctl up`, and \
+                             then release it",
+                        ),
+                        Closed::Broken => why.push_str("; run it again"),
+                        Closed::Shut => {}
                     }
                     outcome.problems.push(why);
                 }
@@ -370,6 +380,11 @@ fn proof(node: &NodeName, held: &Held, released: &Released) -> String {
     let place = &held.place.host;
     match released {
         Released::Before => format!("{node} ({place}): was not this fleet's any more, left alone"),
+        Released::Unseen(why) => format!(
+            "{node} ({place}): let go unseen ({why}); if it still runs, so do the agent and whatever it started, with an \
+             identity that is let in nowhere: there, `systemctl disable --now fleet-agent fleet-todo rethinkdb@fleet`, \
+             and remove /etc/fleet-agent, /var/lib/fleet-agent and /usr/local/lib/fleet"
+        ),
         Released::Now(left) => {
             let mut line = format!(
                 "{node} ({place}): no agent, unit, key or state of it; left: what the plan's tasks installed and wrote"

@@ -13,6 +13,8 @@ pub enum Released {
     Now(Vec<String>),
     /// It was not ours any more, and was left alone.
     Before,
+    /// Nothing answered where it should be, for this reason: whatever was there may be there still.
+    Unseen(String),
 }
 
 /// Releases the machine that `mark` is on. May be done again.
@@ -61,7 +63,11 @@ systemctl reset-failed fleet-agent.service fleet-todo.service rethinkdb@fleet.se
 begin=$(grep -c '^# BEGIN fleet (' /etc/hosts)
 end=$(grep -c '^# END fleet$' /etc/hosts)
 if [ "$begin$end" = 11 ]; then
-    kept=$(sed '/^# BEGIN fleet (/,/^# END fleet$/d' /etc/hosts) && printf '%s\n' "$kept" >/etc/hosts
+    # As it was but for the block, and whole whenever the power fails; one that is mounted there cannot be put in place.
+    new=/etc/hosts.fleet
+    cp -p /etc/hosts "$new" && sed '/^# BEGIN fleet (/,/^# END fleet$/d' /etc/hosts >"$new" && sync "$new" &&
+        {{ mv -f "$new" /etc/hosts || cat "$new" >/etc/hosts; }} || say stays 'the block in /etc/hosts'
+    rm -f "$new"
 fi
 rm -rf /usr/local/lib/fleet /var/lib/fleet-agent /run/fleet-supervisor /run/fleet-first-boot.lock
 find /etc/fleet-agent -mindepth 1 ! -name host.json -delete

@@ -232,11 +232,14 @@ async fn run(root: PathBuf, command: String, mut channel: Channel<Msg>) {
     // A command that reads nothing is fine.
     let _ = process.stdin.take().expect("piped").write_all(&input).await;
     let output = process.wait_with_output().await.expect("runs");
-    let status = output.status.code().and_then(|code| u32::try_from(code).ok()).unwrap_or(255);
     // The client may be gone.
     let _ = channel.data(output.stdout.as_slice()).await;
     let _ = channel.extended_data(1, output.stderr.as_slice()).await;
-    let _ = channel.exit_status(status).await;
+    // One whose shell was killed says nothing.
+    let status = output.status.code().and_then(|code| u32::try_from(code).ok());
+    if let Some(status) = status.filter(|status| *status < 128) {
+        let _ = channel.exit_status(status).await;
+    }
     let _ = channel.eof().await;
     let _ = channel.close().await;
 }

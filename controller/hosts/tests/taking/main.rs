@@ -266,6 +266,10 @@ async fn who_leaves_the_plan_is_released_even_when_gone() {
     assert_eq!(apply(&hosts, &whole).await.0.changing_calls, 3);
     dead.off().await;
     let less = down(&fleet.hosts(Operator::new().access(""))).await;
+    assert!(
+        less.problems.iter().filter(|why| why.contains("if it is gone for good")).count() == 1,
+        "{less:?}"
+    );
     assert_eq!(less.proof, ["hosts: 3"], "no key, nothing released: {:?}", less.problems);
     assert_eq!(less.problems.len(), 3);
 
@@ -278,8 +282,80 @@ async fn who_leaves_the_plan_is_released_even_when_gone() {
     assert_eq!(steps.len(), 2);
     let (outcome, _) = apply(&hosts, &smaller).await;
     assert_eq!((outcome.problems.len(), outcome.changing_calls), (0, 2), "{outcome:?}");
+    let unseen: Vec<_> = outcome.proof.iter().filter(|line| line.starts_with("c ")).collect();
+    assert!(unseen.len() == 1 && unseen[0].contains("let go unseen"), "{:?}", outcome.proof);
+    assert!(!unseen[0].contains("no agent"), "nobody saw that: {unseen:?}");
     assert!(!leaves.path("etc/fleet-agent").exists());
     assert_eq!(down(&hosts).await.proof[0], "hosts: 0");
+}
+
+#[tokio::test]
+async fn who_answers_and_is_not_released_is_not_let_go() {
+    let operator = Operator::new();
+    let (stays, other, broken) =
+        (Machine::new(&operator).await, Machine::new(&operator).await, Machine::new(&operator).await);
+    let fleet = Fleet::new();
+    let key = other.keys[0].public_key().to_openssh().expect("a line");
+    let unpinned = format!("{{name: b, address: '127.0.0.1:{}'}}", other.port);
+    let whole = plan(&[line("a", &stays), unpinned, line("c", &broken)]);
+    let known = operator.access(&format!("[127.0.0.1]:{} {key}\n", other.port));
+    assert_eq!(apply(&fleet.hosts(known), &whole).await.0.changing_calls, 3);
+    // The one shows a key that is not known any more, at the other the shell is killed half-way.
+    let hosts = fleet.hosts(operator.access(""));
+    broken.program("systemctl", "kill -9 $PPID");
+    let (outcome, _) = apply(&hosts, &plan(&[line("a", &stays)])).await;
+    assert_eq!(
+        (outcome.changing_calls, outcome.proof.len(), outcome.problems.len()),
+        (0, 0, 2),
+        "{outcome:?}"
+    );
+    for part in ["node `b`", "node `c`", "the new `hostKey`", "half-way"] {
+        assert!(outcome.problems.iter().any(|why| why.contains(part)), "{part} in {outcome:?}");
+    }
+    for machine in [&other, &broken] {
+        assert!(machine.path("etc/fleet-agent/host.json").exists());
+    }
+    broken.program("systemctl", r#"[ "$1" != is-active ]"#);
+    let (outcome, _) = apply(&hosts, &plan(&[line("a", &stays)])).await;
+    assert_eq!(
+        (outcome.changing_calls, only(&outcome.problems).contains("node `b`")),
+        (1, true),
+        "{outcome:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_machine_that_cannot_be_taken_lets_nobody_go() {
+    let operator = Operator::new();
+    let (one, two) = (Machine::new(&operator).await, Machine::new(&operator).await);
+    let mut dead = Machine::new(&operator).await;
+    let fleet = Fleet::new();
+    let hosts = fleet.hosts(operator.access(""));
+    let before = plan(&[line("a", &one), line("b", &two)]);
+    assert_eq!(apply(&hosts, &before).await.0.changing_calls, 2);
+    dead.off().await;
+    let moved = plan(&[line("a", &dead), line("b", &two)]);
+    let shown = hosts.preview(&moved, &["a", "b"].map(name).into()).await.expect("the store works");
+    assert_eq!(shown.steps.iter().filter(|step| step.verb == Verb::Replace).count(), 2, "{shown:?}");
+    assert_eq!(shown.unmakeable.keys().map(NodeName::as_str).collect::<Vec<_>>(), ["a"], "{shown:?}");
+    assert!(shown.unmakeable[&name("a")].contains("SSH does not answer"), "{shown:?}");
+    // Two that change places are free for each other by then.
+    let swapped = plan(&[line("a", &two), line("b", &one)]);
+    let shown = hosts.preview(&swapped, &["a", "b"].map(name).into()).await.expect("the store works");
+    assert_eq!((shown.unmakeable.len(), shown.problems.len()), (0, 0), "{shown:?}");
+}
+
+#[tokio::test]
+async fn a_revoked_key_opens_no_door_however_it_is_known() {
+    let operator = Operator::new();
+    let machine = Machine::new(&operator).await;
+    let key = machine.keys[0].public_key().to_openssh().expect("a line");
+    let access = operator.access(&format!("@revoked * {key}\n"));
+    for pin in [machine.fingerprint(), key] {
+        let found = preview(&Fleet::new().hosts(access.clone()), &plan(&[pinned("a", &machine, &pin)])).await;
+        assert!(only(&found.1).contains("is revoked in your known hosts"), "{found:?}");
+    }
+    assert_eq!(machine.asked(), 0, "no login was tried");
 }
 
 #[tokio::test]

@@ -94,6 +94,14 @@ impl Pin {
         PublicKey::from_openssh(text).ok().map(|key| Self::Key(PublicKey::from(key.key_data().clone())))
     }
 
+    /// Whether both are known by the same key.
+    pub fn is_of(&self, other: &Self) -> bool {
+        match (self, other) {
+            (pin, Self::Key(key)) | (Self::Key(key), pin) => pin.fits(key),
+            (Self::Digest(one), Self::Digest(other)) => one == other,
+        }
+    }
+
     fn fits(&self, shown: &PublicKey) -> bool {
         match self {
             Self::Key(key) => key.key_data() == shown.key_data(),
