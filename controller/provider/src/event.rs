@@ -37,6 +37,13 @@ pub struct Step {
     pub outside: bool,
 }
 
+impl Step {
+    /// Whether it is about a node's machine as a whole: a server that is made, or a host that is taken.
+    pub fn is_machine(&self) -> bool {
+        matches!(self.kind, "server" | "host")
+    }
+}
+
 /// Progress of a run.
 #[derive(Clone, Debug)]
 pub enum Event {

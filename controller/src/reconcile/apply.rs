@@ -247,6 +247,20 @@ impl Apply<'_> {
         match event {
             Event::Step(step, state) => {
                 self.teller.step(&step, &state);
+                if step.is_machine()
+                    && matches!(step.verb, Verb::Destroy | Verb::Release)
+                    && state == StepState::Done
+                {
+                    // Whatever fails elsewhere, nobody has this identity rightfully any more.
+                    let left =
+                        step.name.parse::<NodeName>().ok().filter(|node| self.plan.node(node).is_none());
+                    if let Some(node) = left {
+                        token::prune(self.tools.records(), self.tools.clock().now(), |whose| *whose == node)
+                            .await?;
+                        self.remove_leaver(&node).await?;
+                    }
+                    return Ok(());
+                }
                 let node = step.name.parse::<NodeName>().ok().filter(|node| self.plan.node(node).is_some());
                 if let Some(node) = node.filter(|_| step.kind == "server" && step.verb == Verb::Create) {
                     match state {
@@ -354,11 +368,16 @@ impl Apply<'_> {
         let known = self.tools.homecoming.board.all_addresses().into_keys();
         let names: BTreeSet<NodeName> = enrolled.chain(observed).chain(known).collect();
         for node in names.iter().filter(|node| self.plan.node(node).is_none()) {
-            self.tools.enrolment.retire(node).await?;
-            self.tools.permits.forget(node).await?;
-            self.tools.homecoming.board.forget(node).await?;
-            self.stage(node, NodeState::NodeGone, "not in the plan any more");
+            self.remove_leaver(node).await?;
         }
+        Ok(())
+    }
+
+    async fn remove_leaver(&self, node: &NodeName) -> Result<(), RecordError> {
+        self.tools.enrolment.retire(node).await?;
+        self.tools.permits.forget(node).await?;
+        self.tools.homecoming.board.forget(node).await?;
+        self.stage(node, NodeState::NodeGone, "not in the plan any more");
         Ok(())
     }
 

@@ -173,14 +173,15 @@ impl Replacing<'_> {
         let goes = |verb| matches!(verb, Verb::Replace | Verb::Destroy);
         let is_there = |node: &NodeName| {
             let mut steps = preview.steps.iter();
-            steps.any(|step| goes(step.verb) && step.kind == "server" && step.name == node.as_str())
+            steps.any(|step| goes(step.verb) && step.is_machine() && step.name == node.as_str())
         };
         let refused = nodes.iter().filter(|node| is_there(node)).filter_map(|node| {
             if !self.consented.contains(node) {
-                return Some(without_consent(node));
+                return Some(without_consent(node, &self.plan.cloud));
             }
             let why = preview.unmakeable.get(node)?;
-            Some(format!("node `{node}` keeps its server, since none could take its place: {why}"))
+            let machine = machine(&self.plan.cloud);
+            Some(format!("node `{node}` keeps its {machine}, since none could take its place: {why}"))
         });
         Ok(refused.collect())
     }
@@ -216,11 +217,22 @@ impl Replacing<'_> {
     }
 }
 
-fn without_consent(node: &NodeName) -> String {
+fn without_consent(node: &NodeName, cloud: &Cloud) -> String {
+    let goes = match cloud {
+        Cloud::Hosts => "releases its machine",
+        Cloud::Local | Cloud::Mcp { .. } => "destroys its server with its disks",
+    };
     format!(
-        "a replacement of node `{node}` was begun and not finished, and finishing it destroys its server with its \
-         disks; `fleetctl up --replace {node}` says that you want that"
+        "a replacement of node `{node}` was begun and not finished, and finishing it {goes}; `fleetctl up --replace \
+         {node}` says that you want that"
     )
+}
+
+const fn machine(cloud: &Cloud) -> &'static str {
+    match cloud {
+        Cloud::Hosts => "machine",
+        Cloud::Local | Cloud::Mcp { .. } => "server",
+    }
 }
 
 /// The server is gone: so is who it was, what it said, what it held, and every token on its way to it. First the

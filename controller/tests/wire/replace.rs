@@ -110,7 +110,14 @@ async fn up_replacing(fixture: &Fixture, consent: &[&str]) -> Streaming<v1::Prog
 
 #[tokio::test]
 async fn a_server_that_nothing_could_follow_stays() {
+    for machines in [false, true] {
+        nothing_could_follow(machines).await;
+    }
+}
+
+async fn nothing_could_follow(machines: bool) {
     let world = World::new();
+    world.script(|script| script.machines = machines);
     let fixture = start_with(fresh(), &world).await;
     assert!(up(&fixture).await.ok);
     let why = "EU7 has no image whose name contains `BeOS`; there are: Debian 12";
@@ -130,7 +137,14 @@ async fn a_server_that_nothing_could_follow_stays() {
 
 #[tokio::test]
 async fn a_replacement_that_was_cut_is_finished_with_consent_only() {
+    for machines in [false, true] {
+        cut_and_finished(machines).await;
+    }
+}
+
+async fn cut_and_finished(machines: bool) {
     let world = World::new();
+    world.script(|script| script.machines = machines);
     let fixture = start_with(fresh(), &world).await;
     assert!(up(&fixture).await.ok);
     let dir = fixture.stop().await;

@@ -396,6 +396,20 @@ async fn a_node_that_leaves_the_plan_loses_its_identity() {
 }
 
 #[tokio::test]
+async fn who_leaves_loses_its_identity_whatever_fails_elsewhere() {
+    let world = World::new();
+    let fixture = start_with(fresh(), &world).await;
+    assert!(up(&fixture).await.ok);
+    world.script(|script| script.cloud_lacks = Some("public ip block in EU8: no addresses left"));
+    let smaller: String =
+        PLAN.lines().filter(|line| !line.contains("three")).map(|line| format!("{line}\n")).collect();
+    let (_, finished) = finish(apply(&fixture, &smaller, Until::Ready).await).await;
+    assert!(!finished.ok && finished.problems[0].contains("no addresses left"), "{finished:?}");
+    fixture.until("its session to end", || fixture.desk.registry.sessions() == 2).await;
+    fixture.stop().await;
+}
+
+#[tokio::test]
 async fn plans_with_problems_start_nothing() {
     let world = World::new();
     let fixture = start_with(fresh(), &world).await;

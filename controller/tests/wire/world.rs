@@ -85,6 +85,10 @@ pub struct Script {
     pub stubborn: bool,
     /// The cloud says no.
     pub cloud_fails: Option<&'static str>,
+    /// One resource cannot be had; everything else is done.
+    pub cloud_lacks: Option<&'static str>,
+    /// Nodes are machines that are taken, not servers that are made.
+    pub machines: bool,
     /// What is left after a destroy.
     pub left_over: Option<&'static str>,
 }
@@ -198,6 +202,8 @@ impl Provision for World {
                 (true, false) => None,
             }
         });
+        let kind = if self.inner.script.lock().expect("no panic").machines { "host" } else { "server" };
+        let steps = steps.map(|step| Step { kind, ..step });
         let unmakeable = self.inner.script.lock().expect("no panic").unmakeable.clone();
         let unmakeable =
             unmakeable.into_iter().map(|(node, why)| (node.parse().expect("a name"), why.to_owned()));
@@ -254,6 +260,13 @@ impl Provision for World {
             }
             outcome.addresses.insert(node.clone(), addresses(plan, node));
         }
+        let all = self.inner.servers.lock().expect("no panic").clone();
+        for node in all.iter().filter(|node| plan.node(node).is_none()) {
+            self.inner.servers.lock().expect("no panic").remove(node);
+            outcome.changing_calls += 1;
+            events.send(Event::Step(step(Verb::Destroy, node), StepState::Done)).await.expect("heard");
+        }
+        outcome.problems.extend(self.inner.script.lock().expect("no panic").cloud_lacks.map(str::to_owned));
         Ok(outcome)
     }
 
