@@ -58,6 +58,25 @@ impl Revoked {
         Ok(Self(Arc::new(ArcSwap::from_pointee(serials))))
     }
 
+    /// Forgets certificates that have run out by themselves since they were withdrawn.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the store fails.
+    pub async fn prune(&self, records: &Records, now: Timestamp) -> Result<(), RecordError> {
+        let held = records.list::<RevokedRecord>(&keys::revocations()).await?;
+        for (serial, _) in held.iter().filter(|(_, record)| record.not_after <= now) {
+            records.delete(&keys::revoked(serial)).await?;
+            if let Some(serial) = Serial::from_hex(serial) {
+                self.0.rcu(|held| {
+                    let mut left = HashMap::clone(held);
+                    left.remove(&serial);
+                    left
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// Whether this certificate was withdrawn.
     pub fn contains(&self, serial: &Serial) -> bool {
         self.0.load().contains_key(serial)

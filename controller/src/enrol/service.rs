@@ -36,6 +36,10 @@ pub(super) const ATTEMPTS: usize = 8;
 const REPLAY_LEFT: Duration = Duration::from_secs(NODE_LIFE.as_secs() / 2);
 /// A session being cut is told why; its connection is severed this much later, told or not.
 const CUT_GRACE: Duration = Duration::from_millis(250);
+/// Unexpired certificates of one node. Renewal makes two a day; whoever asks for more loses the oldest.
+const MOST: usize = 8;
+/// Pause between two renewals of a node that has so many: what is withdrawn is remembered for as long as it was good.
+const RENEWED_AGAIN: Duration = Duration::from_secs(60);
 /// Longest failing line taken from a first boot, in bytes; as the protocol says.
 const FAILURE: usize = 2048;
 
@@ -215,7 +219,13 @@ impl Enrolment {
         }
         let Some((node, held)) = node.zip(enrolment) else { return Err(EnrolError::Contended) };
         let mut record = held.value;
-        record.returns += 1;
+        if let Some(leaf) = replayed(&record, now) {
+            return Ok(self.credentials(&node, &leaf, now));
+        }
+        // One that has not run out yet is only an answer that was lost.
+        if record.certificates.iter().all(|issued| issued.not_after <= now) {
+            record.returns += 1;
+        }
         let leaf = self.issue(&node, key, &mut record, now)?;
         self.records.put(&keys::enrolment(&node), &record, Expected::Version(held.version)).await?;
         tracing::info!(%node, returns = record.returns, "node returned with an expired certificate");
@@ -283,19 +293,34 @@ impl Enrolment {
                 return Err(stale(node));
             };
             let mut record = held.value;
-            let renamed = record.key != key.hash();
+            if hurries(&record, now) {
+                return Err(EnrolError::Contended);
+            }
+            let before = (record.key != key.hash()).then(|| record.key.clone());
             record.key = key.hash().to_owned();
             record.returns = 0;
             let leaf = self.issue(node, &key, &mut record, now)?;
+            let beyond = record.certificates.len().saturating_sub(MOST);
+            let dropped: Vec<Issued> = record.certificates.drain(..beyond).collect();
             let expected = Expected::Version(held.version);
-            if renamed {
+            if before.is_some() {
                 // First, so that what is enrolled can always return.
                 self.records.put(&keys::known_key(key.hash()), node, Expected::Any).await?;
             }
+            // Withdrawn first: what is in no record could not be withdrawn any more.
+            if !dropped.is_empty() {
+                self.revoked.prune(&self.records, now).await?;
+            }
+            let serials = self.revoked.revoke(&self.records, node, &dropped, &Why::Withdrawn, now).await?;
             match self.records.put(&keys::enrolment(node), &record, expected).await {
                 Err(error) if error.is_conflict() => continue,
                 other => other?,
             };
+            self.cut(node, serials, &Why::Withdrawn, "it has newer ones");
+            // Nobody can return with it: only the record's key may.
+            if let Some(before) = before {
+                self.records.delete(&keys::known_key(&before)).await?;
+            }
             tracing::info!(%node, serial = %leaf.serial, "renewed");
             return Ok(self.credentials(node, &leaf, now));
         }
@@ -307,17 +332,22 @@ impl Enrolment {
     /// # Errors
     /// [`RecordError`] if the store fails; calling again finishes what was begun.
     pub async fn remove(&self, node: &NodeName, why: &str) -> Result<(), RecordError> {
-        let held = self.records.get::<EnrolmentRecord>(&keys::enrolment(node)).await?;
-        if let Some(held) = held {
+        loop {
+            let Some(held) = self.records.get::<EnrolmentRecord>(&keys::enrolment(node)).await? else {
+                self.desk.registry.set_enrolled(node, false);
+                return Ok(());
+            };
             let now = self.clock.now();
             let issued = held.value.issued();
             let serials = self.revoked.revoke(&self.records, node, &issued, &Why::Withdrawn, now).await?;
             self.cut(node, serials, &Why::Withdrawn, why);
             self.records.delete(&keys::known_key(&held.value.key)).await?;
+            // As in `retire`: whatever was given meanwhile goes in the next round.
+            match self.records.delete_if(&keys::enrolment(node), held.version).await {
+                Err(error) if error.is_conflict() => {}
+                other => other?,
+            }
         }
-        self.records.delete(&keys::enrolment(node)).await?;
-        self.desk.registry.set_enrolled(node, false);
-        Ok(())
     }
 
     /// Ends a node's identity for good: its key and certificates are never let in again, and hear why. The name is
@@ -402,6 +432,13 @@ fn replayed(record: &EnrolmentRecord, now: Timestamp) -> Option<Leaf> {
         serial: Serial::from_hex(&newest.serial)?,
         not_after: newest.not_after,
     })
+}
+
+/// Whether a node renews faster than anybody needs.
+fn hurries(record: &EnrolmentRecord, now: Timestamp) -> bool {
+    let good = record.certificates.iter().filter(|issued| issued.not_after > now);
+    let newest = record.certificates.last().map(|issued| issued.not_after.since(now));
+    good.count() >= MOST && newest.is_some_and(|left| left + RENEWED_AGAIN > NODE_LIFE)
 }
 
 /// Whether a certificate is one of the node's present identity.

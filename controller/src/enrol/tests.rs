@@ -41,11 +41,21 @@ enum Trouble {
 }
 
 #[derive(Debug)]
+struct Renewal {
+    enrolment: Arc<Enrolment>,
+    node: NodeName,
+    serial: Serial,
+    csr: Vec<u8>,
+}
+
+#[derive(Debug)]
 struct Scripted {
     inner: MemoryStore,
     trouble: Mutex<Trouble>,
     reached: Notify,
     go_on: Notify,
+    /// A renewal that comes in just before the enrolment is deleted.
+    meanwhile: Mutex<Option<Renewal>>,
 }
 
 #[async_trait]
@@ -68,6 +78,11 @@ impl Store for Scripted {
         self.inner.put(key, value, expected).await
     }
     async fn delete(&self, key: &Key, expected: Expected) -> Result<(), StoreError> {
+        let meanwhile =
+            self.meanwhile.lock().expect("no panic").take_if(|_| key.as_str().starts_with("enrolment/"));
+        if let Some(Renewal { enrolment, node, serial, csr }) = meanwhile {
+            enrolment.renew(&node, &serial, &csr).await.expect("renews");
+        }
         self.inner.delete(key, expected).await
     }
     async fn list(&self, prefix: &Key) -> Result<Vec<(Key, Versioned)>, StoreError> {
@@ -100,6 +115,7 @@ async fn fixture() -> Fixture {
         trouble: Mutex::default(),
         reached: Notify::new(),
         go_on: Notify::new(),
+        meanwhile: Mutex::default(),
     });
     let records = Records::new(store.clone());
     let sealing = Sealing::open(dir.path()).expect("a key");
@@ -260,4 +276,75 @@ async fn retiring_withdraws_all_there_is_and_frees_the_name() {
         assert_eq!(fixture.refusal(token, &old).await, RefusalKind::RefusalRetired, "for ever");
     }
     fixture.enrol(&fresh, &new).await.expect("the name is free, and the token was not used up");
+}
+
+#[tokio::test]
+async fn renewing_again_and_again_leaves_no_more_than_the_newest() {
+    let fixture = fixture().await;
+    let mut own = key();
+    fixture.enrol(&fixture.token().await, &own).await.expect("enrols");
+    let mut serials = fixture.certificates().await;
+    let mut refused = 0;
+    for _ in 0..40 {
+        let next = key();
+        let newest = *serials.last().expect("one");
+        match fixture.enrolment.renew(&fixture.node, &newest, &csr(&next)).await {
+            Ok(_) => {
+                own = next;
+                serials.push(*fixture.certificates().await.last().expect("one"));
+            }
+            Err(EnrolError::Contended) => {
+                refused += 1;
+                fixture.clock.advance(Duration::from_secs(61));
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(refused > 10, "beyond the limit it is a matter of minutes: {refused}");
+    let held = fixture.certificates().await;
+    assert_eq!(held, serials[serials.len() - 8..]);
+    for serial in &serials {
+        assert_eq!(fixture.revoked.contains(serial), !held.contains(serial));
+    }
+    let hash = sha256_hex(&own.subject_public_key_info());
+    let known = fixture.records.store().list(&Key::new("key").expect("a key")).await.expect("lists");
+    assert_eq!(known.len(), 1, "{known:?}");
+    assert_eq!(known[0].0, keys::known_key(&hash));
+    // A day later all of them have run out, and are forgotten when the next is withdrawn.
+    fixture.clock.advance(Duration::from_secs(25 * 3600));
+    fixture.revoked.prune(&fixture.records, fixture.clock.now()).await.expect("prunes");
+    assert!(!serials.iter().any(|serial| fixture.revoked.contains(serial)));
+    let left = fixture.records.store().list(&keys::revocations()).await.expect("lists");
+    assert_eq!(left.len(), 0);
+}
+
+#[tokio::test]
+async fn only_what_ran_out_counts_as_a_return() {
+    let fixture = fixture().await;
+    let own = key();
+    fixture.enrol(&fixture.token().await, &own).await.expect("enrols");
+    for _ in 0..20 {
+        fixture.enrol("", &own).await.expect("its answer was lost");
+    }
+    let record = fixture.record().await.expect("enrolled");
+    assert_eq!((record.returns, record.certificates.len()), (0, 1));
+    fixture.clock.advance(Duration::from_secs(25 * 3600));
+    fixture.enrol("", &own).await.expect("returns");
+    assert_eq!(fixture.record().await.expect("enrolled").returns, 1);
+}
+
+#[tokio::test]
+async fn what_is_renewed_while_its_node_is_removed_is_withdrawn_too() {
+    let fixture = fixture().await;
+    let own = key();
+    fixture.enrol(&fixture.token().await, &own).await.expect("enrols");
+    let serial = fixture.certificates().await[0];
+    let (enrolment, node) = (fixture.enrolment.clone(), fixture.node.clone());
+    let renewal = Renewal { enrolment, node, serial, csr: csr(&key()) };
+    *fixture.store.meanwhile.lock().expect("no panic") = Some(renewal);
+    fixture.enrolment.remove(&fixture.node, "the fleet was taken down").await.expect("removes");
+    assert!(fixture.record().await.is_none());
+    let left = fixture.records.store().list(&Key::new("key").expect("a key")).await.expect("lists");
+    assert_eq!(left.len(), 0, "nobody returns: {left:?}");
+    assert_eq!(fixture.records.store().list(&keys::revocations()).await.expect("lists").len(), 2);
 }
