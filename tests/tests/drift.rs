@@ -119,10 +119,7 @@ fn what_others_change_is_shown_and_put_back() {
     let rules = fleet.cloud().list_in("network/firewallRule", domain(&fleet).as_str());
     let ssh = rules.iter().find(|rule| rule["name"] == "one.TCPv4_22.fleet").expect("the rule for ssh");
     fleet.change("network/deleteFirewallRule", &json!({ "id": ssh["id"] }));
-    let wanted = [
-        "outside! change power on one",
-        "outside! create firewall rule one.TCPv4_22.fleet",
-    ];
+    let wanted = ["outside! change power on one", "outside! create firewall rule one.TCPv4_22.fleet"];
     assert_eq!(fleet.preview(2, &[]), wanted);
     let text = fleet.run(&["--preview"]).expect(2).out;
     assert!(text.contains("changed outside of the plan"), "{text}");

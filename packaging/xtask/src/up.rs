@@ -44,7 +44,9 @@ pub fn up(args: &[String]) -> Done {
         .map_err(|why| format!("start {}: {why}", dist.fleetctl.display()))?;
     let fleetctl = dist.fleetctl.display();
     eprintln!("\nxtask: look around:   {fleetctl} status");
-    eprintln!("xtask: change it:     cargo xtask up --set diskPerNode=20, or whatever else `fleetctl up` takes");
+    eprintln!(
+        "xtask: change it:     cargo xtask up --set diskPerNode=20, or whatever else `fleetctl up` takes"
+    );
     eprintln!("xtask: remove it all: {fleetctl} down");
     if status.success() { Ok(()) } else { Err(format!("`fleetctl up` ended with {status}")) }
 }

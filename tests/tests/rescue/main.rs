@@ -106,13 +106,17 @@ async fn no_order_no_release() {
     world.end().await;
 }
 
+/// What somebody in between does to an answer.
+type Harm = fn(&mut AskReply);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tampered_answer_gives_nothing_and_leaves_no_trace() {
-    let harms: [(&str, fn(&mut AskReply)); 4] = [
+    let harms: [(&str, Harm); 4] = [
         ("a changed manifest", |reply| reply.manifest[200] ^= 1),
         ("a manifest that nobody signed", |reply| {
             let text = String::from_utf8(std::mem::take(&mut reply.manifest)).expect("text");
-            let (kind, body) = (text.lines().next().expect("a line"), text.split("\n\n").nth(1).expect("a body"));
+            let (kind, body) =
+                (text.lines().next().expect("a line"), text.split("\n\n").nth(1).expect("a body"));
             reply.manifest = format!("{kind}\n\n{body}").into_bytes();
         }),
         ("a number above all that will ever come", |reply| {
@@ -157,8 +161,11 @@ async fn whoever_came_back_too_often_is_no_longer_let_in_and_still_gets_its_upda
     };
     let mut refused = None;
     while refused.is_none() {
-        let request =
-            EnrolRequest { token: String::new(), csr: key.request(NODE).expect("made"), hello: Some(hello()) };
+        let request = EnrolRequest {
+            token: String::new(),
+            csr: key.request(NODE).expect("made"),
+            hello: Some(hello()),
+        };
         refused = world.enrolment().enrol(request).await.err();
     }
     let refused = refused.expect("some time");

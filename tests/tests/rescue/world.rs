@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use flate2::{Compression, write::GzEncoder};
 use fleet_controller::{
     Controller, Listeners, Ready, Settings,
     home::{self, OperatorFile},
@@ -43,7 +44,6 @@ use fleet_supervisor::{
     record::{Ask, Slot},
     slots::Slots,
 };
-use flate2::{Compression, write::GzEncoder};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, pem::PemObject};
 use tokio::{
@@ -446,7 +446,11 @@ impl Connected for Tls {
 }
 
 impl AsyncRead for Tls {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }

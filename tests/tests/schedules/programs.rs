@@ -53,8 +53,15 @@ pub fn live(seed: u64, loud: bool) {
         assert_eq!(cloud.changing_calls(), before, "another run changes things");
     }
     let said = life.phase(&["down", "--yes"], down);
-    let kinds =
-        ["servers", "nat rules", "firewall rules", "address lists", "public ip blocks", "vlans", "network domains"];
+    let kinds = [
+        "servers",
+        "nat rules",
+        "firewall rules",
+        "address lists",
+        "public ip blocks",
+        "vlans",
+        "network domains",
+    ];
     for kind in kinds {
         assert!(said.contains(&format!("{kind}: 0")), "no proof for {kind}: {said}");
     }
