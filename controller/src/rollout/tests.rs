@@ -512,11 +512,11 @@ async fn undone_before_the_switch(change: impl Fn(&mut Agent)) -> World {
 }
 
 /// How an agent differs.
-type Change = fn(&mut Agent);
+type Differ = fn(&mut Agent);
 
 #[tokio::test]
 async fn an_undo_moves_nobody_who_never_switched() {
-    let changes: [(&str, Change); 4] = [
+    let changes: [(&str, Differ); 4] = [
         ("fetching", |_| ()),
         ("failed", |agent| agent.refuses = true),
         ("fetching, of an older version", |agent| agent.leaves = false),
