@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fleet_model::{FleetName, NodeName};
-use fleet_plan::resolved::Placed;
+use fleet_plan::resolved::{Host, HostKey, Placed};
 use fleet_proto::v1;
 
 use crate::{
@@ -82,6 +82,8 @@ fn node_status(
     let health = health(&view, state);
     let addresses = addresses.unwrap_or_default();
     let text = |address: Option<String>| address.unwrap_or_default();
+    let host = placed.node.host.as_ref();
+    let login = placed.node.login().or(host.map(|host| host.login.as_str()));
     v1::NodeStatus {
         name: name.to_string(),
         location: placed.location.id.clone(),
@@ -99,8 +101,18 @@ fn node_status(
         facts: view.facts.map(|facts| v1::Facts::clone(&facts)),
         connected: view.connected,
         permits: desk.permits.shown(name),
-        login: placed.node.login().unwrap_or_default().to_owned(),
+        login: login.unwrap_or_default().to_owned(),
+        ssh: host.map(door),
     }
+}
+
+/// Where SSH of a machine that was there already answers, and how it is known.
+fn door(host: &Host) -> v1::SshDoor {
+    let host_key = match &host.key {
+        Some(HostKey::Key(text) | HostKey::Fingerprint(text)) => text.clone(),
+        None => String::new(),
+    };
+    v1::SshDoor { address: host.address.clone(), port: host.port.into(), host_key }
 }
 
 #[cfg(test)]
