@@ -40,14 +40,15 @@ impl Fleet {
             let mark = |member: &str, word: &str| {
                 if step[member] == json!(true) { word.to_owned() } else { String::new() }
             };
+            let detail = text(step, "detail");
+            let [colon, detail] = if detail.is_empty() { ["", ""] } else { [": ", &detail] };
             format!(
-                "{}{}{} {} {}: {}",
+                "{}{}{} {} {}{colon}{detail}",
                 mark("outside", "outside! "),
                 mark("wants_consent", "consent? "),
                 text(step, "verb"),
                 text(step, "kind"),
                 text(step, "name"),
-                text(step, "detail")
             )
         };
         steps.iter().map(line).collect()
