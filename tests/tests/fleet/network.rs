@@ -65,12 +65,20 @@ pub fn private_ipv6_as_accepted(sandbox: &Sandbox, status: &Value, up: &[&str]) 
     let source = node(status, "EU6rethink01")["ipv6"].as_str().expect("ipv6");
     let network =
         |address: &str| address.parse::<std::net::Ipv6Addr>().map(|address| address.octets()[..8].to_vec());
-    let from = |rule: &&Value| rule["source"]["ip"]["address"].as_str().and_then(|text| network(text).ok());
-    let to =
-        |rule: &&Value| rule["destination"]["ip"]["address"].as_str().and_then(|text| network(text).ok());
+    let within = |address: &Value, of: &str| {
+        address.as_str().and_then(|text| network(text).ok()).is_some_and(|found| network(of) == Ok(found))
+    };
+    // All that may come in are in one list.
+    let lists = cloud.list_in("network/ipAddressList", eu7["id"].as_str().expect("id"));
+    let lets_in = |list: &&Value| {
+        let ranges = list["ipAddress"].as_array().expect("ranges");
+        ranges.iter().any(|range| within(&range["begin"], source))
+    };
+    let list = lists.iter().find(lets_in).expect("a list with EU6 in it");
     let rule = rules
         .iter()
-        .find(|rule| from(rule) == network(source).ok() && to(rule) == network(&seed).ok())
+        .filter(|rule| rule["source"]["ipAddressList"]["id"] == list["id"])
+        .find(|rule| within(&rule["destination"]["ip"]["address"], &seed))
         .expect("a rule that lets EU6 in");
     let answer = cloud.operate("network/deleteFirewallRule", &json!({ "id": rule["id"] }));
     assert!(matches!(answer["responseCode"].as_str(), Some("OK" | "IN_PROGRESS")), "{answer}");
