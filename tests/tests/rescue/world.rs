@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -18,7 +18,7 @@ use fleet_controller::{
     home::{self, OperatorFile},
     settings::{CloudAccess, CloudAccessError, CloudAccessSource},
 };
-use fleet_model::{Clock as _, FleetName, SystemClock, Timestamp};
+use fleet_model::{Clock, FleetName, SystemClock, Timestamp};
 use fleet_proto::{
     rescue::{
         AskReply, AskRequest, FetchRequest, Piece,
@@ -86,8 +86,27 @@ pub fn program() -> Vec<u8> {
     (0..300_000_u32).flat_map(|n| (n.wrapping_mul(2_654_435_761) >> 7).to_le_bytes()).collect()
 }
 
+/// The host's clock, set forward.
+#[derive(Debug, Default)]
+pub struct Ahead(AtomicU64);
+
+impl Ahead {
+    /// Sets it forward once more.
+    pub fn by(&self, more: Duration) {
+        self.0.fetch_add(more.as_secs(), Ordering::Relaxed);
+    }
+}
+
+impl Clock for Ahead {
+    fn now(&self) -> Timestamp {
+        SystemClock.now().after(Duration::from_secs(self.0.load(Ordering::Relaxed)))
+    }
+}
+
 /// All of it.
 pub struct World {
+    /// The controller's.
+    pub clock: Arc<Ahead>,
     pub dir: tempfile::TempDir,
     pub ready: Ready,
     bundle: Vec<CertificateDer<'static>>,
@@ -182,7 +201,8 @@ impl World {
     pub async fn new() -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let settings = Settings::new(fleet(), dir.path().to_owned(), Arc::new(NoCloud));
-        let controller = Controller::open(settings, Arc::new(SystemClock)).await.expect("opens");
+        let clock = Arc::new(Ahead::default());
+        let controller = Controller::open(settings, clock.clone()).await.expect("opens");
         let token = controller.issue_token(&NODE.parse().expect("a name")).await.expect("issued");
         let (leaf, key) = controller.ca().issue_server("relay", SystemClock.now()).expect("issued");
         let bundle = controller.ca().bundle();
@@ -232,7 +252,7 @@ impl World {
         let mut held: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         held["current"]["enrol_addresses"] = serde_json::json!([address]);
         fs::write(&credentials, held.to_string()).expect("written");
-        let world = Self { dir, ready, bundle, stop, running, relay, node };
+        let world = Self { clock, dir, ready, bundle, stop, running, relay, node };
         world.publish(&releaser).await;
         world
     }
