@@ -7,13 +7,17 @@ use std::{
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
 use crate::run::Done;
+
+/// How long a job may take. None takes half of it, and one that hangs is to be told of before whoever runs all of this
+/// gives up.
+const LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// Something to run.
 pub struct Job {
@@ -42,6 +46,10 @@ pub struct Ended {
 
 /// Runs every job of every lane, whatever becomes of the others; an error names each that failed.
 pub fn run(lanes: Vec<Lane>, folder: &Path) -> Done {
+    run_within(lanes, folder, LIMIT)
+}
+
+fn run_within(lanes: Vec<Lane>, folder: &Path, limit: Duration) -> Done {
     // What an earlier run left would pass for this one's.
     let emptied = match fs::remove_dir_all(folder) {
         Err(why) if why.kind() != io::ErrorKind::NotFound => Err(why),
@@ -55,7 +63,7 @@ pub fn run(lanes: Vec<Lane>, folder: &Path) -> Done {
             let ended = &ended;
             scope.spawn(move || {
                 for job in lane.jobs {
-                    let one = work(lane.name, job, folder);
+                    let one = work(lane.name, job, folder, limit);
                     // Held while it is told: outputs follow each other.
                     let mut ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
                     tell(&one);
@@ -78,22 +86,39 @@ pub fn run(lanes: Vec<Lane>, folder: &Path) -> Done {
     Err(format!("{} of {} failed:\n  {}", failed.len(), ended.len(), failed.join("\n  ")))
 }
 
-/// Runs one job to its end.
-fn work(lane: &'static str, job: Job, folder: &Path) -> Ended {
+/// Runs one job to its end, or ends it.
+fn work(lane: &'static str, job: Job, folder: &Path, limit: Duration) -> Ended {
     let said = folder.join(format!("{}.log", job.name.replace([' ', '/'], "-")));
     eprintln!("xtask: {lane}: {} begins: {}", job.name, said.display());
     let started = Instant::now();
     // Appending, so that what comes by the two ways keeps its order.
     let ran = fs::File::options().create(true).append(true).open(&said).and_then(|output| {
         let errors = output.try_clone()?;
-        tied(&job.command).stdin(Stdio::null()).stdout(output).stderr(errors).status()
+        let mut child = tied(&job.command).stdin(Stdio::null()).stdout(output).stderr(errors).spawn()?;
+        within(&mut child, started, limit)
     });
     let outcome = match ran {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(format!("ended with {status}")),
+        Ok(Some(status)) if status.success() => Ok(()),
+        Ok(Some(status)) => Err(format!("ended with {status}")),
+        Ok(None) => Err(format!("hangs: was ended after {} s", limit.as_secs())),
         Err(why) => Err(format!("start it: {why}")),
     };
     Ended { lane, name: job.name, took: started.elapsed(), outcome, said }
+}
+
+/// Waits until it ends; `None` if it had to be ended.
+fn within(child: &mut Child, started: Instant, limit: Duration) -> io::Result<Option<ExitStatus>> {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if started.elapsed() >= limit {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// The same command, ended by the kernel when this process is gone, however that came.
@@ -204,6 +229,18 @@ mod tests {
         let job = Job { name: "nothing".to_owned(), command: Command::new("/nonexistent/program") };
         let failed = run(vec![Lane { name: "a", jobs: vec![job] }], &folder).expect_err("it is not there");
         assert!(failed.starts_with("1 of 1 failed:"), "{failed}");
+        fs::remove_dir_all(folder).expect("removed");
+    }
+
+    #[test]
+    fn what_hangs_is_ended_and_the_rest_of_its_lane_runs() {
+        let folder = folder("hangs");
+        let jobs = vec![shell("for-ever", "echo begun; exec sleep 600"), shell("after", "echo after")];
+        let failed = run_within(vec![Lane { name: "a", jobs }], &folder, Duration::from_secs(2))
+            .expect_err("one of them hangs");
+        assert!(failed.starts_with("1 of 2 failed:") && failed.contains("for-ever: hangs"), "{failed}");
+        let said = |name: &str| fs::read_to_string(folder.join(name)).expect("what it said");
+        assert_eq!((said("for-ever.log"), said("after.log")), ("begun\n".to_owned(), "after\n".to_owned()));
         fs::remove_dir_all(folder).expect("removed");
     }
 
