@@ -317,11 +317,15 @@ impl Next {
         } else if let (Some(before), Some(Crash { why, how })) = (self.state.probation, crash) {
             let crashes = before + 1;
             self.state.probation = Some(crashes);
-            let idle = self.state.content(self.state.active.other());
-            let way_back = idle.is_some_and(|content| self.state.failure(content.digest).is_none());
+            let Some(idle) = self.state.content(self.state.active.other()) else { return };
+            // What was left because somebody wished so did not fail: where that wish cannot be met, it serves again.
+            let (way_back, since) = match self.state.failure(idle.digest) {
+                None => (true, "its commit"),
+                Some(failed) => (failed.why == Why::Returned, "it was gone back to"),
+            };
             if way_back && (why == Why::Crashed || crashes >= PROBATION_CRASHES) {
                 let times = if crashes > 1 { format!(" {crashes} times") } else { String::new() };
-                self.go_back(why, &format!("{how},{times} after its commit"));
+                self.go_back(why, &format!("{how},{times} after {since}"));
             }
         }
     }
@@ -361,6 +365,10 @@ impl Next {
             self.remember(&content, why, reason);
         }
         self.state.active = self.state.active.other();
+        if let Some(serves) = self.state.content(self.state.active).map(|content| content.digest) {
+            // Sent back once, it serves again: that wish is spent.
+            self.state.failed.retain(|failed| failed.digest != serves || failed.why != Why::Returned);
+        }
         self.state.trial = None;
         self.state.untried = false;
         self.state.probation = None;

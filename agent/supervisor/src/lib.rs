@@ -35,6 +35,8 @@
 //! **Probation.** After a commit, a crash brings the old slot back as well; an agent that was killed or silent, which may be
 //! the node's fault, has [`decide::PROBATION_CRASHES`] such ends. Probation ends with the first run of [`decide::PROBATION`]. The old slot stays for as long as nothing else is put there, and a request `return`
 //! goes back to it days later, unless that one failed here before. During probation nothing else is put there.
+//! What is gone back to is on probation as well: should it fail too, the version that was left for it, which did not
+//! fail but was sent back, serves again, and stays.
 //!
 //! **Exit of the agent.** An exit with no request waiting is a crash, whatever its status. Any exit makes the supervisor look for a request and start anew, after a pause that doubles with
 //! each crash. An agent silent for `WATCHDOG_USEC` is killed by the supervisor, which counts as a crash.

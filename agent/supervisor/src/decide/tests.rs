@@ -250,6 +250,46 @@ fn sent_back_by_hand() {
 }
 
 #[test]
+fn what_was_gone_back_to_and_fails_too_makes_room_again() {
+    for (why, borne) in
+        [(Why::Crashed, 0), (Why::Killed, PROBATION_CRASHES - 1), (Why::Late, PROBATION_CRASHES - 1)]
+    {
+        let (mut state, found) = offered();
+        idle(&mut state, Some(wish("1", false)), found);
+        happen(&mut state, Event::Commit { digest: Digest::of(b"new") });
+        happen(&mut state, Event::Proved);
+        let back = |id: &str| Request { id: id.to_owned(), ask: Ask::Return { reason: "slow".to_owned() } };
+        assert_eq!(started(&idle(&mut state, Some(back("2")), found)), Some(Slot::A));
+        let end = || Event::Exited { slot: Slot::A, crash: Some(Crash { why, how: "so".to_owned() }) };
+        for _ in 0..borne {
+            happen(&mut state, end());
+            assert_eq!(started(&idle(&mut state, None, found)), Some(Slot::A), "{why:?}");
+        }
+        happen(&mut state, end());
+        assert_eq!(started(&idle(&mut state, None, found)), Some(Slot::B), "{why:?}");
+        let failed = state.failure(Digest::of(b"old")).expect("remembered");
+        assert_eq!(failed.why, why);
+        assert!(failed.reason.ends_with("after it was gone back to"), "{}", failed.reason);
+        assert_eq!(state.failure(Digest::of(b"new")), None, "it serves, whatever was wished");
+        // Two that fail do not take turns, and nobody is sent to what failed.
+        for _ in 0..10 {
+            crashes(&mut state);
+            assert_eq!(started(&idle(&mut state, None, found)), Some(Slot::B), "{why:?}");
+        }
+        assert_eq!(started(&idle(&mut state, Some(back("3")), found)), Some(Slot::B), "{why:?}");
+    }
+    // One that proves itself stays, however it ends later.
+    let (mut state, found) = offered();
+    idle(&mut state, Some(wish("1", false)), found);
+    happen(&mut state, Event::Commit { digest: Digest::of(b"new") });
+    let ask = Ask::Return { reason: "slow".to_owned() };
+    idle(&mut state, Some(Request { id: "2".to_owned(), ask }), found);
+    happen(&mut state, Event::Proved);
+    crashes(&mut state);
+    assert_eq!(started(&idle(&mut state, None, found)), Some(Slot::A));
+}
+
+#[test]
 fn nobody_goes_back_to_what_never_served() {
     let back = |id: &str| Request { id: id.to_owned(), ask: Ask::Return { reason: "x".to_owned() } };
     let abandoned =

@@ -27,6 +27,8 @@ enum Life {
     Commits,
     /// It commits and is sent back by hand.
     SentBack,
+    /// The same, and the old one crashes by now whenever it is gone back to.
+    SentBackInVain,
     /// It crashes whenever it starts.
     Crashes,
     /// It is never ready.
@@ -35,7 +37,8 @@ enum Life {
     CrashesLater,
 }
 
-const LIVES: [Life; 5] = [Life::Commits, Life::SentBack, Life::Crashes, Life::Late, Life::CrashesLater];
+const LIVES: [Life; 6] =
+    [Life::Commits, Life::SentBack, Life::SentBackInVain, Life::Crashes, Life::Late, Life::CrashesLater];
 
 /// Gives a few bytes at a time, so that there are writes to be cut between.
 struct Slow<'a>(&'a [u8]);
@@ -126,7 +129,7 @@ impl Node {
         // Far more turns than any life has; each is one run of an agent.
         for _ in 0..40 {
             let Some(program) = self.start() else { return };
-            let done = if program == OLD { self.run_old() } else { self.run_new(life) };
+            let done = if program == OLD { self.run_old(life) } else { self.run_new(life) };
             if done || self.dark() {
                 return;
             }
@@ -135,7 +138,13 @@ impl Node {
     }
 
     /// The old agent runs: it installs the new one, and ends so that the supervisor may switch. True if it stays.
-    fn run_old(&mut self) -> bool {
+    fn run_old(&mut self, life: Life) -> bool {
+        // Not where it only stands in for a slot that cannot be read.
+        let own = self.state.content(self.state.active).is_some_and(|own| own.digest == Digest::of(OLD));
+        if life == Life::SentBackInVain && own && self.state.probation.is_some() {
+            self.happens(crash(self.state.active));
+            return false;
+        }
         let serial = self.state.taken.as_ref().map_or(1, |id| id.parse::<u32>().expect("ours") + 1);
         let installed = install::install(&mut self.slots, &package(&serial.to_string()), Slow(NEW));
         if matches!(installed, Err(install::Error::FailedBefore { .. })) {
@@ -152,10 +161,8 @@ impl Node {
     fn run_new(&mut self, life: Life) -> bool {
         let trial = self.state.trial.is_some();
         let slot = self.state.current();
-        let crash = Crash { why: Why::Crashed, how: "it exited with status 1".to_owned() };
-        let crash = Event::Exited { slot, crash: Some(crash) };
         match life {
-            Life::Crashes if trial => drop(self.happens(crash)),
+            Life::Crashes if trial => drop(self.happens(crash(slot))),
             Life::Late if trial => {
                 self.happens(Event::Late { reason: "it was not ready in time".to_owned() });
                 if !self.dark() {
@@ -176,15 +183,22 @@ impl Node {
                 self.happens(Event::Proved);
                 return true;
             }
-            Life::SentBack => {
+            // It came again, and is not sent back to what failed.
+            Life::SentBackInVain if self.state.failure(Digest::of(OLD)).is_some() => return true,
+            Life::SentBack | Life::SentBackInVain => {
                 let id = self.state.taken.as_ref().map_or(1, |id| id.parse::<u32>().expect("ours") + 1);
                 // Refused only by the disk; then it is asked for again.
                 let _ = install::go_back(&mut self.slots, "too slow", &id.to_string());
             }
-            _ => drop(self.happens(crash)),
+            _ => drop(self.happens(crash(slot))),
         }
         false
     }
+}
+
+fn crash(slot: Slot) -> Event {
+    let crash = Crash { why: Why::Crashed, how: "it exited with status 1".to_owned() };
+    Event::Exited { slot, crash: Some(crash) }
 }
 
 /// Nothing that has a name of ours is half a file.
@@ -212,8 +226,11 @@ fn ends_well(node: &Node, life: Life, cuts: u32) {
     assert_eq!(content.digest, Digest::of(&program));
     assert_eq!(*trial, None, "{life:?}");
     let failed = node.state.failure(Digest::of(NEW)).is_some();
-    if life == Life::Commits && (cuts < TRIES || !failed) {
+    let stays = matches!(life, Life::Commits | Life::SentBackInVain);
+    if stays && (cuts < TRIES || !failed) {
         assert_eq!((program.as_slice(), failed), (NEW, false), "{life:?} after {cuts} cuts");
+        let old_failed = node.state.failure(Digest::of(OLD)).is_some();
+        assert_eq!(old_failed, life == Life::SentBackInVain, "{life:?} after {cuts} cuts");
     } else {
         // Power cuts count as starts: more than the tries are taken for a version that does not start.
         assert_eq!((program.as_slice(), failed), (OLD, true), "{life:?} after {cuts} cuts");
@@ -300,7 +317,7 @@ fn every_call_may_fail_and_a_full_disk_keeps_the_old_one_running() {
                 for _ in 0..12 {
                     let program = node.start().expect("power is on");
                     whole(&node.slots.disk.image());
-                    let stays = if program == OLD { node.run_old() } else { node.run_new(life) };
+                    let stays = if program == OLD { node.run_old(life) } else { node.run_new(life) };
                     if stays {
                         break;
                     }

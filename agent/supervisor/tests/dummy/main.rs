@@ -26,8 +26,11 @@ fn main() {
         // A supervisor that was just killed hears nothing more.
         let _ = UnixDatagram::unbound().and_then(|from| from.send_to(text.as_bytes(), socket));
     };
+    let trial = env::var("FLEET_TRIAL").ok();
     match manner {
         "crash" => process::exit(3),
+        // It served once, and no more.
+        "spent" if trial.is_none() => process::exit(3),
         "gone" => process::exit(0),
         "hang" => sleep_for_ever(),
         "greedy" => {
@@ -37,7 +40,6 @@ fn main() {
         _ => (),
     }
     tell("READY=1\nSTATUS=at work".to_owned());
-    let trial = env::var("FLEET_TRIAL").ok();
     for turn in 0_u64.. {
         // The sign of life also tells whether anybody is there.
         tell("WATCHDOG=1".to_owned());

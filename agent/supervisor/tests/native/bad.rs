@@ -176,6 +176,35 @@ fn a_good_version_stays_and_can_be_sent_back() {
 }
 
 #[test]
+fn one_that_is_gone_back_to_and_crashes_makes_room_again() {
+    let mut node = Node::new();
+    node.prepare = |command| {
+        command.args(["--probation-ms", "50"]);
+    };
+    node.start();
+    node.heard("READY=1");
+    let spent = program("spent", "spent");
+    node.install("spent", &spent, terms(LONG)).expect("install");
+    node.agent_exits();
+    node.wait("its proof", |node| node.active().version == "spent" && node.state().probation.is_none());
+    let good = program("good", "good");
+    node.install("good", &good, terms(LONG)).expect("install");
+    node.agent_exits();
+    node.wait("the next one's proof", |node| {
+        node.active().version == "good" && node.state().probation.is_none()
+    });
+    install::go_back(&mut node.slots, "slow", "1000").expect("ask");
+    node.agent_exits();
+    node.wait("its failure", |node| node.state().failure(Digest::of(&spent)).is_some());
+    node.wait("the other one", |node| node.runs() == "good" && node.active().version == "good");
+    let reason = node.state().failure(Digest::of(&spent)).map(|failed| failed.reason.clone());
+    assert_eq!(reason.as_deref(), Some("it exited with status 3, after it was gone back to"));
+    assert_eq!(node.state().failure(Digest::of(&good)), None);
+    node.drain();
+    node.heard("WATCHDOG=1");
+}
+
+#[test]
 fn the_way_back_stays_until_a_version_has_proved_itself() {
     let mut node = Node::new();
     node.start();
