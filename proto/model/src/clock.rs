@@ -2,8 +2,11 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicI64, Ordering},
-    time::Duration,
+    sync::{
+        LazyLock,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
@@ -76,6 +79,13 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
 pub trait Clock: Send + Sync + fmt::Debug {
     /// The present moment.
     fn now(&self) -> Timestamp;
+
+    /// Time that has passed since some moment of this process. It goes on evenly however the clock is set, so that what
+    /// is measured by it is neither long past nor still to come at once.
+    fn passed(&self) -> Duration {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        START.elapsed()
+    }
 }
 
 /// The host's clock.
@@ -94,23 +104,37 @@ impl Clock for SystemClock {
 
 /// A clock that stands still until told otherwise; for tests.
 #[derive(Debug, Default)]
-pub struct ManualClock(AtomicI64);
+pub struct ManualClock {
+    shows: AtomicI64,
+    /// In milliseconds.
+    passed: AtomicU64,
+}
 
 impl ManualClock {
     /// A clock showing `at`.
     pub fn at(at: Timestamp) -> Self {
-        Self(AtomicI64::new(at.0))
+        Self { shows: AtomicI64::new(at.0), passed: AtomicU64::new(0) }
     }
 
-    /// Moves the clock forward.
+    /// Lets time pass.
     pub fn advance(&self, by: Duration) {
-        self.0.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
+        self.shows.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
+        self.passed.fetch_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
+    }
+
+    /// Sets the clock, while no time passes.
+    pub fn set(&self, at: Timestamp) {
+        self.shows.store(at.0, Ordering::SeqCst);
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
-        Timestamp(self.0.load(Ordering::SeqCst))
+        Timestamp(self.shows.load(Ordering::SeqCst))
+    }
+
+    fn passed(&self) -> Duration {
+        Duration::from_millis(self.passed.load(Ordering::SeqCst))
     }
 }
 
@@ -125,6 +149,18 @@ mod tests {
         check(1_458_546_386_000, "2016-03-21T07:46:26.000Z");
         check(951_782_400_123, "2000-02-29T00:00:00.123Z");
         check(-1, "1969-12-31T23:59:59.999Z");
+    }
+
+    #[test]
+    fn setting_a_clock_lets_no_time_pass() {
+        let clock = ManualClock::at(Timestamp::from_millis(5));
+        clock.advance(Duration::from_millis(7));
+        clock.set(Timestamp::from_millis(1_000_000));
+        assert_eq!((clock.now().as_millis(), clock.passed()), (1_000_000, Duration::from_millis(7)));
+        clock.set(Timestamp::from_millis(-1));
+        assert_eq!((clock.now().as_millis(), clock.passed()), (-1, Duration::from_millis(7)));
+        let before = SystemClock.passed();
+        assert!(SystemClock.passed() >= before);
     }
 
     #[test]
