@@ -154,7 +154,9 @@ impl Update {
                     Done::Look => (),
                     Done::Fetched(plan, Ok(packed)) => self.install(*plan, packed).await,
                     Done::Fetched(_, Err(Lacking::Later(error))) => self.wait_for(error.to_string()),
-                    Done::Fetched(_, Err(lacking)) => self.doing = Doing::Stuck(lacking.into()),
+                    Done::Fetched(_, Err(lacking)) => {
+                        self.stuck(lacking.into());
+                    }
                     Done::Leave => {
                         self.quiet().await;
                         tracing::info!(order = self.record.number, "making room for another version");
@@ -174,7 +176,10 @@ impl Update {
         let broken = || Verdict::new(StandingReason::StandingOther, "the installation ended abnormally");
         self.doing = match filled.map_err(|_| broken()).and_then(|result| result) {
             Ok(()) => Doing::Nothing,
-            Err(verdict) => Doing::Stuck(verdict),
+            Err(verdict) => {
+                self.stuck(verdict);
+                return;
+            }
         };
     }
 
@@ -195,13 +200,15 @@ impl<D: Disk + Clone> Update<D> {
         ways: Ways,
     ) -> Self {
         let (first, most) = RETRY;
+        let record = store.record();
+        let failed = record.failed().filter(|_| record.stands());
         let mut update = Self {
-            record: store.record(),
+            record,
             store,
             clock,
             supervised,
             own,
-            doing: Doing::Nothing,
+            doing: failed.map_or(Doing::Nothing, Doing::Stuck),
             retry: Backoff::new(first, most),
             again: Instant::now(),
             ways,
@@ -230,6 +237,7 @@ impl<D: Disk + Clone> Update<D> {
             Word::Order(order) if order.number == self.record.number => {
                 // Said again: what was in its way may be gone.
                 if matches!(self.doing, Doing::Stuck(_)) {
+                    self.record.fail(None);
                     self.doing = Doing::Nothing;
                 }
                 self.again = Instant::now();
@@ -344,6 +352,13 @@ impl<D: Disk + Clone> Update<D> {
 
     fn stuck(&mut self, verdict: Verdict) -> Next {
         tracing::warn!(order = self.record.number, why = verdict.detail, "the order is not done");
+        // The way back stays open: what is in its way now may be gone with this process.
+        if matches!(self.record.want(), Some(Want::Release(_))) {
+            self.record.fail(Some(&verdict));
+            if let Err(error) = self.store.keep_record(&self.record) {
+                tracing::warn!(%error, "that the order failed is not kept");
+            }
+        }
         self.doing = Doing::Stuck(verdict);
         Next::Rest
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use fleet_proto::v1;
+use fleet_proto::v1::{self, StandingReason};
 use fleet_release::{Accepted, Refusal, Trust};
 use fleet_supervisor::{
     digest::Digest,
@@ -16,6 +16,7 @@ use fleet_task::atomic::AtomicError;
 use prost::Message;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::words::Verdict;
 use crate::Places;
 
 /// The newest order, and what is known of it. Where it stands is read from the supervisor's record, never from here.
@@ -31,6 +32,10 @@ pub(super) struct Record {
     pub(super) target: Option<Target>,
     /// It led there once: it is not done again, whatever happened since.
     pub(super) done: bool,
+    /// Why nothing more is done about it until it is said again, by no later process either: what was in its way may be
+    /// gone long after whoever gave the order has given up as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    failed: Option<(i32, String)>,
 }
 
 /// What an order leads to.
@@ -52,7 +57,7 @@ impl Record {
     /// Of an order that has just come.
     pub(super) fn new(order: &v1::Order, before: String) -> Self {
         let text = STANDARD.encode(order.encode_to_vec());
-        Self { number: order.number, order: Some(text), before, target: None, done: false }
+        Self { number: order.number, order: Some(text), before, target: None, done: false, failed: None }
     }
 
     /// Of an order that was withdrawn.
@@ -64,6 +69,18 @@ impl Record {
     pub(super) fn want(&self) -> Option<v1::order::Want> {
         let bytes = STANDARD.decode(self.order.as_ref()?).ok()?;
         v1::Order::decode(bytes.as_slice()).ok()?.want
+    }
+
+    /// Why nothing more is done about it, if so.
+    pub(super) fn failed(&self) -> Option<Verdict> {
+        let (reason, detail) = self.failed.clone()?;
+        let reason = StandingReason::try_from(reason).unwrap_or(StandingReason::StandingOther);
+        Some(Verdict { reason, detail })
+    }
+
+    /// Nothing more is done about it for this reason; or something is, after all.
+    pub(super) fn fail(&mut self, why: Option<&Verdict>) {
+        self.failed = why.map(|Verdict { reason, detail }| ((*reason).into(), detail.clone()));
     }
 
     /// Whether there is an order that was not withdrawn.
@@ -204,7 +221,12 @@ mod tests {
         let order = v1::Order { number: 7, want: Some(back.clone()) };
         let record = Record::new(&order, "old".into());
         store.keep_record(&record).expect("kept");
-        assert_eq!((store.record(), store.record().want()), (record, Some(back)));
+        assert_eq!((store.record(), store.record().want()), (record.clone(), Some(back)));
+        let full = Verdict::new(StandingReason::StandingDiskFull, "no room");
+        let mut failed = record;
+        failed.fail(Some(&full));
+        store.keep_record(&failed).expect("kept");
+        assert_eq!((store.record().failed(), &store.record()), (Some(full), &failed));
         fs::write(root.path().join("var/lib/fleet-agent/release/order"), "{").expect("damage");
         assert_eq!(store.record(), Record::default());
         let withdrawn = Record::withdrawn(8);
