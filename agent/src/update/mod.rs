@@ -31,7 +31,7 @@ use fleet_supervisor::{
 };
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, timeout_at},
 };
 
 use crate::{
@@ -101,6 +101,10 @@ pub(crate) struct Update<D = Host> {
     retry: Backoff,
     /// Not to be tried again before.
     again: Instant,
+    /// Until when the node's own work is waited for at most, once that was begun for this order.
+    pause: Option<Instant>,
+    /// This process has asked something of the supervisor, which takes it once it is gone.
+    asked: bool,
     ways: Ways,
 }
 
@@ -120,6 +124,8 @@ enum Next {
     Rest,
     /// Look again then.
     Again(Duration),
+    /// Look again when the node's work pauses, then at the latest.
+    Pause(Instant),
     Fetch(Box<Plan>),
     /// The supervisor has something to do once this process is gone.
     Leave,
@@ -147,18 +153,19 @@ impl Update {
             let next = self.look();
             self.publish(false);
             let packed = self.store.packed();
+            let board = self.ways.board.clone();
             // All arms wait on channels, timers or a fetch, which goes on where it was dropped.
             tokio::select! {
                 Some(word) = self.ways.words.recv() => self.hear(word),
-                next = wait(next, packed, &self.ways.line) => match next {
+                next = wait(next, packed, &self.ways.line, board) => match next {
                     Done::Look => (),
+                    Done::Fetched(_, Ok(_)) if self.works() => (),
                     Done::Fetched(plan, Ok(packed)) => self.install(*plan, packed).await,
                     Done::Fetched(_, Err(Lacking::Later(error))) => self.wait_for(error.to_string()),
                     Done::Fetched(_, Err(lacking)) => {
                         self.stuck(lacking.into());
                     }
                     Done::Leave => {
-                        self.quiet().await;
                         tracing::info!(order = self.record.number, "making room for another version");
                         return;
                     }
@@ -175,19 +182,15 @@ impl Update {
         let filled = tokio::task::spawn_blocking(move || plan.install(&mut slots, &store, &packed)).await;
         let broken = || Verdict::new(StandingReason::StandingOther, "the installation ended abnormally");
         self.doing = match filled.map_err(|_| broken()).and_then(|result| result) {
-            Ok(()) => Doing::Nothing,
+            Ok(()) => {
+                self.asked = true;
+                Doing::Nothing
+            }
             Err(verdict) => {
                 self.stuck(verdict);
                 return;
             }
         };
-    }
-
-    /// Returns when the node's work pauses, or after long enough.
-    async fn quiet(&mut self) {
-        let pause = self.ways.board.wait_for(|board| !board.running);
-        // Either way it is time.
-        let _ = timeout(QUIET, pause).await;
     }
 }
 
@@ -211,6 +214,8 @@ impl<D: Disk + Clone> Update<D> {
             doing: failed.map_or(Doing::Nothing, Doing::Stuck),
             retry: Backoff::new(first, most),
             again: Instant::now(),
+            pause: None,
+            asked: false,
             ways,
         };
         let on_trial = update.supervised.as_ref().is_some_and(|(supervised, _)| supervised.trial.is_some());
@@ -229,6 +234,7 @@ impl<D: Disk + Clone> Update<D> {
                 tracing::info!(order = order.number, "new order");
                 self.record = Record::new(&order, self.runs().0);
                 self.retry.reset();
+                self.pause = None;
                 self.doing = match self.store.keep_record(&self.record) {
                     Ok(()) => Doing::Nothing,
                     Err(error) => Doing::Stuck(error.into()),
@@ -267,6 +273,7 @@ impl<D: Disk + Clone> Update<D> {
             }
             self.record = withdrawn;
             self.doing = Doing::Nothing;
+            self.pause = None;
         }
         self.publish(true);
     }
@@ -342,7 +349,8 @@ impl<D: Disk + Clone> Update<D> {
                     Next::Rest
                 }
                 _ if self.again > Instant::now() => Next::Again(self.again - Instant::now()),
-                Some(Progress::Trial) => Next::Leave,
+                Some(Progress::Trial) if self.asked || !self.works() => Next::Leave,
+                Some(Progress::Trial) => self.paused(),
                 Some(Progress::Due(attempt)) => self.begin(want, attempt),
                 // Not verified yet: what it leads to is not known.
                 None => self.begin(want, 1),
@@ -367,6 +375,22 @@ impl<D: Disk + Clone> Update<D> {
         tracing::info!(order = self.record.number, what, "the order waits");
         self.doing = Doing::Waiting(what);
         self.again = Instant::now() + self.retry.next(&mut rand::rng());
+    }
+
+    /// Whether the node is at work, which is waited for, though not for ever: what is cut off is journalled, but why cut
+    /// it. Nothing is asked of the supervisor meanwhile, so what is taken back by then is not done.
+    fn works(&mut self) -> bool {
+        let now = Instant::now();
+        if !self.ways.board.borrow().running || *self.pause.get_or_insert(now + QUIET) <= now {
+            return false;
+        }
+        self.doing = Doing::Waiting("its own work to pause".into());
+        true
+    }
+
+    /// What to do while the node is at work.
+    fn paused(&self) -> Next {
+        self.pause.map_or(Next::Again(LOOK), Next::Pause)
     }
 
     /// The order has led where it should.
@@ -399,11 +423,19 @@ impl<D: Disk + Clone> Update<D> {
     /// Does what can be done at once of an order that is due.
     fn begin(&mut self, want: Want, attempt: u32) -> Next {
         let id = judge::id(self.record.number, attempt);
+        // A release is fetched while the node works; that was done before if its work is waited for already.
+        let fetched = self.pause.is_some();
+        if (fetched || matches!(want, Want::Back(_))) && self.works() {
+            return self.paused();
+        }
         match want {
             Want::Back(v1::Return { reason, .. }) => {
                 let Some((_, slots)) = &mut self.supervised else { return Next::Rest };
                 match install::go_back(slots, &reason, &id) {
-                    Ok(()) => Next::Leave,
+                    Ok(()) => {
+                        self.asked = true;
+                        Next::Leave
+                    }
                     Err(error) => self.stuck((&error).into()),
                 }
             }
@@ -532,11 +564,21 @@ enum Done {
 }
 
 /// Does what takes time and may be dropped at any moment.
-async fn wait(next: Next, folder: std::path::PathBuf, line: &watch::Receiver<Line>) -> Done {
+async fn wait(
+    next: Next,
+    folder: std::path::PathBuf,
+    line: &watch::Receiver<Line>,
+    mut board: watch::Receiver<Board>,
+) -> Done {
     match next {
         Next::Rest => std::future::pending().await,
         Next::Again(pause) => {
             sleep(pause).await;
+            Done::Look
+        }
+        Next::Pause(until) => {
+            // Either way it is time.
+            let _ = timeout_at(until, board.wait_for(|board| !board.running)).await;
             Done::Look
         }
         Next::Leave => Done::Leave,

@@ -261,9 +261,13 @@ impl Node {
                 self.update().again = Instant::now();
                 waited
             }
+            Next::Pause(_) => false,
             Next::Fetch(plan) => {
                 if until == Some(Place::Fetching) {
                     return false;
+                }
+                if self.update().works() {
+                    return true;
                 }
                 let (mut slots, store) = (self.slots.clone(), self.update().store.clone());
                 let packed = self.packed.path().to_owned();
@@ -446,4 +450,65 @@ async fn every_place_of_an_order_times_every_fault() {
     eprintln!("{cases} cases");
     assert!(wrong.is_empty(), "{} of {cases} cases:\n{}", wrong.len(), wrong.join("\n"));
     assert_eq!(cases, 108);
+}
+
+/// A node that is at work when it could switch, as if the order had come then.
+fn at_work(order: impl FnOnce(&mut Node)) -> Node {
+    let mut node = reach(Place::Fetching);
+    node.update().ways.board = watch::channel(Board { running: true, ..ready() }).1;
+    order(&mut node);
+    node.settle(None);
+    node
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_at_work_says_that_it_waits_and_hears_what_is_taken_back() {
+    let mut node = at_work(|_| ());
+    assert_eq!(node.said(), "old busy");
+    node.update().hear(Word::Withdraw(v1::Withdraw { number: 7 }));
+    node.word = None;
+    assert_eq!(node.said(), "old committed");
+    node.update().ways.board = watch::channel(ready()).1;
+    node.settle(None);
+    node.exits(None);
+    node.boot();
+    node.settle(None);
+    assert_eq!(node.said(), "old committed", "nothing of it was asked of the supervisor");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_switches_when_its_work_pauses_or_has_gone_on_for_long() {
+    let mut node = at_work(|_| ());
+    node.update().ways.board = watch::channel(ready()).1;
+    node.settle(None);
+    assert_eq!(node.said(), "new committed");
+    let mut node = at_work(|_| ());
+    tokio::time::advance(QUIET).await;
+    node.settle(None);
+    assert_eq!(node.said(), "new committed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_at_work_is_turned_round_before_it_has_switched() {
+    let back = v1::Return { reason: "slow".into(), leave: Digest::of(NEW).to_string() };
+    let back = v1::Order { number: 8, want: Some(Want::Back(back)) };
+    let mut node = at_work(|_| ());
+    node.told(back);
+    node.update().ways.board = watch::channel(ready()).1;
+    node.settle(None);
+    assert_eq!(node.said(), "old committed");
+    // One that has switched goes back when its work pauses, and hears that it need not.
+    let mut node = reach(Place::Proved);
+    node.update().ways.board = watch::channel(Board { running: true, ..ready() }).1;
+    node.told(v1::Order {
+        number: 8,
+        want: Some(Want::Back(v1::Return { reason: "slow".into(), leave: String::new() })),
+    });
+    node.settle(None);
+    assert_eq!(node.said(), "new busy");
+    node.update().hear(Word::Withdraw(v1::Withdraw { number: 9 }));
+    node.update().ways.board = watch::channel(ready()).1;
+    node.word = None;
+    node.settle(None);
+    assert_eq!(node.said(), "new committed");
 }
