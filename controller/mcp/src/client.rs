@@ -10,19 +10,15 @@ use serde_json::Value;
 use tokio::{sync::OnceCell, time::Instant};
 
 use crate::{
-    Filter, Id, McpError, Operation, Resource, Secret, account,
+    Id, McpError, Operation, Resource, Secret, account,
     error::Refusal,
-    liberal,
+    liberal, moment,
     resource::operation_name,
     retry::{Kind, Retry},
     tls,
-    types::{Page, Response},
+    types::Response,
 };
 
-/// Items asked for per page; the service's maximum.
-const PAGE_SIZE: u32 = 250;
-/// Pages read of one list before giving up on it: a service that never ends a list is broken.
-const MAX_PAGES: u32 = 1000;
 /// Largest answer read. A full page of servers is well below a megabyte.
 const MAX_ANSWER: usize = 32 << 20;
 /// Largest part of an answer that is no envelope shown in an error.
@@ -86,19 +82,21 @@ pub struct Client {
 }
 
 /// An answer as it came.
-struct Answer {
+pub(crate) struct Answer {
     status: StatusCode,
     /// When the service sent it, as it says.
     date: Option<String>,
+    /// How long it wants to be left alone.
+    retry_after: Option<Duration>,
     body: Vec<u8>,
 }
 
 /// A request that can be sent again.
-struct Call {
-    operation: String,
+pub(crate) struct Call {
+    pub(crate) operation: String,
     kind: Kind,
     url: String,
-    query: Vec<(String, String)>,
+    pub(crate) query: Vec<(String, String)>,
     /// Content type and body.
     body: Option<(&'static str, Vec<u8>)>,
     accept: &'static str,
@@ -179,37 +177,6 @@ impl Client {
         Ok(organisation.await?)
     }
 
-    /// Everything of kind `T` that `filter` lets through, all pages.
-    pub async fn list<T: Resource>(&self, filter: &Filter) -> Result<Vec<T>, McpError> {
-        let mut found: Vec<T> = Vec::new();
-        for number in 1..=MAX_PAGES {
-            let mut call = self.read::<T>("LIST", T::PATH).await?;
-            call.query = filter.pairs().to_vec();
-            call.query.push(("pageSize".to_owned(), PAGE_SIZE.to_string()));
-            call.query.push(("pageNumber".to_owned(), number.to_string()));
-            let answer = self.send(&call).await?;
-            let page = call
-                .json(&answer)
-                .and_then(|value| Page::<T>::decode(value).map_err(|error| call.garbled(error.into())))?;
-            let got = page.items.len();
-            found.extend(page.items);
-            // A short page does not end a list: only the total says how much there is. Without a total, a
-            // page that is not full is the last. An empty page always is.
-            let complete = match page.total {
-                Some(total) => found.len() >= total as usize,
-                None => got < page.size.unwrap_or(PAGE_SIZE) as usize,
-            };
-            if complete || got == 0 {
-                return Ok(found);
-            }
-        }
-        Err(McpError::Decode {
-            operation: format!("LIST_{}", kind_word::<T>()),
-            accepted: false,
-            source: format!("the list does not end after {MAX_PAGES} pages").into(),
-        })
-    }
-
     /// The `T` of this id.
     pub async fn get<T: Resource>(&self, id: &Id<T>) -> Result<T, McpError> {
         let call = self.read::<T>("GET", &format!("{}/{id}", T::PATH)).await?;
@@ -255,7 +222,7 @@ impl Client {
         let response: Response = liberal::decode(value).map_err(|error| call.garbled(error.into()))?;
         // An envelope with a failure under status 200 was never seen; taking it for a success would be worse
         // than this line.
-        if response.is_success() { Ok(response) } else { Err(call.refused(answer.status, response)) }
+        if response.is_success() { Ok(response) } else { Err(call.refused(&answer, response)) }
     }
 
     /// Sends a 0.9 change in XML; `detail` ends its path.
@@ -284,7 +251,7 @@ impl Client {
         Ok(format!("{}/caas/2.4/{}/{path}", self.settings.endpoint, self.organisation().await?))
     }
 
-    async fn read<T: Resource>(&self, verb: &str, path: &str) -> Result<Call, McpError> {
+    pub(crate) async fn read<T: Resource>(&self, verb: &str, path: &str) -> Result<Call, McpError> {
         Ok(Call {
             operation: format!("{verb}_{}", kind_word::<T>()),
             kind: Kind::Read,
@@ -296,7 +263,7 @@ impl Client {
     }
 
     /// Sends, and sends again as the policy says.
-    async fn send(&self, call: &Call) -> Result<Answer, McpError> {
+    pub(crate) async fn send(&self, call: &Call) -> Result<Answer, McpError> {
         let started = Instant::now();
         let mut attempt = 0;
         loop {
@@ -329,8 +296,10 @@ impl Client {
         }
         let mut response = request.send().await.map_err(|error| call.lost(error))?;
         let status = response.status();
-        let date =
-            response.headers().get(header::DATE).and_then(|date| date.to_str().ok()).map(str::to_owned);
+        let said = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let date = said(header::DATE).map(str::to_owned);
+        let retry_after =
+            said(header::RETRY_AFTER).and_then(|text| moment::retry_after(text, date.as_deref()));
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| call.lost(error))? {
             body.extend_from_slice(&chunk);
@@ -338,7 +307,7 @@ impl Client {
                 return Err(call.garbled(format!("more than {MAX_ANSWER} bytes").into()));
             }
         }
-        let answer = Answer { status, date, body };
+        let answer = Answer { status, date, retry_after, body };
         if status.is_success() { Ok(answer) } else { Err(call.failed(&answer)) }
     }
 }
@@ -358,11 +327,11 @@ impl Call {
         if query.is_empty() { self.url.clone() } else { format!("{}?{query}", self.url) }
     }
 
-    fn json(&self, answer: &Answer) -> Result<Value, McpError> {
+    pub(crate) fn json(&self, answer: &Answer) -> Result<Value, McpError> {
         serde_json::from_slice(&answer.body).map_err(|error| self.garbled(error.into()))
     }
 
-    fn garbled(&self, source: crate::error::Source) -> McpError {
+    pub(crate) fn garbled(&self, source: crate::error::Source) -> McpError {
         let accepted = self.kind == Kind::Change;
         McpError::Decode { operation: self.operation.clone(), accepted, source }
     }
@@ -380,12 +349,13 @@ impl Call {
         let json = serde_json::from_slice(&answer.body).ok();
         let response = json.and_then(|value: Value| liberal::decode::<Response>(value).ok());
         let response = response.filter(|response| !response.response_code.is_empty());
-        self.refused(answer.status, response.unwrap_or_else(|| legacy_response(&text)))
+        self.refused(answer, response.unwrap_or_else(|| legacy_response(&text)))
     }
 
-    fn refused(&self, status: StatusCode, response: Response) -> McpError {
+    fn refused(&self, answer: &Answer, response: Response) -> McpError {
+        let (status, retry_after) = (answer.status.as_u16(), answer.retry_after);
         let code = match response.response_code {
-            code if code.is_empty() => format!("HTTP {}", status.as_u16()),
+            code if code.is_empty() => format!("HTTP {status}"),
             code => code,
         };
         let mut message = response.message;
@@ -394,8 +364,8 @@ impl Call {
         }
         let operation = self.operation.clone();
         McpError::refused(
-            status.as_u16(),
-            Refusal { operation, code, message, request_id: response.request_id },
+            status,
+            Refusal { operation, code, message, request_id: response.request_id, retry_after },
         )
     }
 }
@@ -423,7 +393,7 @@ fn legacy_response(text: &str) -> Response {
     Response { message: excerpt, ..Response::default() }
 }
 
-fn kind_word<T: Resource>() -> String {
+pub(crate) fn kind_word<T: Resource>() -> String {
     let name = operation_name(T::ITEM);
     // `ip` alone says little.
     if name == "IP" { operation_name(T::PATH) } else { name }

@@ -1,6 +1,6 @@
 //! What can go wrong, as variants a caller can act upon.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 /// What the service said when it refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub struct Refusal {
     pub message: String,
     /// For the operator of the cloud.
     pub request_id: Option<String>,
+    /// How long the service wants to be left alone before the call is sent again, if it says.
+    pub retry_after: Option<Duration>,
 }
 
 impl fmt::Display for Refusal {
@@ -21,7 +23,10 @@ impl fmt::Display for Refusal {
         if !self.message.is_empty() {
             write!(f, ": {}", self.message)?;
         }
-        Ok(())
+        match self.retry_after {
+            Some(after) => write!(f, " (it asks to wait {} s)", after.as_secs()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -67,7 +72,11 @@ pub enum McpError {
         /// What was attempted.
         operation: String,
     },
-    /// The service is in trouble: a 5xx, `UNEXPECTED_ERROR`, `RETRYABLE_SYSTEM_ERROR`.
+    /// There were too many calls, and this one was turned away at the door (429).
+    #[error("{0}")]
+    Throttled(Refusal),
+    /// The service is in trouble: a 5xx, a call it says it did not get in time (408), `UNEXPECTED_ERROR`,
+    /// `RETRYABLE_SYSTEM_ERROR`.
     #[error("{0}")]
     Transient(Refusal),
     /// The service refused for another reason.
@@ -112,6 +121,9 @@ impl McpError {
         match status {
             401 => return Self::Unauthorized { operation: refusal.operation },
             403 => return Self::Forbidden { operation: refusal.operation },
+            429 => return Self::Throttled(refusal),
+            // Who says so may be a proxy that knows nothing of what became of the call behind it.
+            408 => return Self::Transient(refusal),
             _ => {}
         }
         match refusal.code.as_str() {
@@ -135,7 +147,7 @@ impl McpError {
 
     /// Whether the same call may well succeed later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Busy(_) | Self::Transient(_) | Self::Transport { .. })
+        matches!(self, Self::Busy(_) | Self::Throttled(_) | Self::Transient(_) | Self::Transport { .. })
     }
 
     /// Whether a change may have had its effect all the same: look before repeating it.
@@ -153,6 +165,11 @@ impl McpError {
         matches!(self, Self::NotFound(_))
     }
 
+    /// How long the service wants to be left alone, if it says.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.refusal()?.retry_after
+    }
+
     /// What the service said, if it said anything.
     pub fn refusal(&self) -> Option<&Refusal> {
         match self {
@@ -164,6 +181,7 @@ impl McpError {
             | Self::ServerStarted(refusal)
             | Self::ServerStopped(refusal)
             | Self::Quota(refusal)
+            | Self::Throttled(refusal)
             | Self::Transient(refusal)
             | Self::Rejected(refusal) => Some(refusal),
             Self::Unauthorized { .. }
@@ -187,6 +205,9 @@ impl McpError {
             Self::Quota(_) => "ask for less, remove what is not needed, or have the limit raised",
             Self::Unauthorized { .. } => "check user name and password of the cloud account",
             Self::Forbidden { .. } => "check the account's roles, and that the region is the account's own",
+            Self::Throttled(_) => {
+                "the cloud takes no more calls for now: repeat the command in a while, it will continue"
+            }
             Self::Transient(_) => "the cloud is in trouble: repeat the command in a while, it will continue",
             Self::Rejected(_) => "correct what the message names",
             Self::Transport { sent: false, .. } => {
@@ -209,6 +230,7 @@ mod tests {
             code: code.into(),
             message: "no".into(),
             request_id: None,
+            retry_after: None,
         };
         McpError::refused(status, refusal)
     }
@@ -227,6 +249,10 @@ mod tests {
         check(503, "HTTP 503", true, true);
         check(401, "whatever", false, false);
         check(404, "HTTP 404", false, false);
+        // Turned away, so nothing came of it; and one that may have come through.
+        check(429, "HTTP 429", true, false);
+        check(429, "SOMETHING_NEW", true, false);
+        check(408, "HTTP 408", true, true);
     }
 
     #[test]

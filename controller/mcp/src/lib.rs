@@ -1,7 +1,8 @@
 //! Client and wire types of the MCP CloudControl API, version 2.4 in JSON plus the 0.9 calls still needed.
 //!
 //! Start with [`Client`]: typed calls in, typed entities or [`McpError`] out. [`types`] holds one file per
-//! kind of resource, [`xml`] their other form, [`wait`] polls until one is settled, [`retry`] is the one retry policy.
+//! kind of resource, [`xml`] their other form, [`wait`] polls until one is settled, [`retry`] is the one retry policy,
+//! [`moment`] reads the service's clock.
 //!
 //! Liberal on input: unknown members are ignored, numbers may come as strings, lists as single elements,
 //! optional members may be missing. Strict on output. Knows nothing of fleets, plans or agents, and keeps
@@ -14,6 +15,8 @@ pub mod error;
 mod filter;
 mod id;
 pub mod liberal;
+mod list;
+pub mod moment;
 pub mod resource;
 pub mod retry;
 mod secret;

@@ -1,7 +1,9 @@
 //! The one retry policy: when a failed call is sent again, and after how long.
 //!
-//! Reads are repeated whenever that may help. Changes are repeated only when the service said it was busy:
-//! after any other failure the change may have had its effect, and only the caller can look.
+//! Reads are repeated whenever that may help. Changes are repeated only when the service said that it was busy or took
+//! no more calls: after any other failure the change may have had its effect, and only the caller can look.
+//!
+//! A service that says how long it wants to be left alone is left alone so long, or the caller is told.
 
 use std::time::Duration;
 
@@ -16,8 +18,10 @@ pub struct Retry {
     pub first: Duration,
     /// Longest pause ever.
     pub ceiling: Duration,
-    /// Attempts of a read on a service in trouble, the first included.
-    pub read_attempts: u32,
+    /// Attempts of a read on a service in trouble, and of any call that was one too many, the first included.
+    pub attempts: u32,
+    /// Longest time the service may ask to be left alone; asked for more, the caller has to decide.
+    pub patience: Duration,
     /// How long in all a busy resource is asked again.
     pub busy_for: Duration,
 }
@@ -27,7 +31,8 @@ impl Default for Retry {
         Self {
             first: Duration::from_millis(200),
             ceiling: Duration::from_secs(5),
-            read_attempts: 6,
+            attempts: 6,
+            patience: Duration::from_secs(30),
             // Deploying a server on the real platform takes minutes, and keeps it busy that long.
             busy_for: Duration::from_secs(600),
         }
@@ -57,9 +62,12 @@ impl Retry {
     ) -> Option<Duration> {
         let again = match error {
             McpError::Busy(_) => elapsed < self.busy_for,
-            error => kind == Kind::Read && error.is_retryable() && attempt < self.read_attempts,
+            McpError::Throttled(_) => attempt < self.attempts,
+            error => kind == Kind::Read && error.is_retryable() && attempt < self.attempts,
         };
-        again.then(|| self.backoff(attempt, rng))
+        let asked = error.retry_after().unwrap_or_default();
+        // Jitter on top: whoever was turned away together should not come back together.
+        (again && asked <= self.patience).then(|| asked + self.backoff(attempt, rng))
     }
 
     /// Full jitter: anything up to a bound that doubles with each attempt. Never quite zero, so that a
@@ -80,7 +88,13 @@ mod tests {
     use crate::error::Refusal;
 
     fn refusal() -> Refusal {
-        Refusal { operation: "X".into(), code: "C".into(), message: String::new(), request_id: None }
+        Refusal {
+            operation: "X".into(),
+            code: "C".into(),
+            message: String::new(),
+            request_id: None,
+            retry_after: None,
+        }
     }
 
     #[test]
@@ -103,6 +117,27 @@ mod tests {
         check(Kind::Read, lost(), 5, 0, true);
         check(Kind::Read, McpError::NotFound(refusal()), 1, 0, false);
         check(Kind::Read, McpError::Unauthorized { operation: "X".into() }, 1, 0, false);
+        for kind in [Kind::Read, Kind::Change] {
+            check(kind, McpError::Throttled(refusal()), 5, 0, true);
+            check(kind, McpError::Throttled(refusal()), 6, 0, false);
+        }
+    }
+
+    #[test]
+    fn who_asks_to_be_left_alone_is() {
+        let retry = Retry::default();
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut check = |asked: u64, again: bool| {
+            let refusal = Refusal { retry_after: Some(Duration::from_secs(asked)), ..refusal() };
+            for error in [McpError::Throttled(refusal.clone()), McpError::Transient(refusal)] {
+                let pause = retry.pause(Kind::Read, &error, 1, Duration::ZERO, &mut rng);
+                assert_eq!(pause.is_some(), again, "{error}");
+                assert!(pause.is_none_or(|pause| pause > Duration::from_secs(asked)), "{pause:?}: {error}");
+            }
+        };
+        check(0, true);
+        check(30, true);
+        check(31, false);
     }
 
     proptest! {

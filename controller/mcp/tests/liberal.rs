@@ -36,7 +36,8 @@ async fn client(routes: Router) -> Client {
     settings.retry = Retry {
         first: Duration::from_millis(1),
         ceiling: Duration::from_millis(2),
-        read_attempts: 3,
+        attempts: 3,
+        patience: Duration::from_secs(1),
         // Long enough for a few answers of a host that has other things to do.
         busy_for: Duration::from_secs(2),
     };
@@ -97,6 +98,119 @@ async fn lists_are_read_to_their_end_and_no_further() {
     check(6, None, 3, 6).await;
     // A total that is never reached.
     check(6, Some(99), 3, 6).await;
+}
+
+/// Three items a page; before each request, what the script says goes and comes.
+#[derive(Default)]
+struct Moving {
+    items: Vec<u32>,
+    script: std::collections::VecDeque<(Option<u32>, Option<u32>)>,
+}
+
+async fn moving_page(
+    State(state): State<Arc<std::sync::Mutex<Moving>>>,
+    Query(query): Query<HashMap<String, u32>>,
+) -> String {
+    let mut state = state.lock().expect("no panic");
+    let (gone, come) = state.script.pop_front().unwrap_or_default();
+    state.items.retain(|item| Some(*item) != gone);
+    state.items.splice(0..0, come);
+    let first = (query["pageNumber"] as usize - 1) * 3;
+    let items = state.items.iter().skip(first).take(3);
+    let items: Vec<String> = items
+        .map(|item| format!(r#"{{"id":"i-{item}","datacenterId":"EU7","name":"image {item}"}}"#))
+        .collect();
+    let (total, count) = (state.items.len(), items.len());
+    format!(
+        r#"{{"osImage":[{}],"pageNumber":{},"pageCount":{count},"pageSize":3,"totalCount":{total}}}"#,
+        items.join(","),
+        query["pageNumber"]
+    )
+}
+
+#[tokio::test]
+async fn lists_that_move_while_they_are_read_lack_nothing() {
+    let check = async |script: &[(Option<u32>, Option<u32>)], want: Option<&[u32]>| {
+        let moving = Moving { items: (0..7).collect(), script: script.to_vec().into() };
+        let state = Arc::new(std::sync::Mutex::new(moving));
+        let routes = Router::new()
+            .route("/caas/2.4/o-1/image/osImage", get(moving_page))
+            .with_state(Arc::clone(&state));
+        let found = client(routes).await.list::<Image>(&Filter::all()).await;
+        match (found, want) {
+            (Ok(found), Some(want)) => {
+                let found: Vec<String> = found.iter().map(|image| image.id.to_string()).collect();
+                let want: Vec<String> = want.iter().map(|item| format!("i-{item}")).collect();
+                assert_eq!(found, want, "{script:?}");
+            }
+            (Err(error), None) => {
+                assert!(error.is_retryable(), "{error:?}");
+                assert!(!state.lock().expect("no panic").script.is_empty(), "it moved all the time");
+            }
+            (found, _) => panic!("{script:?}: {found:?}"),
+        }
+    };
+    check(&[], Some(&[0, 1, 2, 3, 4, 5, 6])).await;
+    // The first goes once its page is read: the fourth moves to a page that is not asked for again.
+    check(&[(None, None), (Some(0), None)], Some(&[1, 2, 3, 4, 5, 6])).await;
+    // One comes in front: the third is seen twice, the last on a page beyond.
+    check(&[(None, None), (None, Some(9))], Some(&[9, 0, 1, 2, 3, 4, 5, 6])).await;
+    // Both at once, and as many as before.
+    check(&[(None, None), (Some(4), Some(9))], Some(&[9, 0, 1, 2, 3, 5, 6])).await;
+    // A list that never stands still is no list.
+    let restless: Vec<(Option<u32>, Option<u32>)> = (10..999).map(|item| (None, Some(item))).collect();
+    check(&restless, None).await;
+}
+
+#[tokio::test]
+async fn a_list_of_too_many_is_given_up() {
+    let full = |Query(query): Query<HashMap<String, u32>>| async move {
+        let first = (query["pageNumber"] - 1) * 5000;
+        let items: Vec<String> = (first..first + 5000)
+            .map(|item| format!(r#"{{"id":"i-{item}","datacenterId":"EU7","name":"n"}}"#))
+            .collect();
+        format!(r#"{{"osImage":[{}],"pageNumber":1,"totalCount":4000000000}}"#, items.join(","))
+    };
+    let routes = Router::new().route("/caas/2.4/o-1/image/osImage", get(full));
+    let error = client(routes).await.list::<Image>(&Filter::all()).await.expect_err("endless");
+    let why = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+    assert_eq!(why, "the list has more than 100000 items");
+}
+
+#[tokio::test]
+async fn who_is_turned_away_comes_again_when_told() {
+    let check = async |status: u16, after: Option<&'static str>, again: bool| {
+        let calls = Arc::new(AtomicU32::new(0));
+        let counted = calls.clone();
+        let answer = move || async move {
+            if counted.fetch_add(1, Ordering::Relaxed) == 2 {
+                return r#"{"operation":"DEPLOY_VLAN","responseCode":"OK","info":{"name":"vlanId","value":"v-1"}}"#
+                    .into_response();
+            }
+            let status = StatusCode::from_u16(status).expect("a status");
+            match after {
+                Some(after) => (status, [("retry-after", after)], "too many").into_response(),
+                None => (status, "too many").into_response(),
+            }
+        };
+        let routes = Router::new().route("/caas/2.4/o-1/network/deployVlan", post(answer));
+        let deployed = client(routes).await.deploy_vlan(&vlan()).await;
+        assert_eq!(deployed.is_ok(), again, "{status} {after:?}: {deployed:?}");
+        assert_eq!(calls.load(Ordering::Relaxed), if again { 3 } else { 1 }, "{status} {after:?}");
+        deployed.err()
+    };
+    check(429, Some("0"), true).await;
+    check(429, None, true).await;
+    check(429, Some("Thu, 01 Jan 1970 00:00:00 GMT"), true).await;
+    // Longer than a call may take: whoever called waits, and shows it.
+    let error = check(429, Some("90"), false).await.expect("turned away");
+    assert!(matches!(error, McpError::Throttled(_)) && !error.is_ambiguous(), "{error:?}");
+    assert_eq!(error.to_string(), "DEPLOY_VLAN: HTTP 429: too many (it asks to wait 90 s)");
+    // What came of these only a look can tell.
+    for status in [408, 503] {
+        let error = check(status, Some("0"), false).await.expect("in trouble");
+        assert!(error.is_ambiguous() && error.is_retryable(), "{error:?}");
+    }
 }
 
 #[tokio::test]

@@ -178,7 +178,8 @@ impl World {
         settings.retry = Retry {
             first: Duration::from_millis(1),
             ceiling: Duration::from_millis(10),
-            read_attempts: 4,
+            attempts: 4,
+            patience: Duration::from_secs(1),
             // As the controller has it: the provider waits itself.
             busy_for: Duration::ZERO,
         };

@@ -73,7 +73,8 @@ impl Cloud {
         settings.retry = Retry {
             first: Duration::from_millis(5),
             ceiling: Duration::from_millis(20),
-            read_attempts: 4,
+            attempts: 4,
+            patience: Duration::from_secs(1),
             busy_for: Duration::from_secs(5),
         };
         change(&mut settings);

@@ -7,6 +7,8 @@ use crate::{Resource, liberal};
 pub struct Page<T> {
     /// What is on it.
     pub items: Vec<T>,
+    /// What tells each of them from the others, in the same order: its id, or all of it where it has none.
+    pub names: Vec<String>,
     /// Its number, from 1; 0 if the service did not say.
     pub number: u32,
     /// How many items there are on all pages, if the service said.
@@ -35,11 +37,26 @@ impl<T: Resource> Page<T> {
         let (page, total, size) = (number("pageNumber"), number("totalCount"), number("pageSize"));
         // An empty list may leave the member out, as XML does, but then the paging must be there: any other
         // object is not a list at all.
-        let items = match members.remove(T::ITEM) {
-            Some(items) => liberal::decode(items)?,
-            None if page.is_some() || total.is_some() => Vec::new(),
+        let (items, names) = match members.remove(T::ITEM) {
+            Some(items) => {
+                let names = names(&items);
+                (liberal::decode(items)?, names)
+            }
+            None if page.is_some() || total.is_some() => Default::default(),
             None => return Err(serde_json::Error::custom(format!("missing field `{}`", T::ITEM))),
         };
-        Ok(Self { items, number: page.unwrap_or(0), total, size })
+        Ok(Self { items, names, number: page.unwrap_or(0), total, size })
+    }
+}
+
+fn names(items: &Value) -> Vec<String> {
+    let name = |item: &Value| match item.get("id") {
+        None | Some(Value::Null) => item.to_string(),
+        Some(id) => id.to_string(),
+    };
+    match items {
+        Value::Array(items) => items.iter().map(name).collect(),
+        // Where a list belongs, one may stand alone.
+        one => vec![name(one)],
     }
 }

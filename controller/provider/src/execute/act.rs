@@ -59,14 +59,19 @@ impl Run {
                 McpError::Busy(_) => started.elapsed() < self.pace.busy,
                 error => error.is_retryable() && attempt < self.pace.reads,
             };
-            if !again {
+            if !again || !self.is_worth_waiting(&error) {
                 return Err(error);
             }
             tracing::debug!(%error, attempt, "read is repeated");
             attempt += 1;
-            sleep(pause).await;
+            sleep(pause.max(error.retry_after().unwrap_or_default())).await;
             pause = self.pace.next(pause);
         }
+    }
+
+    /// Whether the cloud asks to be left alone no longer than it may be busy.
+    fn is_worth_waiting(&self, error: &McpError) -> bool {
+        error.retry_after().is_none_or(|after| after <= self.pace.busy)
     }
 
     /// Sends `change` until it has had its effect, once. `look` says whether it has: after an answer that was lost,
@@ -181,6 +186,7 @@ impl Run {
                 McpError::HasDependency(_) => attempt < self.pace.attempts,
                 error => (error.is_ambiguous() || error.is_retryable()) && attempt < self.pace.attempts,
             };
+            let again = again && self.is_worth_waiting(&error);
             // The name is taken, the server is started, the thing is gone: perhaps by an earlier attempt of ours.
             let perhaps_done = error.is_ambiguous()
                 || matches!(
@@ -195,7 +201,7 @@ impl Run {
                 );
             if again {
                 self.waiting(step, error.to_string()).await;
-                sleep(pause).await;
+                sleep(pause.max(error.retry_after().unwrap_or_default())).await;
                 pause = self.pace.next(pause);
             }
             let found = match perhaps_done {

@@ -40,6 +40,11 @@ pub enum Fault {
     TroubleAfter,
     /// The resource is busy.
     Busy,
+    /// There are too many calls; this one is turned away for so long.
+    Throttled {
+        /// How long.
+        after: Duration,
+    },
     /// The call never returns; whether its effect comes is told.
     Hang {
         /// Whether the effect is there.
@@ -154,6 +159,10 @@ impl FakeCloud {
                 effect(&mut self.state()).and(Err(McpError::Transient(refusal(operation, "HTTP 503"))))
             }
             Some(Fault::Busy) => Err(McpError::Busy(refusal(operation, "RESOURCE_BUSY"))),
+            Some(Fault::Throttled { after }) => {
+                let refusal = refusal(operation, "HTTP 429");
+                Err(McpError::Throttled(Refusal { retry_after: Some(after), ..refusal }))
+            }
             Some(Fault::Hang { effect: happens }) => {
                 if happens {
                     effect(&mut self.state()).ok();
@@ -166,7 +175,13 @@ impl FakeCloud {
 }
 
 fn refusal(operation: &str, code: &str) -> Refusal {
-    Refusal { operation: operation.into(), code: code.into(), message: String::new(), request_id: None }
+    Refusal {
+        operation: operation.into(),
+        code: code.into(),
+        message: String::new(),
+        request_id: None,
+        retry_after: None,
+    }
 }
 
 #[async_trait]

@@ -87,6 +87,33 @@ async fn a_look_that_fails_costs_nobody_but_who_looked() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_cloud_that_asks_to_be_left_alone_is() {
+    let plan = small();
+    // The first change, and a look at what came of it.
+    for call in [1, 3] {
+        let check = async |asked: Duration, waits: bool| {
+            let world = slow();
+            world.cloud.fault(call, Fault::Throttled { after: asked });
+            let started = Instant::now();
+            let problems = world.run(&plan).await.0.expect("a run").problems;
+            assert_eq!(
+                (started.elapsed() >= asked, problems.is_empty()),
+                (waits, waits),
+                "{call}: {problems:?}"
+            );
+            world.cloud.count_anew();
+            world.apply(&plan).await;
+            world.check_exact(&plan).await;
+            problems
+        };
+        check(Duration::from_secs(300), true).await;
+        // For longer than anything may be busy.
+        let problems = check(Duration::from_secs(3600), false).await;
+        assert!(problems[0].contains("it asks to wait 3600 s"), "{problems:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_gone_while_others_are_waited_for_is_made_anew() {
     let (world, plan) = (slow(), small());
     let vandal = async {
