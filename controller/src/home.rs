@@ -186,7 +186,11 @@ pub fn operator(dir: &Path) -> Result<Option<OperatorFile>, HomeError> {
     read(&dir.join("operator.json"))
 }
 
-fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, HomeError> {
+/// What a file holds, if it is there.
+///
+/// # Errors
+/// [`HomeError`] if it cannot be read.
+pub fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, HomeError> {
     match fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes)
             .map(Some)
@@ -196,8 +200,11 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, HomeEr
     }
 }
 
-/// Writes whole or not at all, for the owner only.
-fn write(path: &Path, value: &impl Serialize) -> Result<(), HomeError> {
+/// Writes whole or not at all, for the owner only; a power cut afterwards takes nothing back.
+///
+/// # Errors
+/// [`HomeError::File`] if it cannot be written.
+pub fn write(path: &Path, value: &impl Serialize) -> Result<(), HomeError> {
     let failed = |source| HomeError::File { path: path.to_owned(), source };
     let bytes = serde_json::to_vec_pretty(value)
         .map_err(|source| HomeError::Damaged { path: path.to_owned(), source })?;

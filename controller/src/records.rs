@@ -15,6 +15,7 @@
 //! desired/<node>            v1::Desired      written by the controller alone
 //! addresses/<node>          Addresses        written from the cloud API alone
 //! arrived/<node>            Timestamp        when its server was first seen
+//! host-key/<node>           String           the key its server showed first; written by first boots
 //! observed/<node>           ObservedRecord   written from the agent's reports alone
 //! releaser/trust            TrustRecord      whom releases are taken from; written by `releases`
 //! release/<sha256>          ReleaseRecord    signed releases by their agent; written by `releases`
@@ -76,6 +77,14 @@ pub struct FleetRecord {
     /// Whether the last `up` was to stop once servers are started; a replacement goes as far.
     #[serde(default)]
     pub provision_only: bool,
+}
+
+impl FleetRecord {
+    /// Whether what the fleet has is in another cloud than this one. It cannot move: all of that would be forgotten. Once
+    /// it is down there is nothing to forget.
+    pub fn is_elsewhere(&self, cloud: &Cloud) -> bool {
+        self.plan.is_some() && self.cloud.as_ref().is_some_and(|held| held != cloud)
+    }
 }
 
 /// A plan as the operator gave it.
@@ -545,6 +554,10 @@ pub mod keys {
     /// When a node's server was first seen.
     pub fn arrived(node: &NodeName) -> Key {
         of("arrived", node.as_str())
+    }
+    /// By which host key a node's server was first seen.
+    pub fn host_key(node: &NodeName) -> Key {
+        of("host-key", node.as_str())
     }
     /// What was last seen of a node.
     pub fn observed(node: &NodeName) -> Key {

@@ -237,6 +237,7 @@ impl Controller {
                 settings.agent.clone(),
                 settings.supervisor.clone(),
                 settings.dir.clone(),
+                records.clone(),
             )),
             first_boots: Arc::default(),
             settings,

@@ -7,8 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use fleet_model::FleetName;
+use fleet_controller::home as files_of_controllers;
+use fleet_model::{FleetName, chain};
 use fleet_plan::resolved::Cloud;
+use serde::Serialize;
 
 use crate::{
     args::Global,
@@ -57,14 +59,22 @@ impl Home {
         self.0.join("fleets").join(fleet.as_str())
     }
 
-    /// Which cloud the fleet lives in, as its first `up` noted it.
-    pub fn cloud_of(&self, fleet: &FleetName) -> Option<Cloud> {
-        serde_json::from_slice(&fs::read(self.fleet(fleet).join(CLOUD_FILE)).ok()?).ok()
+    /// Which cloud the fleet lives in, as its first `up` noted it; `None` if nobody did.
+    ///
+    /// # Errors
+    /// It cannot be read: with a guess, what the fleet has would be looked for elsewhere.
+    pub fn cloud_of(&self, fleet: &FleetName) -> Result<Option<Cloud>, Failure> {
+        files_of_controllers::read(&self.fleet(fleet).join(CLOUD_FILE)).map_err(|why| {
+            Failure::new(Exit::Failed, format!("in which cloud fleet `{fleet}` lives: {}", chain(&why))).hint(
+                "delete the file: the next `fleetctl up` with the fleet's plan notes it anew, and the controller knows it \
+                 too and refuses a plan for another cloud",
+            )
+        })
     }
 
     /// Notes which cloud the fleet lives in. A fleet cannot move: its servers would be forgotten.
     pub fn note_cloud(&self, fleet: &FleetName, cloud: &Cloud) -> Result<(), Failure> {
-        match self.cloud_of(fleet) {
+        match self.cloud_of(fleet)? {
             Some(noted) if noted == *cloud => return Ok(()),
             Some(_) => {
                 return Err(Failure::new(
@@ -75,28 +85,26 @@ impl Home {
             }
             None => {}
         }
+        self.note(fleet, CLOUD_FILE, cloud)
+    }
+
+    /// Notes something beside the controller's own files: whole or not at all, and a power cut leaves it there.
+    fn note(&self, fleet: &FleetName, name: &str, what: &impl Serialize) -> Result<(), Failure> {
         let dir = self.fleet(fleet);
-        let json = serde_json::to_vec(cloud).expect("two words make JSON");
-        fs::create_dir_all(&dir).and_then(|()| fs::write(dir.join(CLOUD_FILE), json)).map_err(|why| {
-            Failure::new(Exit::Failed, format!("write {}: {why}", dir.join(CLOUD_FILE).display()))
-        })
+        let failed =
+            |why: String| Failure::new(Exit::Failed, format!("write {}: {why}", dir.join(name).display()));
+        make_private(&dir).map_err(|why| failed(why.to_string()))?;
+        files_of_controllers::write(&dir.join(name), what).map_err(|why| failed(chain(&why)))
     }
 
     /// Notes by which address the controller of a fleet is known outside.
     pub fn note_advertised(&self, fleet: &FleetName, addresses: &[IpAddr]) -> Result<(), Failure> {
-        let file = self.fleet(fleet).join(ADVERTISED_FILE);
-        let json = serde_json::to_vec(addresses).expect("addresses make JSON");
-        fs::create_dir_all(self.fleet(fleet))
-            .and_then(|()| fs::write(&file, json))
-            .map_err(|why| Failure::new(Exit::Failed, format!("write {}: {why}", file.display())))
+        self.note(fleet, ADVERTISED_FILE, &addresses)
     }
 
     /// Notes by which addresses of this host the fleet's machines see it.
     pub fn note_reach(&self, fleet: &FleetName, addresses: &[IpAddr]) -> Result<(), Failure> {
-        let file = self.fleet(fleet).join(REACH_FILE);
-        let json = serde_json::to_vec(addresses).expect("addresses make JSON");
-        fs::write(&file, json)
-            .map_err(|why| Failure::new(Exit::Failed, format!("write {}: {why}", file.display())))
+        self.note(fleet, REACH_FILE, &addresses)
     }
 
     /// By which addresses of this host the fleet's machines see it, as noted.
@@ -115,17 +123,19 @@ impl Home {
         })
     }
 
-    /// Leaves word for a controller that does not run: it finds the line stopped when it starts.
+    /// Leaves word for a controller: it stops its line at its next look, or when it starts.
     pub fn leave_line(&self, fleet: &FleetName, reason: &str) -> Result<(), Failure> {
         let by = env::var("USER").unwrap_or_else(|_| "operator".to_owned());
-        fleet_controller::rollout::note::leave(&self.fleet(fleet), &by, reason)
-            .map_err(|why| Failure::new(Exit::Failed, format!("stop the line of fleet `{fleet}`: {why}")))
+        fleet_controller::rollout::note::leave(&self.fleet(fleet), &by, reason).map_err(|why| {
+            Failure::new(Exit::Failed, format!("leave word for fleet `{fleet}`: {}", chain(&why)))
+        })
     }
 
     /// Takes that back.
     pub fn withdraw_line(&self, fleet: &FleetName) -> Result<(), Failure> {
-        fleet_controller::rollout::note::withdraw(&self.fleet(fleet))
-            .map_err(|why| Failure::new(Exit::Failed, format!("clear the line of fleet `{fleet}`: {why}")))
+        fleet_controller::rollout::note::withdraw(&self.fleet(fleet)).map_err(|why| {
+            Failure::new(Exit::Failed, format!("take back the word left for fleet `{fleet}`: {why}"))
+        })
     }
 
     /// Fleets that have state here, by name.
@@ -227,6 +237,8 @@ fn user_dir(variable: &str, below_home: &str) -> Result<PathBuf, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn home() -> (Home, tempfile::TempDir) {
@@ -256,5 +268,26 @@ mod tests {
         assert!(!home.has_set_aside());
         home.remove_if_empty().expect("removed");
         assert!(!home.dir().exists());
+    }
+
+    #[test]
+    fn the_cloud_of_a_fleet_is_noted_once_and_whole() {
+        let (home, _dir) = home();
+        let fleet: FleetName = "Reference".parse().expect("a name");
+        let mcp = Cloud::Mcp { endpoint: "https://api-eu.example.org".to_owned() };
+        assert_eq!(home.cloud_of(&fleet).expect("readable"), None);
+        home.note_cloud(&fleet, &mcp).expect("noted");
+        home.note_cloud(&fleet, &mcp).expect("the same again is fine");
+        let refused = home.note_cloud(&fleet, &Cloud::Local).expect_err("a fleet does not move");
+        assert!(refused.to_string().contains("lives in another cloud"), "{refused}");
+        assert_eq!(home.cloud_of(&fleet).expect("readable"), Some(mcp));
+        let noted: Vec<_> = fs::read_dir(home.fleet(&fleet)).expect("a folder").flatten().collect();
+        assert_eq!(noted.len(), 1, "no draft stays: {noted:?}");
+        let mode = noted[0].metadata().expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        // Cut short by a disk that lied: said, and never taken for a fleet without a cloud.
+        fs::write(home.fleet(&fleet).join(CLOUD_FILE), "").expect("written");
+        let unread = home.note_cloud(&fleet, &Cloud::Local).expect_err("damaged");
+        assert!(unread.to_string().contains("cloud.json is damaged"), "{unread}");
     }
 }

@@ -25,7 +25,7 @@ const SYSTEM_KNOWN_HOSTS: &str = "/etc/ssh/ssh_known_hosts";
 /// Notes for the controller how this operator gets into machines, if the fleet has such. Said anew by every command:
 /// an agent's socket lives as long as its login.
 pub fn note_access(home: &Home, fleet: &FleetName, named: &[PathBuf]) -> Result<(), Failure> {
-    if home.cloud_of(fleet) != Some(Cloud::Hosts) {
+    if home.cloud_of(fleet)? != Some(Cloud::Hosts) {
         return Ok(());
     }
     let dir = home.fleet(fleet);

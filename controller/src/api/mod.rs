@@ -67,7 +67,7 @@ impl OperatorService {
         &self.driver.tools().homecoming.desk
     }
 
-    fn given(&self, document: Option<v1::PlanDocument>) -> Result<Given, Status> {
+    async fn given(&self, document: Option<v1::PlanDocument>) -> Result<Given, Status> {
         let document = document.ok_or_else(|| {
             bad_request("the request holds no plan", "use a command line of this controller's version")
         })?;
@@ -83,6 +83,8 @@ impl OperatorService {
                 "each fleet has its own controller; `fleetctl up` starts it",
             ));
         }
+        let fleet = self.driver.tools().fleet().await.map_err(|error| internal(&error))?;
+        given.fits(&fleet.value).map_err(|error| bad_request(error.to_string(), error.hint()))?;
         self.shelf.complete(&given.plan, &given.record)?;
         rollout::known_zones(&given.plan.rollout, self.desk().clock.now())?;
         Ok(given)
@@ -131,7 +133,7 @@ impl Operator for OperatorService {
         let who = operator(&request)?;
         let request = request.into_inner();
         let until = request.until();
-        let given = self.given(request.plan)?;
+        let given = self.given(request.plan).await?;
         let replace = preview::consent(&given.plan, &request.replace)?;
         replace.iter().try_for_each(|node| self.may_lose_its_disks(&given, node))?;
         if settle::several_hold_copies(&given.plan, self.desk(), &replace) {

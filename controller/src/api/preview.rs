@@ -13,7 +13,7 @@ use crate::reconcile::{expiry, given::Given, orphans, progress::verb, replace};
 
 impl OperatorService {
     pub(super) async fn preview_of(&self, request: v1::PreviewRequest) -> Result<v1::PreviewReply, Status> {
-        let given = self.given(request.plan)?;
+        let given = self.given(request.plan).await?;
         let consented = consent(&given.plan, &request.replace)?;
         let tools = self.driver.tools();
         let begun = replace::pending(tools, &given.plan).await.map_err(|error| internal(&error))?;

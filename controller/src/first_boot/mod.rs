@@ -19,9 +19,14 @@ use fleet_hosts::{
     seed::{self, SeedError},
 };
 use fleet_model::{FleetName, NodeName, Secret};
-use fleet_provider::bootstrap::{self, BootStage, BootstrapError, Packed, SeedInputs, SshTarget};
+use fleet_provider::bootstrap::{
+    self, BootStage, BootstrapError, Packed, SeedInputs, SshTarget, ssh::FirstKey,
+};
+use fleet_store::Expected;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
+
+use crate::records::{Records, keys};
 
 /// Port of SSH on new servers.
 pub const SSH: u16 = 22;
@@ -137,14 +142,22 @@ pub struct OverSsh {
     supervisor: Option<PathBuf>,
     /// The controller's folder, where the operator's SSH is noted.
     dir: PathBuf,
+    /// Where first host keys are noted.
+    records: Records,
     /// Each compressed once, and again only when the file changes.
     packed: Mutex<BTreeMap<PathBuf, (SystemTime, Arc<Packed>)>>,
 }
 
 impl OverSsh {
     /// With this agent and what starts it.
-    pub fn new(fleet: FleetName, agent: Option<PathBuf>, supervisor: Option<PathBuf>, dir: PathBuf) -> Self {
-        Self { fleet, agent, supervisor, dir, packed: Mutex::default() }
+    pub fn new(
+        fleet: FleetName,
+        agent: Option<PathBuf>,
+        supervisor: Option<PathBuf>,
+        dir: PathBuf,
+        records: Records,
+    ) -> Self {
+        Self { fleet, agent, supervisor, dir, records, packed: Mutex::default() }
     }
 
     async fn packed(&self, name: &str, file: Option<&Path>) -> Result<Arc<Packed>, FirstBootError> {
@@ -180,6 +193,26 @@ impl OverSsh {
     }
 }
 
+/// By which key a node's server was first seen, in the store: it holds for the next controller, too.
+#[derive(Debug)]
+struct Noted {
+    records: Records,
+    node: NodeName,
+}
+
+#[async_trait]
+impl FirstKey for Noted {
+    async fn known(&self) -> Result<Option<String>, Box<dyn std::error::Error + Send + Sync>> {
+        let held = self.records.get::<String>(&keys::host_key(&self.node)).await?;
+        Ok(held.map(|held| held.value))
+    }
+
+    async fn keep(&self, key: String) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        self.records.put(&keys::host_key(&self.node), &key, Expected::Any).await?;
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl FirstBoot for OverSsh {
     async fn document(&self, way: Way<'_>) -> Result<Vec<u8>, FirstBootError> {
@@ -208,7 +241,8 @@ impl FirstBoot for OverSsh {
             Door::New { addresses, password } => {
                 let user = USER.to_owned();
                 let Target { node, boot_deadline, .. } = target;
-                let target = SshTarget { node, addresses, user, password, boot_deadline };
+                let first_key = Arc::new(Noted { records: self.records.clone(), node: node.clone() });
+                let target = SshTarget { node, addresses, user, password, first_key, boot_deadline };
                 Ok(bootstrap::push(&target, document, events, stop).await?)
             }
             Door::Taken { place, mark } => {

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     driver::Tools,
+    expiry,
     given::Given,
     home::Stuck,
     progress::Teller,
@@ -69,6 +70,22 @@ pub(super) struct Wish {
     pub(super) rolls: Option<String>,
 }
 
+/// Works towards a plan that an operator gave, which renews the fleet's end.
+pub(super) async fn ordered(
+    tools: &Tools,
+    wish: Wish,
+    teller: &Arc<Teller>,
+    stop: &CancellationToken,
+) -> Result<v1::Finished, RecordError> {
+    // The operator was told before; another `up` may have come first since.
+    if let Err(misgiven) = wish.given.fits(&tools.fleet().await?.value) {
+        let problems = vec![format!("{misgiven}; {}", misgiven.hint())];
+        return Ok(v1::Finished { problems, ..v1::Finished::default() });
+    }
+    expiry::renew(tools, &wish.given, teller).await?;
+    run(tools, wish, teller, stop).await
+}
+
 /// Works towards what is wished and says how it went.
 pub(super) async fn run(
     tools: &Tools,
@@ -78,7 +95,7 @@ pub(super) async fn run(
 ) -> Result<v1::Finished, RecordError> {
     let Wish { given, until, consented, rolls } = wish;
     let fleet_id = remember(tools, &given, until).await?;
-    let apply = Apply {
+    let mut apply = Apply {
         tools,
         plan: given.plan.clone(),
         until,
@@ -92,7 +109,10 @@ pub(super) async fn run(
         refresh_at: None,
         refreshed: None,
     };
-    let finished = apply.perform(&fleet_id).await?;
+    let finished = apply.perform(&fleet_id).await;
+    // Where the store failed some are still under way, and none outlives its run.
+    apply.homeward.shutdown().await;
+    let finished = finished?;
     if finished.ok {
         house::sweep(&tools.artifacts, &tools.homecoming.board).await;
     }
@@ -121,7 +141,7 @@ async fn remember(tools: &Tools, given: &Given, until: v1::Until) -> Result<Stri
 }
 
 impl Apply<'_> {
-    async fn perform(mut self, fleet_id: &str) -> Result<v1::Finished, RecordError> {
+    async fn perform(&mut self, fleet_id: &str) -> Result<v1::Finished, RecordError> {
         let mut changing_calls = 0;
         let mut replaced = BTreeSet::new();
         let outcome = match self.tools.provisioners.open(&self.plan.cloud, fleet_id) {
@@ -198,25 +218,37 @@ impl Apply<'_> {
     ) -> Result<Result<Outcome, ProvisionError>, RecordError> {
         let (sender, mut events) = mpsc::channel(EVENTS);
         let plan = self.plan.clone();
-        let stop = self.stop.clone();
+        // Told to stop with the run, or alone.
+        let stop = self.stop.child_token();
         // Owns the sender, so that the events end with it.
-        let applying = async move { provision.apply(&plan, &sender, &stop).await };
+        let (stops, applying) = (stop.clone(), async move { provision.apply(&plan, &sender, &stop).await });
         let mut applying = std::pin::pin!(applying);
+        // Where the store fails, what is in hand at the cloud is finished all the same: a call that is cut off may have
+        // its effect, and nobody would have written down what.
+        let mut broken: Result<(), RecordError> = Ok(());
         let outcome = loop {
             // Cancel safe: the channel loses nothing, the provider's future is pinned outside.
-            let due = self.refresh_at;
+            let due = self.refresh_at.filter(|_| broken.is_ok());
             let refresh = async {
                 match due {
                     Some(at) => tokio::time::sleep_until(at).await,
                     None => std::future::pending().await,
                 }
             };
-            tokio::select! {
-                Some(event) = events.recv() => self.take(event).await?,
+            let done = tokio::select! {
+                Some(event) = events.recv() => match broken {
+                    Ok(()) => self.take(event).await,
+                    Err(_) => continue,
+                },
                 done = &mut applying => break done,
-                () = refresh => self.refresh().await?,
+                () = refresh => self.refresh().await,
+            };
+            if done.is_err() {
+                stops.cancel();
+                broken = done;
             }
         };
+        broken?;
         // Nobody sends any more; what was sent is taken.
         while let Ok(event) = events.try_recv() {
             self.take(event).await?;
@@ -263,6 +295,10 @@ impl Apply<'_> {
                 }
                 let node = step.name.parse::<NodeName>().ok().filter(|node| self.plan.node(node).is_some());
                 if let Some(node) = node.filter(|_| step.kind == "server" && step.verb == Verb::Create) {
+                    if state == StepState::Started {
+                        // Whatever answered for an earlier server of this name.
+                        self.tools.records().delete(&keys::host_key(&node)).await?;
+                    }
                     match state {
                         StepState::Started | StepState::Waiting(_) => {
                             let detail = if let StepState::Waiting(why) = &state { why } else { "" };

@@ -265,6 +265,7 @@ impl Board {
     pub async fn start_over(&self, node: &NodeName) -> Result<(), RecordError> {
         self.registry().start_over(node, tonic::Status::aborted("the node is replaced"));
         self.records.delete(&keys::arrived(node)).await?;
+        self.records.delete(&keys::host_key(node)).await?;
         // Its successor gets what the plan says.
         self.records.delete(&keys::work(node)).await?;
         {
@@ -286,6 +287,7 @@ impl Board {
             keys::work(node),
             keys::observed(node),
             keys::arrived(node),
+            keys::host_key(node),
         ];
         for key in keys {
             self.records.delete(&key).await?;

@@ -303,13 +303,8 @@ impl Run {
         let teller = Arc::new(self.teller);
         let finished = match order {
             Order::Apply { by, given, until, replace } => {
-                match expiry::renew(&self.tools, &given, &teller).await {
-                    Ok(()) => {
-                        let wish = apply::Wish { given, until, consented: replace, rolls: Some(by) };
-                        apply::run(&self.tools, wish, &teller, &self.stop).await
-                    }
-                    Err(error) => Err(error),
-                }
+                let wish = apply::Wish { given, until, consented: replace, rolls: Some(by) };
+                apply::ordered(&self.tools, wish, &teller, &self.stop).await
             }
             Order::Down => down::run(&self.tools, &teller, &self.stop).await,
             Order::Expire { end } => expiry::run(&self.tools, end, &teller, &self.stop).await,

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use fleet_model::FleetName;
 use fleet_plan::{Problems, ResolvedPlan, resolved::OperatorUnknown};
 
-use crate::records::PlanRecord;
+use crate::records::{FleetRecord, PlanRecord};
 
 /// A plan that was read without problems.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +28,9 @@ pub enum Misgiven {
     /// It needs the operator's keys.
     #[error("the plan lets the operator in by key, and no key of the operator was given")]
     NoKeys,
+    /// It is for another cloud than the one the fleet is in.
+    #[error("fleet `{0}` lives in another cloud than the plan says")]
+    Elsewhere(FleetName),
 }
 
 impl Misgiven {
@@ -35,6 +39,7 @@ impl Misgiven {
         match self {
             Self::Problems(_) => "correct the plan; `fleetctl plan check` says the same",
             Self::Operator(unknown) => unknown.hint(),
+            Self::Elsewhere(_) => "run `fleetctl down` first, or give the plan another fleet name",
             Self::NoKeys => "make a key with `ssh-keygen`, or write the keys into the plan's `access` task",
         }
     }
@@ -53,5 +58,16 @@ impl Given {
             return Err(Misgiven::NoKeys);
         }
         Ok(Self { record, plan: Arc::new(plan) })
+    }
+
+    /// Whether `fleet` may come to be what the plan says.
+    ///
+    /// # Errors
+    /// [`Misgiven::Elsewhere`].
+    pub fn fits(&self, fleet: &FleetRecord) -> Result<(), Misgiven> {
+        match fleet.is_elsewhere(&self.plan.cloud) {
+            true => Err(Misgiven::Elsewhere(self.plan.fleet.clone())),
+            false => Ok(()),
+        }
     }
 }

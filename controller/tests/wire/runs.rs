@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use fleet_model::Clock;
 use fleet_proto::{
-    refusal::RefusalKind,
+    refusal::{Refusal, RefusalKind},
     v1::{
         self, ApplyRequest, DownRequest, Finished, HaltRequest, NodeState, PlanDocument, StatusRequest,
         Until, progress::What,
@@ -429,4 +429,70 @@ async fn plans_with_problems_start_nothing() {
     assert!(status.message().contains("this controller serves fleet `Reference`"), "{}", status.message());
     assert_eq!(world.servers(), 0);
     fixture.stop().await;
+}
+
+#[tokio::test]
+async fn a_fleet_does_not_move_to_another_cloud() {
+    let world = World::new();
+    let fixture = start_with(fresh(), &world).await;
+    assert!(up(&fixture).await.ok);
+    let elsewhere = PLAN.replace("cloud: local", "cloud: {mcp: {region: dd-eu}}");
+    let request = ApplyRequest { plan: Some(document(&elsewhere)), ..ApplyRequest::default() };
+    let refused = fixture.operator_client().apply(request).await.expect_err("it would be forgotten");
+    let said = Refusal::from_status(&refused).expect("typed");
+    assert_eq!(said.kind(), RefusalKind::RefusalBadRequest);
+    assert_eq!(said.message, "fleet `Reference` lives in another cloud than the plan says");
+    assert_eq!(said.hint, "run `fleetctl down` first, or give the plan another fleet name");
+    let request = v1::PreviewRequest { plan: Some(document(&elsewhere)), ..v1::PreviewRequest::default() };
+    let refused = fixture.operator_client().preview(request).await.expect_err("nor is it shown");
+    assert_eq!(kind(&refused), RefusalKind::RefusalBadRequest);
+    assert_eq!(status(&fixture).await.nodes.len(), 3);
+    let again = up(&fixture).await;
+    assert!(again.ok && again.changing_calls == 0, "{again:?}");
+    // Nothing is anywhere any more.
+    assert!(down(&fixture).await.ok);
+    assert!(finish(apply(&fixture, &elsewhere, Until::Ready).await).await.1.ok);
+    let back = ApplyRequest { plan: Some(document(PLAN)), ..ApplyRequest::default() };
+    assert!(fixture.operator_client().apply(back).await.is_err(), "it lives there now");
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_that_fails_cuts_no_call_to_the_cloud() {
+    let world = World::new();
+    let fixture = start_with(fresh(), &world).await;
+    assert!(up(&fixture).await.ok);
+    // What is known of the one that leaves cannot be read any more; the one that comes is under way then.
+    let path = fixture.dir.path().join("store.db");
+    let disk = rusqlite::Connection::open(path).expect("opens");
+    let damage = |with: &str| {
+        let line = format!("UPDATE entry SET value = CAST({with} AS BLOB) WHERE key = 'enrolment/three'");
+        assert_eq!(disk.execute(&line, []).expect("written"), 1);
+    };
+    damage("x'00' || value");
+    world.close_gate();
+    world.script(|script| script.stubborn = true);
+    let plan = PLAN.replace("name: three", "name: four");
+    let run = apply(&fixture, &plan, Until::Ready).await;
+    eventually(|| world.told_to_stop()).await;
+    assert_eq!(world.servers(), 2, "the one is gone, the other not there yet");
+    world.open_gate(1);
+    let finished = finish(run).await.1;
+    assert_eq!(world.servers(), 3, "what was begun was waited for");
+    let [why] = &finished.problems[..] else { panic!("{finished:?}") };
+    assert!(why.contains("enrolment/three") && !finished.ok, "{why}");
+    // The next one finds it done.
+    damage("substr(value, 2)");
+    let finished = finish(apply(&fixture, &plan, Until::Ready).await).await.1;
+    assert!(finished.ok && finished.changing_calls == 0, "{finished:?}");
+    fixture.stop().await;
+}
+
+async fn eventually(mut is: impl FnMut() -> bool) {
+    let looking = async {
+        while !is() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(DEADLINE, looking).await.expect("it comes");
 }

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -56,6 +56,8 @@ struct Inner {
     /// Every key that ever enrolled, PKCS#8.
     keys: Mutex<Vec<(NodeName, Vec<u8>)>>,
     calls: AtomicU64,
+    /// The cloud was told to stop, and does not listen.
+    told_to_stop: AtomicBool,
     /// Each server takes a permit to be made.
     gate: Semaphore,
 }
@@ -113,6 +115,7 @@ impl World {
             looks: Mutex::default(),
             keys: Mutex::default(),
             calls: AtomicU64::new(0),
+            told_to_stop: AtomicBool::new(false),
             gate: Semaphore::new(1000),
         };
         Self { timing, inner: Arc::new(inner) }
@@ -148,6 +151,11 @@ impl World {
         let keys = self.inner.keys.lock().expect("no panic");
         let of_node = keys.iter().filter(|(name, _)| name.as_str() == node);
         of_node.map(|(_, der)| KeyPair::try_from(der.as_slice()).expect("a key")).collect()
+    }
+
+    /// Whether a cloud that does not listen was told to stop.
+    pub fn told_to_stop(&self) -> bool {
+        self.inner.told_to_stop.load(Ordering::SeqCst)
     }
 
     pub fn servers(&self) -> usize {
@@ -240,15 +248,25 @@ impl Provision for World {
         }
         let stubborn = self.inner.script.lock().expect("no panic").stubborn;
         let mut outcome = Outcome::default();
+        let all = self.inner.servers.lock().expect("no panic").clone();
+        for node in all.iter().filter(|node| plan.node(node).is_none()) {
+            self.inner.servers.lock().expect("no panic").remove(node);
+            outcome.changing_calls += 1;
+            events.send(Event::Step(step(Verb::Destroy, node), StepState::Done)).await.expect("heard");
+        }
         for placed in plan.nodes() {
             let node = &placed.node.name;
             if !self.inner.servers.lock().expect("no panic").contains(node) {
                 events.send(Event::Step(step(Verb::Create, node), StepState::Started)).await.expect("heard");
                 tokio::select! {
                     permit = self.inner.gate.acquire() => permit.expect("open").forget(),
-                    () = stop.cancelled(), if !stubborn => {
-                        outcome.stopped = true;
-                        return Ok(outcome);
+                    () = stop.cancelled() => {
+                        if !stubborn {
+                            outcome.stopped = true;
+                            return Ok(outcome);
+                        }
+                        self.inner.told_to_stop.store(true, Ordering::SeqCst);
+                        self.inner.gate.acquire().await.expect("open").forget();
                     }
                 }
                 self.inner.servers.lock().expect("no panic").insert(node.clone());
@@ -259,12 +277,6 @@ impl Provision for World {
                 events.send(provisioned).await.expect("heard");
             }
             outcome.addresses.insert(node.clone(), addresses(plan, node));
-        }
-        let all = self.inner.servers.lock().expect("no panic").clone();
-        for node in all.iter().filter(|node| plan.node(node).is_none()) {
-            self.inner.servers.lock().expect("no panic").remove(node);
-            outcome.changing_calls += 1;
-            events.send(Event::Step(step(Verb::Destroy, node), StepState::Done)).await.expect("heard");
         }
         outcome.problems.extend(self.inner.script.lock().expect("no panic").cloud_lacks.map(str::to_owned));
         Ok(outcome)

@@ -44,7 +44,7 @@ pub async fn run(global: &Global, args: Down) -> Result<Exit, Failure> {
     }
     let fleet = home.chosen(global)?;
     let dir = home.fleet(&fleet);
-    let taken = home.cloud_of(&fleet) == Some(Cloud::Hosts);
+    let taken = home.cloud_of(&fleet)? == Some(Cloud::Hosts);
     if !args.yes {
         confirm(&match taken {
             true => format!(
@@ -54,7 +54,7 @@ pub async fn run(global: &Global, args: Down) -> Result<Exit, Failure> {
         })?;
     }
     hosts::note_access(&home, &fleet, &[])?;
-    let local = home.cloud_of(&fleet).is_none_or(|cloud| cloud == Cloud::Local);
+    let local = home.cloud_of(&fleet)?.is_none_or(|cloud| cloud == Cloud::Local);
     if local {
         cloud::ensure(&home, |line| screen.note(line)).await?;
     }
@@ -109,7 +109,7 @@ async fn without_state(
         return Err(Failure::new(Exit::Input, "the fleet is not named")
             .hint("others may have fleets in that cloud: say which with --fleet"));
     }
-    let local = clouds(home, &args.endpoint).contains(&Cloud::Local);
+    let local = clouds(home, &args.endpoint)?.contains(&Cloud::Local);
     if local {
         cloud::ensure(home, |line| screen.note(line)).await?;
     }

@@ -52,7 +52,7 @@ pub struct Lost {
 /// Fleets that answer to `search` in the clouds of this home.
 pub async fn find(home: &Home, search: &Search<'_>) -> Result<Vec<Lost>, Failure> {
     let mut lost: Vec<Lost> = Vec::new();
-    for cloud in clouds(home, search.endpoint) {
+    for cloud in clouds(home, search.endpoint)? {
         let client = serve::client(home, &cloud)?;
         let mut by_mark: BTreeMap<Marked, Vec<Orphan>> = BTreeMap::new();
         let found = strays(&client).await.map_err(|error| {

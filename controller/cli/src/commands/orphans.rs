@@ -34,7 +34,7 @@ pub async fn run(home: &Home, endpoint: &Endpoint, output: Output) -> Result<Exi
 async fn search(home: &Home, endpoint: &Endpoint) -> Result<Vec<Orphan>, Failure> {
     let note = |line: &str| eprintln!("{line}");
     let fleets = home.fleets();
-    let mut clouds: Vec<Cloud> = clouds(home, endpoint);
+    let mut clouds: Vec<Cloud> = clouds(home, endpoint)?;
     if clouds.contains(&Cloud::Local) {
         cloud::ensure(home, note).await?;
     }
@@ -44,7 +44,7 @@ async fn search(home: &Home, endpoint: &Endpoint) -> Result<Vec<Orphan>, Failure
         let reply =
             operator.orphans(OrphansRequest {}).await.map_err(|status| refused(&status))?.into_inner();
         if reply.looked {
-            let of_fleet = home.cloud_of(fleet).unwrap_or(Cloud::Local);
+            let of_fleet = home.cloud_of(fleet)?.unwrap_or(Cloud::Local);
             clouds.retain(|cloud| *cloud != of_fleet);
         }
         found.extend(reply.orphans.into_iter().map(|orphan| (reply.fleet_id.clone(), orphan)));
@@ -62,17 +62,19 @@ async fn search(home: &Home, endpoint: &Endpoint) -> Result<Vec<Orphan>, Failure
 }
 
 /// Clouds to look at: of this home's fleets, the local one if it was ever there, and the one that is named.
-pub fn clouds(home: &Home, endpoint: &Endpoint) -> Vec<Cloud> {
+pub fn clouds(home: &Home, endpoint: &Endpoint) -> Result<Vec<Cloud>, Failure> {
     let mut clouds: Vec<Cloud> = Vec::new();
     let named = endpoint.cloud_endpoint.iter().map(|endpoint| Cloud::Mcp { endpoint: endpoint.clone() });
     let local = home.cloud().exists().then_some(Cloud::Local);
-    for cloud in home.fleets().iter().filter_map(|fleet| home.cloud_of(fleet)).chain(local).chain(named) {
+    let noted: Vec<Option<Cloud>> =
+        home.fleets().iter().map(|fleet| home.cloud_of(fleet)).collect::<Result<_, _>>()?;
+    for cloud in noted.into_iter().flatten().chain(local).chain(named) {
         // Machines that are somebody's are in no cloud that lists them.
         if cloud != Cloud::Hosts && !clouds.contains(&cloud) {
             clouds.push(cloud);
         }
     }
-    clouds
+    Ok(clouds)
 }
 
 /// Each once, and only what nobody here answers for: each controller speaks for its own fleet alone.

@@ -27,7 +27,7 @@ pub async fn run(global: &Global, args: Replace) -> Result<Exit, Failure> {
     let home = Home::of(global)?;
     let fleet = home.chosen(global)?;
     let mut screen = Screen::new();
-    if home.cloud_of(&fleet).is_none_or(|cloud| cloud == Cloud::Local) {
+    if home.cloud_of(&fleet)?.is_none_or(|cloud| cloud == Cloud::Local) {
         cloud::ensure(&home, |line| screen.note(line)).await?;
     }
     hosts::note_access(&home, &fleet, &[])?;
@@ -37,7 +37,7 @@ pub async fn run(global: &Global, args: Replace) -> Result<Exit, Failure> {
     let status = operator.status(request).await.map_err(|status| refused(&status))?.into_inner();
     let node = status.nodes.into_iter().next().unwrap_or_default();
     if !args.yes {
-        let taken = home.cloud_of(&fleet) == Some(Cloud::Hosts);
+        let taken = home.cloud_of(&fleet)? == Some(Cloud::Hosts);
         up::confirm(&if taken { releasing(&node) } else { question(&node) })?;
     }
     let mut opener = operator.clone();

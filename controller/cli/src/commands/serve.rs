@@ -53,7 +53,7 @@ pub async fn run(global: &Global, args: Serve) -> Result<Exit, Failure> {
         home.note_advertised(&fleet, &args.advertise)?;
     }
     let dir = home.fleet(&fleet);
-    let local = home.cloud_of(&fleet).is_none_or(|cloud| cloud == Cloud::Local);
+    let local = home.cloud_of(&fleet)?.is_none_or(|cloud| cloud == Cloud::Local);
     let guests_reach: Vec<IpAddr> = if local {
         cloud::access(&home).and_then(|access| access.host_address).map(IpAddr::V4).into_iter().collect()
     } else if args.advertise.is_empty() {

@@ -1,6 +1,6 @@
 //! Carries a seed to a new server and runs cloud-init there.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use fleet_model::{NodeName, Secret, chain};
 use sha2::{Digest, Sha256};
@@ -10,7 +10,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::ssh::{Ssh, SshError};
+use super::ssh::{FirstKey, Ssh, SshError};
 
 /// Pause between looks at a server that does not listen yet: short, since a look costs one SYN.
 const LOOK_AGAIN: Duration = Duration::from_millis(700);
@@ -32,6 +32,8 @@ pub struct SshTarget {
     pub user: String,
     /// Initial password.
     pub password: Secret,
+    /// By which key it was first seen.
+    pub first_key: Arc<dyn FirstKey>,
     /// Longest wait for SSH to answer.
     pub boot_deadline: Duration,
 }
@@ -81,6 +83,25 @@ pub enum BootstrapError {
         "{0} refused the initial root password; it was changed behind our back: delete the server and run `fleetctl up` again"
     )]
     PasswordRefused(SocketAddr),
+    /// Something else answers than did at first. No password was sent to it.
+    #[error(
+        "{address} shows host key {shown}, and another one answered there first: it may be another machine, and was sent \
+         nothing; compare that with `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the server's console; \
+         `fleetctl replace {node}` makes the server anew"
+    )]
+    HostKey {
+        /// Where.
+        address: SocketAddr,
+        /// The fingerprint of what it shows.
+        shown: String,
+        /// The node.
+        node: NodeName,
+    },
+    /// Its host key cannot be noted.
+    #[error(
+        "by which key the new server is known cannot be read or noted: {0}; see that the store works and run `fleetctl up` again"
+    )]
+    FirstKey(String),
     /// The connection broke while the seed was pushed or cloud-init ran.
     #[error("the SSH connection broke during first boot: {0}; run `fleetctl up` again")]
     Broken(String),
@@ -142,8 +163,12 @@ async fn reach(target: &SshTarget, events: &mpsc::Sender<BootStage>) -> Result<S
     let mut last = (*target.addresses.first().ok_or(BootstrapError::NoAddress)?, String::new());
     loop {
         for &address in &target.addresses {
-            match Ssh::login(address, &target.user, &target.password).await {
+            match Ssh::login(address, &target.user, &target.password, &*target.first_key).await {
                 Ok(ssh) => return Ok(ssh),
+                Err(SshError::HostKey { address, shown }) => {
+                    return Err(BootstrapError::HostKey { address, shown, node: target.node.clone() });
+                }
+                Err(SshError::FirstKey(why)) => return Err(BootstrapError::FirstKey(chain(&*why))),
                 Err(SshError::Password(address)) => {
                     let since = *refused_since.get_or_insert_with(Instant::now);
                     if since.elapsed() > PASSWORD_GRACE {
@@ -229,7 +254,7 @@ fn looks_like_failure(line: &str) -> bool {
 /// cloud-init runs now, without a reboot, and is installed first where the image lacks it. Two of its four stages
 /// do: reading the seed needs no network, and nothing in it waits for the configuration stage; on an emulated
 /// processor each stage is ten seconds of Python. Network configuration stays the image's. The script need not
-/// report what is seen here. The seed goes away afterwards, so that a reboot finds cloud-init idle.
+/// report what is seen here. The host key stays: by it the server is known from the first look on. The seed goes away afterwards, so that a reboot finds cloud-init idle.
 fn first_boot(target: &SshTarget, document: &[u8]) -> String {
     let digest = Sha256::digest(document);
     let instance = u64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes"));
@@ -243,7 +268,7 @@ fn first_boot(target: &SshTarget, document: &[u8]) -> String {
          d=/var/lib/cloud/seed/nocloud-net; \
          (umask 077; mkdir -p $d /etc/cloud/cloud.cfg.d && cat $new >$d/user-data && rm -f $new && \
          printf 'instance-id: fleet-{node}-{instance:016x}\\nlocal-hostname: {node}\\n' >$d/meta-data && \
-         printf 'network: {{config: disabled}}\\n' >/etc/cloud/cloud.cfg.d/99-fleet-network.cfg) || exit 1; \
+         printf 'network: {{config: disabled}}\\nssh_deletekeys: false\\n' >/etc/cloud/cloud.cfg.d/99-fleet.cfg) || exit 1; \
          echo fleet-first-boot: seed-written; \
          if ! command -v cloud-init >/dev/null; then \
          DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 update && \
@@ -263,7 +288,21 @@ mod tests {
             addresses: vec!["127.0.0.1:9".parse().unwrap()],
             user: "root".to_owned(),
             password: Secret::new("pw"),
+            first_key: Arc::new(NeverSeen),
             boot_deadline: Duration::ZERO,
+        }
+    }
+
+    #[derive(Debug)]
+    struct NeverSeen;
+
+    #[async_trait::async_trait]
+    impl FirstKey for NeverSeen {
+        async fn known(&self) -> Result<Option<String>, Box<dyn std::error::Error + Send + Sync>> {
+            Ok(None)
+        }
+        async fn keep(&self, key: String) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            panic!("nobody shows {key}")
         }
     }
 

@@ -1,12 +1,14 @@
 //! One SSH connection to a server: host key, login, one command at a time with input, its output line by line.
 
 use std::{
+    fmt,
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use async_trait::async_trait;
 use fleet_model::{Secret, chain};
 use russh::{
     ChannelMsg, Disconnect, Preferred,
@@ -60,16 +62,28 @@ pub enum SshError {
         /// What was tried, in words.
         tried: String,
     },
+    /// By which key the server was first seen could not be read or noted. No password was sent to it.
+    #[error("the server's host key")]
+    FirstKey(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The connection broke half-way.
     #[error("SSH connection to {0} broke")]
     Broken(SocketAddr, #[source] russh::Error),
 }
 
+/// Remembers by which key a new server was first seen: the API does not tell it, so whoever answers first is believed,
+/// and nobody else afterwards. The password it sees is this server's alone; identity proper starts at enrolment.
+#[async_trait]
+pub trait FirstKey: fmt::Debug + Send + Sync {
+    /// The key, as OpenSSH writes one, if the server was seen before.
+    async fn known(&self) -> Result<Option<String>, Box<dyn std::error::Error + Send + Sync>>;
+    /// Remembers it.
+    async fn keep(&self, key: String) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+}
+
 /// Which host key is taken.
 #[derive(Clone, Debug)]
 pub enum HostKeys {
-    /// Whichever: a new server has one nobody has seen before, and the API does not tell it. The password it sees is
-    /// this server's alone; identity proper starts at enrolment.
+    /// Whichever.
     First,
     /// One of these, else nothing is sent.
     Known(Vec<Pin>),
@@ -150,6 +164,8 @@ enum Refused {
 pub struct Ssh {
     address: SocketAddr,
     handle: Handle<Gate>,
+    /// What the server showed.
+    host_key: Option<PublicKey>,
 }
 
 /// How a command ended.
@@ -164,14 +180,36 @@ impl Ssh {
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection; nothing was run.
-    pub(super) async fn login(address: SocketAddr, user: &str, password: &Secret) -> Result<Self, SshError> {
-        let mut ssh = Self::connect(address, &HostKeys::First).await?;
+    pub(super) async fn login(
+        address: SocketAddr,
+        user: &str,
+        password: &Secret,
+        first: &dyn FirstKey,
+    ) -> Result<Self, SshError> {
+        let mut ssh = Self::connect_to_new(address, first).await?;
         match timeout(LOGIN, ssh.handle.authenticate_password(user, password.reveal())).await {
             Ok(Ok(AuthResult::Success)) => Ok(ssh),
             Ok(Ok(AuthResult::Failure { .. })) => Err(SshError::Password(address)),
             Ok(Err(error)) => Err(SshError::Broken(address, error)),
             Err(elapsed) => Err(SshError::Unreachable(address, elapsed.into())),
         }
+    }
+
+    /// Connects to a new server, which shows the key that it showed first.
+    async fn connect_to_new(address: SocketAddr, first: &dyn FirstKey) -> Result<Self, SshError> {
+        if let Some(known) = first.known().await.map_err(SshError::FirstKey)? {
+            let pin =
+                Pin::parse(&known).ok_or_else(|| SshError::FirstKey("what is noted is no key".into()))?;
+            return Self::connect(address, &HostKeys::Known(vec![pin])).await;
+        }
+        let ssh = Self::connect(address, &HostKeys::First).await?;
+        let shown = ssh.host_key.as_ref().map(|key| PublicKey::from(key.key_data().clone()).to_openssh());
+        match shown {
+            Some(Ok(shown)) => first.keep(shown).await.map_err(SshError::FirstKey)?,
+            Some(Err(error)) => return Err(SshError::FirstKey(error.into())),
+            None => return Err(SshError::Broken(address, russh::Error::UnknownKey)),
+        }
+        Ok(ssh)
     }
 
     /// Connects to a server that shows one of these keys.
@@ -223,12 +261,11 @@ impl Ssh {
         });
         let shown = Arc::new(Mutex::new(None));
         let gate = Gate { known: known.clone(), shown: shown.clone() };
+        let took = || shown.lock().unwrap_or_else(PoisonError::into_inner).take();
         let unreachable = |error| Refused::Error(SshError::Unreachable(address, error));
         match timeout(GREETING, client::connect(config, address, gate)).await {
-            Ok(Ok(handle)) => Ok(Self { address, handle }),
-            Ok(Err(russh::Error::UnknownKey)) => {
-                Err(Refused::Key(shown.lock().unwrap_or_else(PoisonError::into_inner).take()))
-            }
+            Ok(Ok(handle)) => Ok(Self { address, handle, host_key: took() }),
+            Ok(Err(russh::Error::UnknownKey)) => Err(Refused::Key(took())),
             Ok(Err(russh::Error::NoCommonAlgo { kind: russh::AlgorithmKind::Key, .. })) => {
                 Err(Refused::Key(None))
             }

@@ -1,0 +1,132 @@
+//! A new server is known by the key it showed first, before a password is sent to anybody.
+
+use std::{
+    convert::Infallible,
+    error::Error,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use fleet_model::Secret;
+use fleet_provider::bootstrap::{BootstrapError, SshTarget, push, ssh::FirstKey};
+use russh::{
+    keys::{
+        Algorithm, HashAlg, PrivateKey,
+        signature::rand_core::{TryCryptoRng, TryRng},
+    },
+    server::{self, Auth, Config},
+};
+use tokio::{net::TcpListener, sync::mpsc};
+use tokio_util::sync::CancellationToken;
+
+/// Randomness as keys want it.
+struct Random;
+
+impl TryRng for Random {
+    type Error = Infallible;
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        Ok(rand::random())
+    }
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        Ok(rand::random())
+    }
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+        bytes.iter_mut().for_each(|byte| *byte = rand::random());
+        Ok(())
+    }
+}
+
+impl TryCryptoRng for Random {}
+
+/// What answers at the address, and what it was told.
+#[derive(Debug, Default)]
+struct Doings {
+    /// Which of the keys is shown.
+    key: usize,
+    /// Passwords each key's owner was sent.
+    passwords: [usize; 2],
+}
+
+#[derive(Clone)]
+struct Door {
+    key: usize,
+    doings: Arc<Mutex<Doings>>,
+}
+
+impl server::Handler for Door {
+    type Error = russh::Error;
+
+    async fn auth_password(&mut self, _: &str, _: &str) -> Result<Auth, Self::Error> {
+        let mut doings = self.doings.lock().expect("no panic");
+        doings.passwords[self.key] += 1;
+        // From now on somebody else answers.
+        doings.key = 1;
+        Ok(Auth::reject())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Noted(Mutex<Option<String>>);
+
+#[async_trait]
+impl FirstKey for Noted {
+    async fn known(&self) -> Result<Option<String>, Box<dyn Error + Send + Sync>> {
+        Ok(self.0.lock().expect("no panic").clone())
+    }
+    async fn keep(&self, key: String) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let before = self.0.lock().expect("no panic").replace(key);
+        assert_eq!(before, None, "kept once");
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn who_answers_later_under_another_key_is_sent_nothing() {
+    let keys = [0, 1].map(|_| PrivateKey::random(&mut Random, Algorithm::Ed25519).expect("a key"));
+    let doings = Arc::<Mutex<Doings>>::default();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let (serving, shown) = (doings.clone(), keys.clone());
+    // Ends with the test's runtime.
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let key = serving.lock().expect("no panic").key;
+            let config = Config {
+                auth_rejection_time: Duration::ZERO,
+                keys: vec![shown[key].clone()],
+                ..Config::default()
+            };
+            let door = Door { key, doings: serving.clone() };
+            tokio::spawn(async move {
+                if let Ok(session) = server::run_stream(Arc::new(config), stream, door).await {
+                    // A client that goes away is no news.
+                    let _ = session.await;
+                }
+            });
+        }
+    });
+    let first_key = Arc::<Noted>::default();
+    let target = SshTarget {
+        node: "db-1".parse().expect("a name"),
+        addresses: vec![address],
+        user: "root".to_owned(),
+        password: Secret::new("pw"),
+        first_key: first_key.clone(),
+        boot_deadline: Duration::from_secs(20),
+    };
+    // The first one lets nobody in yet; the next look finds another. So does the next run.
+    for passwords in [[1, 0], [1, 0]] {
+        let (events, _watch) = mpsc::channel(64);
+        let error = push(&target, b"", &events, &CancellationToken::new()).await.expect_err("a stranger");
+        let BootstrapError::HostKey { shown, .. } = &error else { panic!("{error}") };
+        assert_eq!(*shown, keys[1].public_key().fingerprint(HashAlg::Sha256).to_string());
+        assert!(error.to_string().contains("fleetctl replace db-1"), "{error}");
+        assert_eq!(doings.lock().expect("no panic").passwords, passwords);
+    }
+    let noted = first_key.0.lock().expect("no panic").clone().expect("noted");
+    assert_eq!(noted.split(' ').take(2).collect::<Vec<_>>().join(" "), {
+        let line = keys[0].public_key().to_openssh().expect("a line");
+        line.split(' ').take(2).collect::<Vec<_>>().join(" ")
+    });
+}
