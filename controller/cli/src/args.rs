@@ -198,7 +198,7 @@ pub struct Ssh {
     /// The node
     pub node: NodeName,
     /// Program and arguments to run there instead of a shell
-    #[arg(last = true, value_name = "COMMAND")]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     pub command: Vec<String>,
 }
 

@@ -68,6 +68,8 @@ if [ "$begin$end" = 11 ]; then
     cp -p /etc/hosts "$new" && sed '/^# BEGIN fleet (/,/^# END fleet$/d' /etc/hosts >"$new" && sync "$new" &&
         {{ mv -f "$new" /etc/hosts || cat "$new" >/etc/hosts; }} || say stays 'the block in /etc/hosts'
     rm -f "$new"
+    # It was made for the block alone.
+    [ -s /etc/hosts ] || rm -f /etc/hosts
 fi
 rm -rf /usr/local/lib/fleet /var/lib/fleet-agent /run/fleet-supervisor /run/fleet-first-boot.lock
 find /etc/fleet-agent -mindepth 1 ! -name host.json -delete

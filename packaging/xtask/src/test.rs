@@ -21,6 +21,7 @@ const WAITING: &[(&str, &str)] = &[
     ("fleet-supervisor", "native"),
     ("fleet-tests", "schedules"),
     ("fleet-tests", "rollouts"),
+    ("fleet-tests", "hosts"),
 ];
 
 /// Test binaries that run last in their lane: what takes long is not to hide what fails fast.

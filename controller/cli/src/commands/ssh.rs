@@ -1,8 +1,15 @@
 //! `fleetctl ssh NODE`: the system's own ssh, with this fleet's key, and with what is known of the host: its own list of
 //! known hosts for servers of a cloud, the plan's `hostKey` or the operator's known hosts for machines that were there.
 
-use std::{ffi::OsString, fs, io, os::unix::process::CommandExt as _, path::Path, process::Command};
+use std::{
+    ffi::OsString,
+    fs, io,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
+use fleet_hosts::Access;
 use fleet_proto::v1::{NodeStatus, SshDoor, StatusRequest};
 
 use crate::{
@@ -38,13 +45,20 @@ pub async fn run(global: &Global, args: Ssh) -> Result<Exit, Failure> {
     let dir = identity::ssh_dir(&home, &fleet);
     let failed = |why| Failure::new(Exit::Failed, format!("write in {}: {why}", dir.display()));
     make_private(&dir).map_err(failed)?;
-    let arguments = arguments(&node, &dir, &args.command).map_err(failed)?;
+    // As the controller got in.
+    let keys = if node.ssh.is_some() { Access::read(&home.fleet(&fleet)).keys } else { Vec::new() };
+    let arguments = arguments(&node, &dir, &keys, &args.command).map_err(failed)?;
     // Only returns if it could not be started.
     let why = Command::new("ssh").args(arguments).exec();
     Err(Failure::new(Exit::Input, format!("start ssh: {why}")).hint("install openssh-client"))
 }
 
-fn arguments(node: &NodeStatus, dir: &Path, command: &[String]) -> io::Result<Vec<OsString>> {
+fn arguments(
+    node: &NodeStatus,
+    dir: &Path,
+    keys: &[PathBuf],
+    command: &[String],
+) -> io::Result<Vec<OsString>> {
     let user = if node.login.is_empty() { ROOT } else { node.login.as_str() };
     let mut arguments: Vec<OsString> = ["-o", CONNECT].map(OsString::from).into();
     let address = match &node.ssh {
@@ -58,7 +72,8 @@ fn arguments(node: &NodeStatus, dir: &Path, command: &[String]) -> io::Result<Ve
             door.address.as_str()
         }
     };
-    if let Some(key) = identity::own_key(dir) {
+    let own = identity::own_key(dir).filter(|own| !keys.contains(own));
+    for key in keys.iter().cloned().chain(own) {
         arguments.extend(["-i".into(), key.into()]);
     }
     arguments.extend(["-l", user, "--", address].map(OsString::from));
@@ -105,7 +120,8 @@ mod tests {
 
     fn words(dir: &Path, node: &NodeStatus, command: &[&str]) -> String {
         let command: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
-        let arguments = arguments(node, dir, &command).expect("a folder");
+        let keys = node.ssh.iter().map(|_| dir.join("deploy")).collect::<Vec<_>>();
+        let arguments = arguments(node, dir, &keys, &command).expect("a folder");
         let words =
             arguments.iter().map(|word| word.to_string_lossy().replace(&dir.display().to_string(), "DIR"));
         words.collect::<Vec<_>>().join(" ")
@@ -136,7 +152,7 @@ mod tests {
             ..NodeStatus::default()
         };
         let start = "-o ConnectTimeout=15 -o StrictHostKeyChecking=yes";
-        let end = "-p 2222 -l me -- web.example.org";
+        let end = "-p 2222 -i DIR/deploy -l me -- web.example.org";
         assert_eq!(words(dir.path(), &node(""), &[]), format!("{start} {end}"));
         let pinned =
             "-o GlobalKnownHostsFile=none -o HostKeyAlias=web -o UserKnownHostsFile=\"DIR/pinned-web\"";
