@@ -539,6 +539,7 @@ impl<D: Disk + Clone> Update<D> {
             other_sha256: or(other.as_ref().map(|other| other.digest.to_string())),
             other_version: or(other.map(|other| other.version)),
             warnings: self.warnings(),
+            crashes: None,
         }
     }
 

@@ -96,6 +96,15 @@ pub enum Event {
         target: Target,
         /// What about it.
         step: Step,
+        /// How it is, as far as that is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        health: Option<Health>,
+    },
+    /// Who was heard of, and says that all is well, since the time is over for which the present wave is watched. Said
+    /// of those in [`Rollout::awaited`](crate::Rollout::awaited).
+    Well {
+        /// Who.
+        nodes: BTreeSet<NodeName>,
     },
     /// A gate answered.
     Answer {
@@ -142,6 +151,24 @@ pub enum Step {
         /// Why.
         reason: Reason,
     },
+}
+
+/// How a node is, beside where it stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Tasks that failed and stayed so, and why.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub failing: BTreeMap<String, String>,
+    /// How often its agent ended otherwise than in order while the machine ran on, since ever; none if it does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crashes: Option<u64>,
+}
+
+impl Health {
+    /// Whether the same tasks fail; why may be told in other words each time.
+    pub fn fails_as(&self, other: &Self) -> bool {
+        self.failing.keys().eq(other.failing.keys())
+    }
 }
 
 /// Why a node has not what it should.
@@ -209,7 +236,7 @@ impl Kind {
 
     /// Whether it speaks against the release rather than against the node or the way.
     pub fn blames_the_release(self) -> bool {
-        matches!(self, Self::Crashed | Self::NotReady | Self::OutOfMemory | Self::GateAfter)
+        matches!(self, Self::Crashed | Self::NotReady | Self::OutOfMemory | Self::GateAfter | Self::Work)
     }
 }
 

@@ -42,6 +42,7 @@ pub fn explain(rollout: &Rollout, name: &NodeName) -> Option<Explanation> {
     let when = match node.state {
         State::Held => Some(When::Before),
         State::Proving => Some(When::After),
+        State::Committed if rollout.watches(node) => Some(When::After),
         _ => None,
     };
     for gate in rollout.spec.policy.gates.iter().filter(|gate| Some(gate.when) == when) {
@@ -56,7 +57,10 @@ pub fn explain(rollout: &Rollout, name: &NodeName) -> Option<Explanation> {
         notes.push("its offer was taken back; waiting to hear that it has not begun".into());
     }
     if node.busy.is_some() {
-        notes.push("it says that somebody is busy, and tries again".into());
+        notes.push("it waits for its own work to pause, or for somebody who is busy, and tries again".into());
+    }
+    if rollout.awaited().contains(&name) {
+        notes.push("it has been watched, and has yet to be heard to be well".into());
     }
     if node.returning && node.state == State::Failed {
         notes.push("it was told to go back".into());

@@ -13,7 +13,7 @@
 //! |---|---|---|
 //! | draft | no | an operator starts it |
 //! | running a wave | of this wave, and who catches up with earlier ones | all of it are settled, and (canaries) one of them committed → baking |
-//! | baking | only who catches up | the wave was watched for its bake time → next wave, or finished |
+//! | baking | only who catches up | the wave was watched for its bake time, and each of it heard to be well after that → next wave, or finished |
 //! | undoing | who was touched, back to what it ran | all of them are settled → finished |
 //! | finished | only who catches up | a late failure → halted; another rollout takes over |
 //! | halted | no; offers not begun are taken back | resume, undo. It lies *over* the others: they stay where they are |
@@ -29,7 +29,7 @@
 //! | offered | nothing yet | fetching, trial, committed, failed; silent |
 //! | fetching, on trial | that it does | committed or proving, failed, rolled back; catching up if cut; silent |
 //! | proving | that it committed; its gates after are asked | committed; failed and told to return |
-//! | committed | that it has the target | rolled back (late crash); silent |
+//! | committed | that it has the target; its gates after are asked on | rolled back (late crash); silent; failed and told to return if it does worse than before |
 //! | failed, rolled back | why | what it says next, or a retry by an operator |
 //! | silent | nothing since the deadline | catching up when it returns |
 //! | catching up | that it is there | offered the *current* target, within the budgets |
@@ -41,6 +41,9 @@
 //!   A node that says others are busy is waited for. A deadline counts time during which a controller listened
 //!   ([`state::Moment`]), so an absent controller and a jumping clock are nobody's failure.
 //! - Nothing starts that would pass a budget, and nothing at all while halted or while the line is stopped.
+//! - A node passes its bake by its own word, said after it: nobody passes because nothing was heard. What it was asked
+//!   to pass it passes for as long as it is watched; its agent does not crash, and no task fails that did not before.
+//! - Numbers of orders are above all that a node says it has seen, whatever the store remembers.
 //! - Canaries are passed by success: one that is away is replaced, one that went wrong halts.
 //! - No more members of a database cluster are out than its replicas can spare, whatever took them out.
 //! - The log, replayed over the draft, gives the state.
@@ -56,7 +59,7 @@ mod target;
 
 pub use effect::{Effect, Notice};
 pub use engine::{LONGEST_UNHEARD_MS, Refused, advance, outstanding, replay, start::Obstacle};
-pub use event::{Entry, Event, Kind, Reason, Step};
+pub use event::{Entry, Event, Health, Kind, Reason, Step};
 pub use explain::{Explanation, PreviewedWave, explain, preview};
 pub use member::Member;
 pub use policy::Policy;

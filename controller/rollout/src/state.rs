@@ -1,12 +1,16 @@
 //! What is known about a rollout: stored as it is, read by everybody, changed by the engine alone.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
 use fleet_model::{NodeName, Timestamp};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use crate::{
-    event::Reason,
+    event::{Health, Reason},
     member::Member,
     policy::{Limits, Policy, Problem, draw},
     target::Target,
@@ -27,6 +31,10 @@ pub struct Moment(pub u64);
 impl Moment {
     pub(crate) fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
+    pub(crate) fn after(self, time: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)))
     }
 }
 
@@ -178,6 +186,12 @@ pub struct Node {
     pub touched: bool,
     /// Order it was given last.
     pub order: u64,
+    /// Newest order it says it has seen, if that is above all of this rollout: the store is older than what it did.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub seen: u64,
+    /// Whether what it was offered last stands with it, as far as is known: neither done nor failed nor taken back.
+    #[serde(default, skip_serializing_if = "is_not")]
+    pub ordered: bool,
     /// Whether that order was taken back.
     pub withdrawn: bool,
     /// Whether an operator asked to try once more what failed here.
@@ -194,6 +208,28 @@ pub struct Node {
     pub forgiven: bool,
     /// Last answers of its gates.
     pub gates: BTreeMap<String, Asked>,
+    /// How it was when it last said that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+    /// Tasks that failed already before it was offered anything, or when it was first heard of after that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_before: Option<BTreeSet<String>>,
+    /// How often its agent had crashed when it had the target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crashed_before: Option<u64>,
+    /// When it was heard to be well after the time for which it is watched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub well: Option<Moment>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_not(whether: &bool) -> bool {
+    !whether
 }
 
 /// Where a node stands.
@@ -281,6 +317,27 @@ pub struct Asked {
     pub at: Moment,
     /// What it answered last.
     pub answer: Option<Answer>,
+    /// When it answered that; while a node is watched, a gate that passes as before is not noted each time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard: Option<Moment>,
+    /// Answers in a row that it does not pass, of a node that is watched.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub noes: u64,
+}
+
+impl Asked {
+    pub(crate) fn at(moment: Moment) -> Self {
+        Self { at: moment, answer: None, heard: None, noes: 0 }
+    }
+
+    pub(crate) fn passed(&self) -> bool {
+        self.answer.as_ref().is_some_and(|answer| answer.passed)
+    }
+
+    /// Whether it passes, and was seen to at `moment` or after.
+    pub(crate) fn passed_since(&self, moment: Moment) -> bool {
+        self.passed() && self.heard.is_some_and(|heard| heard >= moment)
+    }
 }
 
 /// Last answer of a gate.
@@ -422,6 +479,32 @@ impl Rollout {
         Some(self.spec.policy.bake_of(self.wave).saturating_sub(self.moment.since(since)))
     }
 
+    /// Whether a node has the target and is watched: its wave is the present one.
+    pub(crate) fn watches(&self, node: &Node) -> bool {
+        matches!(self.phase, Phase::Running | Phase::Baking { .. })
+            && node.wave == self.wave
+            && node.state == State::Committed
+    }
+
+    /// Since when the time is over for which the present wave is watched; none while it is not, and where nobody is
+    /// watched for any.
+    pub(crate) fn bake_over(&self) -> Option<Moment> {
+        let bake = self.spec.policy.bake_of(self.wave);
+        let Phase::Baking { since } = self.phase else { return None };
+        let over = since.after(bake);
+        (over <= self.moment && !bake.is_zero()).then_some(over)
+    }
+
+    /// Who has to be heard of, and to be well, before the present wave has been watched for long enough: a node that died
+    /// of what it was brought, or has not got better since, says nothing of that by itself. See [`Event::Well`].
+    ///
+    /// [`Event::Well`]: crate::Event::Well
+    pub fn awaited(&self) -> Vec<&NodeName> {
+        let Some(over) = self.bake_over() else { return Vec::new() };
+        let awaited = |node: &&Node| self.watches(node) && node.well.is_none_or(|well| well < over);
+        self.nodes.values().filter(awaited).map(|node| &node.member.node).collect()
+    }
+
     /// Bounds of wave `index`.
     pub fn wave_limits(&self, index: usize) -> Limits {
         self.spec.policy.budgets_of(index).limits(self.sizes.get(index).copied().unwrap_or(0))
@@ -454,6 +537,8 @@ impl Node {
             busy: None,
             touched: false,
             order: 0,
+            seen: 0,
+            ordered: false,
             withdrawn: false,
             again: false,
             returning: false,
@@ -462,6 +547,10 @@ impl Node {
             reason: None,
             forgiven: false,
             gates: BTreeMap::new(),
+            health: None,
+            failed_before: None,
+            crashed_before: None,
+            well: None,
         }
     }
 }

@@ -77,7 +77,7 @@ mod tests {
 
     fn says(rollout: &mut Rollout, step: Step) {
         let order = rollout.nodes[&name("a")].order;
-        happens(rollout, Event::Report { node: name("a"), order, target: target(), step });
+        happens(rollout, Event::Report { node: name("a"), order, target: target(), step, health: None });
     }
 
     /// The canary is done, and everybody else's turn has come.

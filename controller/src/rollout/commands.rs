@@ -235,10 +235,20 @@ impl Core {
         let mut effects = Vec::new();
         // A plan is in force already when its rollout begins, and waits there for the line.
         let line = self.line().map(|line| Event::StopLine { by: line.by, reason: line.reason });
-        let begin = [Event::Sessions { connected }, Event::Offsets { seconds_ahead }, Event::Start];
-        for event in line.into_iter().chain(begin) {
+        let there = [Event::Sessions { connected: connected.clone() }, Event::Offsets { seconds_ahead }];
+        for event in line.into_iter().chain(there) {
             effects.extend(advance(&mut rollout, event, now).map_err(Trouble::Refused)?);
         }
+        // Before anybody is offered anything: what fails already, and orders from before the store was restored.
+        for node in &connected {
+            let news = self.said(&rollout, node).filter(
+                |event| matches!(event, Event::Report { target, .. } if *target != rollout.spec.target),
+            );
+            if let Some(event) = news.filter(|_| rollout.nodes.contains_key(node)) {
+                effects.extend(advance(&mut rollout, event, now).map_err(Trouble::Refused)?);
+            }
+        }
+        effects.extend(advance(&mut rollout, Event::Start, now).map_err(Trouble::Refused)?);
         let mut head = Head {
             version: drawn.version,
             previous_version: drawn.previous_version,
@@ -299,26 +309,20 @@ impl Core {
     /// [`Trouble`]; nothing changed then, unless the store failed.
     pub(super) async fn act(&mut self, id: &str, event: Event) -> Result<u64, Trouble> {
         self.lead().await?;
-        let Some(kept) = self.chosen_of_driven(id) else { return Err(none()) };
-        if !id.is_empty() && kept.rollout.spec.id != id {
+        let state = self.state().ok_or_else(none)?;
+        let kept = state.chosen(id)?.ok_or_else(none)?;
+        let successor = state.newest_of(kept.rollout.spec.target.is_plan());
+        if let Some((newest, _)) = successor.filter(|_| superseded(&kept.rollout))
+            && kept.rollout.spec.id != newest.to_string()
+        {
             return Err(Trouble::request(
-                format!("rollout {} has taken the place of {}", kept.rollout.spec.id, short(id)),
+                format!("rollout {newest} has taken the place of {}", kept.rollout.spec.id),
                 "`fleetctl rollout list` shows them",
             ));
         }
         let Ok(id) = kept.rollout.spec.id.parse() else { return Err(none()) };
         self.take_into(id, event).await?;
         Ok(id)
-    }
-
-    /// The one that is named; otherwise one that is not over, or the newest.
-    fn chosen_of_driven(&self, named: &str) -> Option<&Kept> {
-        let mut driven: Vec<&Kept> = self.driven().into_iter().filter_map(|id| self.kept(id)).collect();
-        driven.sort_by_key(|kept| {
-            let open = kept.rollout.standing() != Standing::Finished;
-            (kept.rollout.spec.id == named, open, kept.rollout.spec.id.parse().unwrap_or(0_u64))
-        });
-        driven.pop().or_else(|| self.newest())
     }
 
     /// Has one node go back; says to which version, and whether it is there to hear it.

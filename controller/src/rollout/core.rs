@@ -7,27 +7,23 @@ use std::{
 };
 
 use fleet_model::{NodeName, Timestamp};
-use fleet_rollout::{
-    Effect, Event, Finish, Phase, Rollout, Standing, State, Step, Target, advance, outstanding,
-};
+use fleet_rollout::{Effect, Event, Finish, Phase, Rollout, Standing, Target, advance, outstanding};
 use fleet_store::{Lease, StoreError};
 
 use super::{
     archive::{Archive, Kept, LineRecord},
     catalogue::Catalogue,
-    floor::Floor,
-    inbox::News,
+    floor::{Floor, Heard},
+    hear::matters,
     members::Members,
     plans,
     trouble::Trouble,
-    wire, zones,
+    zones,
 };
 use crate::records::keys;
 
 /// How long a controller that is gone keeps others from driving.
 pub const LEASE: Duration = Duration::from_secs(20);
-/// Sessions that change at once from which on they are taken in together.
-const TOGETHER: usize = 8;
 
 /// Rollouts of one fleet, driven while the lease is held.
 #[derive(Debug)]
@@ -41,6 +37,8 @@ pub struct Core {
     state: Option<Stored>,
     /// The floor's epoch whose members were taken in.
     epoch: Option<u64>,
+    /// Who was asked to say something at the end of a bake, and what had been heard of them by then.
+    pub(super) called: BTreeMap<(u64, NodeName), Option<Heard>>,
     /// Counts changes worth looking at.
     pub(super) changes: u64,
 }
@@ -55,6 +53,33 @@ pub(super) struct Stored {
 impl Stored {
     pub(super) fn newest(&self) -> Option<(u64, &Kept)> {
         self.rollouts.last_key_value().map(|(id, kept)| (*id, kept))
+    }
+
+    /// The rollout that people mean who name none: one that is not over, or the newest; and so on for the others.
+    pub(super) fn in_mind(&self) -> Vec<&Kept> {
+        let mut all: Vec<(u64, &Kept)> = self.rollouts.iter().map(|(id, kept)| (*id, kept)).collect();
+        let rank = |kept: &Kept| match kept.rollout.standing() {
+            Standing::Finished if superseded(&kept.rollout) => 0,
+            Standing::Finished => 1,
+            _ => 2,
+        };
+        all.sort_by_key(|(id, kept)| std::cmp::Reverse((rank(kept), *id)));
+        all.into_iter().map(|(_, kept)| kept).collect()
+    }
+
+    /// The rollout that is named, or the one that is meant where none is: the one rule for whatever asks or acts.
+    ///
+    /// # Errors
+    /// [`Trouble::Request`] if none bears that name.
+    pub(super) fn chosen(&self, named: &str) -> Result<Option<&Kept>, Trouble> {
+        if named.is_empty() {
+            return Ok(self.in_mind().first().copied());
+        }
+        let found = named.parse().ok().and_then(|number: u64| self.rollouts.get(&number));
+        found.map(Some).ok_or_else(|| {
+            let named: String = named.chars().take(80).collect();
+            Trouble::request(format!("there is no rollout {named}"), "`fleetctl rollout list` shows them")
+        })
     }
 
     /// The newest rollout of plans, or of releases.
@@ -87,6 +112,7 @@ impl Core {
             lease: None,
             state: None,
             epoch: None,
+            called: BTreeMap::new(),
             changes: 0,
         }
     }
@@ -223,76 +249,6 @@ impl Core {
         self.take_into(id, Event::Sessions { connected: self.floor.connected() }).await
     }
 
-    /// Takes in where everybody says they stand.
-    pub(super) async fn hear_all(&mut self) -> Result<(), Trouble> {
-        for id in self.driven() {
-            for node in self.floor.connected() {
-                self.hear(id, &node).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes in where a node says it stands.
-    async fn hear(&mut self, id: u64, node: &NodeName) -> Result<(), Trouble> {
-        let Some(rollout) = self.kept(id).map(|kept| &kept.rollout) else { return Ok(()) };
-        let event = match &rollout.spec.target {
-            Target::Release(_) => {
-                self.floor.standing(node).and_then(|standing| wire::report(rollout, node, &standing))
-            }
-            // While another plan comes into force, what nodes say is not about this one.
-            Target::Plan(digest) if self.floor.wanted().as_ref() != Some(digest) => None,
-            Target::Plan(_) => {
-                self.floor.worked(node).and_then(|worked| plans::report(rollout, node, &worked))
-            }
-        };
-        match event {
-            Some(event) if !says_nothing(rollout, node, &event) => self.take_into(id, event).await,
-            _ => Ok(()),
-        }
-    }
-
-    /// Takes news of sessions in.
-    ///
-    /// # Errors
-    /// [`Trouble`]; what was not taken in is caught up with by the next [`Core::lead`].
-    pub async fn news(&mut self, news: BTreeMap<NodeName, News>) -> Result<(), Trouble> {
-        self.lead().await?;
-        let driven = self.driven();
-        if driven.is_empty() {
-            return Ok(());
-        }
-        self.look_at_members().await?;
-        let connected = self.floor.connected();
-        let moved: Vec<&NodeName> =
-            news.iter().filter(|(_, news)| news.session).map(|(node, _)| node).collect();
-        if moved.len() > TOGETHER {
-            self.take(Event::Sessions { connected: connected.clone() }).await?;
-        } else {
-            for node in moved {
-                let node = node.clone();
-                let event =
-                    if connected.contains(&node) { Event::Connected { node } } else { Event::Lost { node } };
-                self.take(event).await?;
-            }
-        }
-        for (node, news) in news {
-            for &id in driven.iter().filter(|_| connected.contains(&node)) {
-                let plans = self.kept(id).is_some_and(|kept| kept.rollout.spec.target.is_plan());
-                if if plans { news.observed || news.session } else { news.standing } {
-                    self.hear(id, &node).await?;
-                }
-            }
-            for (_, answer) in news.gates {
-                let asked = driven.iter().find(|id| id.to_string() == answer.rollout);
-                if let Some(id) = asked.copied() {
-                    self.take_into(id, wire::answer(&node, answer)).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Lets time pass.
     ///
     /// # Errors
@@ -300,6 +256,7 @@ impl Core {
     pub async fn tick(&mut self) -> Result<(), Trouble> {
         self.lead().await?;
         let driven = self.driven();
+        self.called.retain(|(id, _), _| driven.contains(id));
         if driven.is_empty() {
             return Ok(());
         }
@@ -308,16 +265,14 @@ impl Core {
             let Some(rollout) = self.kept(id).map(|kept| &kept.rollout) else { continue };
             let seconds_ahead = zones::offsets(&rollout.spec.policy, self.now());
             // What failed a while ago counts by now, and says nothing new.
-            let heard = if rollout.spec.target.is_plan() && moves(rollout) {
-                rollout.nodes.keys().cloned().collect()
-            } else {
-                Vec::new()
-            };
+            let matter = rollout.nodes.values().filter(|node| moves(rollout) && matters(rollout, node));
+            let heard: Vec<NodeName> = matter.map(|node| node.member.node.clone()).collect();
             self.take_into(id, Event::Offsets { seconds_ahead }).await?;
             for node in heard {
                 self.hear(id, &node).await?;
             }
             self.take_into(id, Event::Tick).await?;
+            self.call_the_watched(id).await?;
         }
         Ok(())
     }
@@ -328,7 +283,7 @@ impl Core {
     }
 
     /// Takes in who came for good and who went for good.
-    async fn look_at_members(&mut self) -> Result<(), Trouble> {
+    pub(super) async fn look_at_members(&mut self) -> Result<(), Trouble> {
         let epoch = self.floor.epoch();
         if self.epoch == Some(epoch) {
             return Ok(());
@@ -427,10 +382,6 @@ impl Core {
         self.state.as_ref()?.rollouts.get(&id)
     }
 
-    pub(super) fn newest(&self) -> Option<&Kept> {
-        self.state.as_ref()?.newest().map(|(_, kept)| kept)
-    }
-
     pub(super) fn state(&self) -> Option<&Stored> {
         self.state.as_ref()
     }
@@ -478,17 +429,4 @@ fn concerns(event: &Event) -> Option<&NodeName> {
         | Event::Answer { node, .. } => Some(node),
         _ => None,
     }
-}
-
-/// What ten thousand nodes say after a restart, and the engine knows.
-fn says_nothing(rollout: &Rollout, node: &NodeName, event: &Event) -> bool {
-    let (Some(node), Event::Report { target, step: Step::Committed, .. }) = (rollout.nodes.get(node), event)
-    else {
-        return false;
-    };
-    let ours = *target == rollout.spec.target;
-    node.connected
-        && !node.returning
-        && !rollout.goes_back()
-        && ((node.state == State::Committed && ours) || (node.state == State::Pending && !ours))
 }

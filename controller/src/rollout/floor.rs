@@ -8,7 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use fleet_model::NodeName;
+use fleet_model::{NodeName, Timestamp};
 use fleet_plan::ResolvedPlan;
 use fleet_proto::v1::{self, to_agent};
 use tokio::time::Instant;
@@ -22,6 +22,11 @@ use crate::{
     records::{EnrolmentRecord, RecordError, Records, keys},
     session::stream::Desk,
 };
+
+/// Longest reason taken of a task that fails, in characters.
+const REASON: usize = 160;
+/// Number of a question whose answer is not waited for: no round of questions ever gets there.
+const NOBODY: u64 = u64::MAX;
 
 /// The fleet.
 #[async_trait]
@@ -43,6 +48,15 @@ pub trait Floor: Send + Sync + Debug {
 
     /// What a node says of the work it was given last; none if it has not spoken of that.
     fn worked(&self, node: &NodeName) -> Option<Worked>;
+
+    /// Tasks of a node's that fail.
+    fn failing(&self, node: &NodeName) -> Broken;
+
+    /// When a node last said anything, and in which session; none while it has none.
+    fn heard(&self, node: &NodeName) -> Option<Heard>;
+
+    /// Has a node say something.
+    fn call(&self, node: &NodeName);
 
     /// Generation that a node said last how it gets on with, and the newest.
     fn generations(&self, node: &NodeName) -> (u64, u64);
@@ -72,6 +86,24 @@ pub trait Floor: Send + Sync + Debug {
     async fn members(&self) -> Result<Members, RecordError>;
 }
 
+/// Tasks that fail, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Broken {
+    /// By what the node said last.
+    pub now: BTreeSet<String>,
+    /// For so long that it counts.
+    pub lasting: BTreeMap<String, String>,
+}
+
+/// Another one than before means that a node has said something meanwhile, whatever clocks did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// The session.
+    pub session: u64,
+    /// When it last said something.
+    pub at: Timestamp,
+}
+
 /// What a session can do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Abilities {
@@ -97,12 +129,15 @@ pub struct Sessions {
     plan: Mutex<(Option<Arc<ResolvedPlan>>, u64)>,
     /// Since when nodes say that something failed, and of which generation.
     failing: Mutex<BTreeMap<NodeName, (u64, Instant)>>,
+    /// Since when tasks of nodes fail.
+    tasks: Mutex<BTreeMap<NodeName, BTreeMap<String, Instant>>>,
 }
 
 impl Sessions {
     /// Over these sessions and this plan; what stays failed for longer than `patience` counts as failed.
     pub fn new(desk: Arc<Desk>, board: Arc<Board>, records: Records, patience: Duration) -> Self {
-        Self { desk, board, records, patience, plan: Mutex::default(), failing: Mutex::default() }
+        let (plan, failing, tasks) = Default::default();
+        Self { desk, board, records, patience, plan, failing, tasks }
     }
 }
 
@@ -151,6 +186,48 @@ impl Floor for Sessions {
         };
         let wanted = self.board.wants(node).is_some_and(|wanted| wanted == assigned.work);
         Some(Worked { wanted, said })
+    }
+
+    fn failing(&self, node: &NodeName) -> Broken {
+        let view = self.desk.registry.view(node, self.desk.clock.now());
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        // What a node said before it was gone stays true until it says otherwise.
+        let reports = view.observed.iter().flat_map(|observed| &observed.tasks);
+        let failed: BTreeMap<&str, &str> = reports
+            .filter(|report| report.result() == v1::TaskResult::Failed)
+            .map(|report| (report.name.as_str(), report.reason.as_str()))
+            .collect();
+        if failed.is_empty() {
+            tasks.remove(node);
+            return Broken::default();
+        }
+        let since = tasks.entry(node.clone()).or_default();
+        since.retain(|task, _| failed.contains_key(task.as_str()));
+        for task in failed.keys() {
+            since.entry((*task).to_owned()).or_insert_with(Instant::now);
+        }
+        let lasts = |task: &str| since.get(task).is_some_and(|since| since.elapsed() >= self.patience);
+        let told = |why: &str| why.chars().take(REASON).collect();
+        Broken {
+            now: failed.keys().map(|task| (*task).to_owned()).collect(),
+            lasting: failed
+                .iter()
+                .filter(|(task, _)| lasts(task))
+                .map(|(task, why)| ((*task).to_owned(), told(why)))
+                .collect(),
+        }
+    }
+
+    fn heard(&self, node: &NodeName) -> Option<Heard> {
+        let live = self.desk.registry.live(node)?;
+        Some(Heard { session: live.id, at: live.last_seen() })
+    }
+
+    fn call(&self, node: &NodeName) {
+        if let Some(live) = self.desk.registry.live(node) {
+            // Nobody waits for the answer as such; if there is no room for the question, the next heartbeat does as well.
+            live.command(v1::Command { id: NOBODY, what: Some(v1::command::What::Noop(v1::Noop {})) });
+        }
     }
 
     fn generations(&self, node: &NodeName) -> (u64, u64) {

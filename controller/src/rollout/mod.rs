@@ -21,6 +21,7 @@ mod commands;
 pub mod core;
 pub mod driver;
 pub mod floor;
+mod hear;
 pub mod inbox;
 pub mod members;
 pub mod note;

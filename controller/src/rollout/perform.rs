@@ -82,7 +82,7 @@ impl Core {
         let why = if back { "it has nothing to go back to" } else { "the plan has no work for it" };
         let target = rollout.target().clone();
         let step = Step::Failed { reason: Reason::new(Kind::Other, why) };
-        Ok(Some(Event::Report { node, order, target, step }))
+        Ok(Some(Event::Report { node, order, target, step, health: None }))
     }
 
     /// Whether a node never did what the rollout of a plan before this one gave it.
@@ -105,7 +105,7 @@ impl Core {
     ) -> Option<Event> {
         let failed = |node, kind, detail: String| {
             let step = Step::Failed { reason: Reason::new(kind, detail) };
-            Some(Event::Report { node, order, target: rollout.spec.target.clone(), step })
+            Some(Event::Report { node, order, target: rollout.spec.target.clone(), step, health: None })
         };
         if let Some(can) = self.floor.can(&node).filter(|can| !can.orders) {
             let why = format!(
@@ -141,7 +141,7 @@ impl Core {
         let can = self.floor.can(&node);
         if can.as_ref().is_some_and(|can| !can.orders) {
             // It was never told to take anything.
-            return Some(Event::Report { node, order, target: before, step: Step::Committed });
+            return Some(Event::Report { node, order, target: before, step: Step::Committed, health: None });
         }
         let has = |standing: Arc<fleet_proto::v1::Standing>| wire::has(&standing, leave);
         if can.is_some_and(|can| !can.leaves) && !self.floor.standing(&node).is_some_and(has) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use fleet_model::NodeName;
 use fleet_proto::v1::{self, HealthLevel};
 use fleet_rollout::{
-    Event, Kind, Member, Phase, Policy, Reason, Rollout, State, Step, Target, policy::Amount,
+    Event, Health, Kind, Member, Phase, Policy, Reason, Rollout, State, Step, Target, policy::Amount,
 };
 use sha2::{Digest as _, Sha256};
 
@@ -54,8 +54,8 @@ pub fn said(desired: &v1::Desired, observed: Option<&v1::Observed>) -> Option<Sa
 
 /// What that means to `rollout`; none if it says nothing about it.
 ///
-/// A node speaks of what it was given last, so what it says is of its newest order.
-pub fn report(rollout: &Rollout, node: &NodeName, worked: &Worked) -> Option<Event> {
+/// A node speaks of what it was given last, so what it says is of its newest order. `crashes` are those of its agent.
+pub fn report(rollout: &Rollout, node: &NodeName, worked: &Worked, crashes: Option<u64>) -> Option<Event> {
     let known = rollout.nodes.get(node)?;
     let back = rollout.goes_back() || known.returning;
     let target = match worked.wanted {
@@ -78,7 +78,8 @@ pub fn report(rollout: &Rollout, node: &NodeName, worked: &Worked) -> Option<Eve
             Step::Failed { reason: Reason::new(Kind::Work, why.chars().take(DETAIL).collect::<String>()) }
         }
     };
-    Some(Event::Report { node: node.clone(), order: known.order, target, step })
+    let health = Some(Health { failing: BTreeMap::new(), crashes });
+    Some(Event::Report { node: node.clone(), order: known.order, target, step, health })
 }
 
 /// What the work of `change` is known by, and what it takes the place of.
@@ -184,7 +185,7 @@ mod tests {
                 take(&mut rollout, Event::Undo);
             }
             rollout.nodes.get_mut(&node()).expect("known").state = state;
-            let event = report(&rollout, &node(), &Worked { wanted, said: said.clone() });
+            let event = report(&rollout, &node(), &Worked { wanted, said: said.clone() }, None);
             let told = event.map(|event| match event {
                 Event::Report { target, step, .. } => (target.digest().to_owned(), format!("{step:?}")),
                 other => panic!("{other:?}"),

@@ -13,12 +13,7 @@ use fleet_rollout::Event;
 use futures::{Stream, StreamExt, stream::BoxStream};
 use tonic::{Request, Response, Status};
 
-use super::{
-    Driver, Trouble,
-    archive::Kept,
-    core::{Core, Stored},
-    view,
-};
+use super::{Driver, Trouble, core::Core, view};
 use crate::authority::operator;
 
 /// At most four messages a second: nobody reads faster.
@@ -41,20 +36,9 @@ impl RolloutsService {
     }
 }
 
-fn chosen<'a>(stored: &'a Stored, id: &str) -> Result<Option<&'a Kept>, Trouble> {
-    if id.is_empty() {
-        return Ok(stored.newest().map(|(_, kept)| kept));
-    }
-    let found = id.parse().ok().and_then(|number: u64| stored.rollouts.get(&number));
-    found.map(Some).ok_or_else(|| {
-        let id: String = id.chars().take(80).collect();
-        Trouble::request(format!("there is no rollout {id}"), "`fleetctl rollout list` shows them")
-    })
-}
-
 async fn reply(core: &mut Core, id: &str, warnings: Vec<String>) -> Result<v1::RolloutReply, Trouble> {
     let stored = core.stored().await?;
-    let rollout = chosen(&stored, id)?.map(|kept| view::whole(core, &kept.head, &kept.rollout));
+    let rollout = stored.chosen(id)?.map(|kept| view::whole(core, &kept.head, &kept.rollout));
     Ok(v1::RolloutReply { rollout, line: Some(view::line(stored.line.as_ref())), warnings })
 }
 
@@ -95,8 +79,9 @@ impl Rollouts for RolloutsService {
     async fn watch(&self, request: Request<v1::RolloutRequest>) -> Result<Response<WatchStream>, Status> {
         operator(&request)?;
         let id = request.into_inner().id;
-        // What is asked for in vain is said at once.
-        chosen(&self.driver.turn().await.stored().await?, &id)?;
+        // What is asked for in vain is said at once. Whatever begins or ends meanwhile, it is that one which is watched.
+        let stored = self.driver.turn().await.stored().await?;
+        let id = stored.chosen(&id)?.map_or(id, |kept| kept.rollout.spec.id.clone());
         Ok(Response::new(WatchStream::new(self.driver.clone(), id)))
     }
 
@@ -141,12 +126,10 @@ impl Rollouts for RolloutsService {
         let node = node(&request.into_inner().node)?;
         let mut core = self.driver.turn().await;
         let stored = core.stored().await?;
-        // Of the rollouts that go on, the newest that the node is part of.
-        let mut driven = stored.driven();
-        driven.sort_unstable_by(|a, b| b.cmp(a));
-        let mut driven = driven.iter().filter_map(|id| stored.rollouts.get(id));
-        let part_of = driven.find(|kept| kept.rollout.nodes.contains_key(&node));
-        let Some(kept) = part_of.or_else(|| stored.newest().map(|(_, kept)| kept)) else {
+        // The first one in mind that the node is part of.
+        let meant = stored.in_mind();
+        let part_of = meant.iter().find(|kept| kept.rollout.nodes.contains_key(&node));
+        let Some(kept) = part_of.or(meant.first()) else {
             return Err(Trouble::request(
                 "there is no rollout",
                 "`fleetctl rollout start RELEASE` starts one",

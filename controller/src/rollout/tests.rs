@@ -18,10 +18,10 @@ use fleet_store::{Expected, Key, MemoryStore, Store, StoreError, Versioned, Watc
 
 use super::{
     Trouble,
-    archive::Archive,
+    archive::{Archive, Kept},
     catalogue::{Catalogue, Offerable},
     core::{Core, LEASE},
-    floor::{Abilities, Floor},
+    floor::{Abilities, Broken, Floor, Heard},
     inbox::News,
     members::Members,
     plans::Worked,
@@ -128,16 +128,26 @@ struct Agent {
     allowed: Vec<String>,
     /// Releases it began to try.
     trials: Vec<String>,
+    /// Tasks that fail.
+    failing: Vec<&'static str>,
+    /// Its session stays open, and nothing comes from it any more.
+    dead: bool,
+    /// How often it said anything.
+    words: i64,
     /// What is new since it was last asked.
     news: News,
 }
 
 #[derive(Debug, Default)]
-struct Agents(Mutex<BTreeMap<NodeName, Agent>>);
+struct Agents {
+    all: Mutex<BTreeMap<NodeName, Agent>>,
+    /// The next look at who there is fails.
+    unread: AtomicBool,
+}
 
 impl Agents {
     fn all(&self) -> MutexGuard<'_, BTreeMap<NodeName, Agent>> {
-        self.0.lock().expect("no panic")
+        self.all.lock().expect("no panic")
     }
 
     fn with(&self, name: &str, change: impl FnOnce(&mut Agent)) {
@@ -155,7 +165,7 @@ impl Agents {
     /// Everybody goes a step further with what is under way.
     fn step(&self) -> BTreeMap<NodeName, News> {
         let mut all = self.all();
-        for agent in all.values_mut().filter(|agent| agent.connected) {
+        for agent in all.values_mut().filter(|agent| agent.connected && !agent.dead) {
             agent.step();
         }
         let news = all.iter_mut().map(|(node, agent)| (node.clone(), std::mem::take(&mut agent.news)));
@@ -169,6 +179,8 @@ impl Agents {
 
 impl Agent {
     fn step(&mut self) {
+        // A heartbeat, if nothing else.
+        self.words += 1;
         let before = self.standing.clone();
         for message in std::mem::take(&mut self.told) {
             match message {
@@ -271,6 +283,21 @@ impl Floor for Agents {
         None
     }
 
+    fn failing(&self, node: &NodeName) -> Broken {
+        let all = self.all();
+        let failing = all.get(node).map(|agent| agent.failing.clone()).unwrap_or_default();
+        let lasting = failing.iter().map(|task| ((*task).to_owned(), "why".to_owned())).collect();
+        Broken { now: failing.into_iter().map(str::to_owned).collect(), lasting }
+    }
+
+    fn heard(&self, node: &NodeName) -> Option<Heard> {
+        let all = self.all();
+        let agent = all.get(node).filter(|agent| agent.connected)?;
+        Some(Heard { session: 1, at: Timestamp::from_millis(agent.words) })
+    }
+
+    fn call(&self, _: &NodeName) {}
+
     fn generations(&self, _: &NodeName) -> (u64, u64) {
         (0, 0)
     }
@@ -280,6 +307,10 @@ impl Floor for Agents {
     }
 
     async fn members(&self) -> Result<Members, RecordError> {
+        if self.unread.swap(false, Ordering::SeqCst) {
+            let source = "the store is busy".into();
+            return Err(StoreError::Backend { operation: "list", source }.into());
+        }
         let members = self.all().keys().cloned().map(Member::new).collect();
         Ok(Members { members, spare: BTreeMap::new() })
     }
@@ -314,6 +345,9 @@ impl World {
                 told: Vec::new(),
                 allowed: Vec::new(),
                 trials: Vec::new(),
+                failing: Vec::new(),
+                dead: false,
+                words: 0,
                 news: News::default(),
             };
             agents.all().insert(node(name), agent);
@@ -373,6 +407,12 @@ impl Catalogue for Named {
 
     fn roots(&self) -> Vec<Vec<u8>> {
         self.0.roots()
+    }
+}
+
+impl Core {
+    fn newest(&self) -> Option<&Kept> {
+        self.state()?.newest().map(|(_, kept)| kept)
     }
 }
 
@@ -454,7 +494,9 @@ async fn of_two_controllers_one_drives_and_the_other_follows() {
     // The first one is stopped for a while, and does not know.
     world.clock.advance(LEASE);
     two.tick().await.expect("takes over");
-    world.round(&mut two).await.expect("goes on");
+    for _ in 0..4 {
+        world.round(&mut two).await.expect("goes on");
+    }
     let mut stale = one;
     let late = stale.take(Event::Halt { by: "ops".to_owned(), reason: "late".to_owned() }).await;
     assert!(matches!(&late, Err(Trouble::Record(error)) if error.is_conflict()), "{late:?}");
@@ -647,6 +689,102 @@ async fn nodes_come_and_go_for_good_meanwhile() {
     assert_eq!(core.newest().expect("one").rollout.standing(), Standing::Finished);
     let refused = core.send_back("ops", &node("e")).await;
     assert!(refused.is_ok(), "{refused:?}");
+}
+
+/// The canary of a rollout that has just been committed there.
+async fn canary(world: &World, core: &mut Core) -> NodeName {
+    core.start("ops", "0.2.0", POLICY).await.expect("starts");
+    world.until(core, Standing::Baking).await;
+    let nodes = &core.newest().expect("one").rollout.nodes;
+    nodes.values().find(|node| node.wave == 0).expect("one").member.node.clone()
+}
+
+#[tokio::test]
+async fn news_that_meet_a_store_that_cannot_be_read_are_caught_up_with() {
+    let world = World::new(i64::MAX, false);
+    let mut core = world.core("one");
+    let canary = canary(&world, &mut core).await;
+    world.agents.connect(canary.as_str(), false);
+    // Somebody went for good, so that it is read who there is.
+    let other = NODES.into_iter().find(|name| *name != canary.as_str()).expect("another");
+    world.agents.all().remove(&node(other));
+    world.agents.unread.store(true, Ordering::SeqCst);
+    core.news(world.agents.step()).await.expect_err("the store is busy");
+    core.lead().await.expect("goes on");
+    assert!(!core.newest().expect("one").rollout.nodes[&canary].connected, "its session ended meanwhile");
+}
+
+#[tokio::test]
+async fn a_task_that_fails_only_under_the_new_agent_stops_it_and_sends_the_node_back() {
+    let world = World::new(i64::MAX, false);
+    for name in NODES {
+        world.agents.with(name, |agent| agent.failing = vec!["old trouble"]);
+    }
+    let mut core = world.core("one");
+    let canary = canary(&world, &mut core).await;
+    world.agents.with(canary.as_str(), |agent| agent.failing.push("todo"));
+    world.until(&mut core, Standing::Halted).await;
+    let reason = core.newest().expect("one").rollout.nodes[&canary].reason.clone().expect("why");
+    assert_eq!(reason.kind, Kind::Work, "{reason}");
+    assert!(reason.detail.contains("task `todo`, which did not before: why"), "{reason}");
+    for _ in 0..4 {
+        world.round(&mut core).await.expect("goes on");
+    }
+    assert_eq!(world.agents.all()[&canary].standing.running_sha256, OLD);
+    // What failed before is no reason to stop.
+    for name in NODES {
+        world.agents.with(name, |agent| agent.failing = vec!["old trouble"]);
+    }
+    core.act("", Event::Resume { retry: true }).await.expect("goes on");
+    world.until(&mut core, Standing::Finished).await;
+    assert_eq!(outcomes(&core.newest().expect("one").rollout), [Some(Outcome::Updated); NODES.len()]);
+}
+
+#[tokio::test]
+async fn an_agent_that_crashes_while_it_is_watched_stops_it() {
+    let world = World::new(i64::MAX, false);
+    for name in NODES {
+        world.agents.with(name, |agent| agent.standing.crashes = Some(5));
+    }
+    let mut core = world.core("one");
+    let canary = canary(&world, &mut core).await;
+    world.round(&mut core).await.expect("goes on");
+    world.agents.with(canary.as_str(), |agent| {
+        agent.standing.crashes = Some(6);
+        agent.news.standing = true;
+    });
+    world.until(&mut core, Standing::Halted).await;
+    let reason = core.newest().expect("one").rollout.nodes[&canary].reason.clone().expect("why");
+    assert_eq!(reason.kind, Kind::Crashed, "{reason}");
+}
+
+#[tokio::test]
+async fn a_canary_of_which_nothing_more_is_heard_passes_no_bake() {
+    let world = World::new(i64::MAX, false);
+    let mut core = world.core("one");
+    let canary = canary(&world, &mut core).await;
+    world.agents.with(canary.as_str(), |agent| agent.dead = true);
+    world.until(&mut core, Standing::Halted).await;
+    let rollout = &core.newest().expect("one").rollout;
+    assert_eq!((rollout.wave, rollout.nodes[&canary].state), (0, State::Failed), "{rollout:?}");
+    assert!(rollout.nodes.values().all(|node| !node.touched || node.wave == 0));
+}
+
+#[tokio::test]
+async fn a_store_that_is_older_than_what_nodes_did_reaches_them_all_the_same() {
+    let world = World::new(i64::MAX, false);
+    for (place, name) in NODES.into_iter().enumerate() {
+        world.agents.with(name, |agent| agent.standing.order = 500 + place as u64);
+    }
+    let mut core = world.core("one");
+    core.start("ops", "0.2.0", POLICY).await.expect("starts");
+    world.until(&mut core, Standing::Finished).await;
+    let rollout = &core.newest().expect("one").rollout;
+    assert_eq!(outcomes(rollout), [Some(Outcome::Updated); NODES.len()], "{rollout:?}");
+    assert!(rollout.order < 100, "the numbers of one node are not those of others");
+    core.act("", Event::Undo).await.expect("goes back");
+    world.until(&mut core, Standing::Finished).await;
+    assert!(world.agents.all().values().all(|agent| agent.standing.running_sha256 == OLD));
 }
 
 #[tokio::test]

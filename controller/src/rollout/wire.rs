@@ -1,11 +1,11 @@
 //! Between what nodes say on the wire and what the engine knows. Pure.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use fleet_model::NodeName;
 use fleet_proto::v1::{self, StandingReason, StandingStep, gate_ask, to_agent};
 use fleet_rollout::{
-    Event, Kind, Policy, Reason, Rollout, Step, Target,
+    Event, Health, Kind, Policy, Reason, Rollout, Step, Target,
     policy::{Check, Gate},
 };
 
@@ -19,8 +19,13 @@ const TRIES: u32 = 3;
 /// What a node's words mean to `rollout`; none if they say nothing about it.
 ///
 /// A rollout knows two releases: its own, and what nodes ran before, whatever that was on each of them. A node that
-/// speaks of how a third one went says by that what it runs, with nothing in hand.
-pub fn report(rollout: &Rollout, node: &NodeName, standing: &v1::Standing) -> Option<Event> {
+/// speaks of how a third one went says by that what it runs, with nothing in hand. `failing` are its tasks that fail.
+pub fn report(
+    rollout: &Rollout,
+    node: &NodeName,
+    standing: &v1::Standing,
+    failing: BTreeMap<String, String>,
+) -> Option<Event> {
     let ours = rollout.spec.target.digest();
     let nominal = |digest: &str| match &rollout.spec.previous {
         Some(previous) if digest != ours => previous.clone(),
@@ -44,7 +49,8 @@ pub fn report(rollout: &Rollout, node: &NodeName, standing: &v1::Standing) -> Op
         }
         StandingStep::StandingFailed | StandingStep::StandingRolledBack => (nominal(runs), Step::Committed),
     };
-    Some(Event::Report { node: node.clone(), order: standing.order, target, step })
+    let health = Some(Health { failing, crashes: standing.crashes });
+    Some(Event::Report { node: node.clone(), order: standing.order, target, step, health })
 }
 
 /// Why, in the engine's words.
@@ -107,6 +113,11 @@ pub fn back(number: u64, reason: String, leave: &str) -> to_agent::Message {
     order(number, v1::order::Want::Back(v1::Return { reason, leave: leave.to_owned() }))
 }
 
+/// Whether a node that says this runs `release` for good.
+pub fn runs(standing: &v1::Standing, release: &str) -> bool {
+    standing.step() == StandingStep::StandingCommitted && standing.running_sha256 == release
+}
+
 /// Whether a node that says this runs `release`, or is about to.
 pub fn has(standing: &v1::Standing, release: &str) -> bool {
     let tries = standing.step() == StandingStep::StandingTrial && standing.release == release;
@@ -137,8 +148,6 @@ pub fn ask(gate: &Gate, rollout: &str, todo_port: u16) -> to_agent::Message {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use fleet_model::Timestamp;
     use fleet_rollout::{Member, Spec, advance};
 
@@ -182,7 +191,7 @@ mod tests {
         advance(&mut undoing, Event::Start, Timestamp::default()).expect("lawful");
         advance(&mut undoing, Event::Undo, Timestamp::default()).expect("lawful");
         let check = |rollout: &Rollout, standing: v1::Standing, release: &str, step: &str| {
-            let event = report(rollout, &node(), &standing);
+            let event = report(rollout, &node(), &standing, BTreeMap::new());
             let Some(Event::Report { order: 7, target: meant, step: taken, .. }) = event else {
                 panic!("{event:?}")
             };
@@ -200,7 +209,8 @@ mod tests {
         check(&forward, said(Failed, "third", "new"), "new", "Committed");
         check(&undoing, said(RolledBack, "other", "new"), "old", "RolledBack");
         check(&undoing, said(Failed, "other", "new"), "old", "Failed");
-        assert_eq!(report(&forward, &node(), &v1::Standing::default()), None, "from a newer agent");
+        let newer = report(&forward, &node(), &v1::Standing::default(), BTreeMap::new());
+        assert_eq!(newer, None, "from a newer agent");
     }
 
     #[test]

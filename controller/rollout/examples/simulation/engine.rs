@@ -1,6 +1,6 @@
 //! The engine as a strategy, with a controller that may die at any step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fleet_model::{NodeName, Timestamp};
 use fleet_rollout::{
@@ -90,7 +90,7 @@ impl Engine {
                     Word::Trial => (new, Step::Trial),
                     Word::Returned => (new, Step::RolledBack { reason: Reason::new(Kind::Crashed, "") }),
                 };
-                Event::Report { node: name(i), order, target, step }
+                Event::Report { node: name(i), order, target, step, health: None }
             }
         }
     }
@@ -112,6 +112,21 @@ impl Engine {
                 _ => None,
             })
             .collect()
+    }
+
+    fn take(&mut self, event: Event, now: Timestamp) -> Vec<Want> {
+        let near = self.death.is_some_and(|death| !self.died && death.step == self.steps + 1);
+        let before = near.then(|| serde_json::to_string(&self.rollout).expect("plain data"));
+        let effects = advance(&mut self.rollout, event, now).expect("a lawful event");
+        if matches!(effects.first(), Some(Effect::Persist(_))) {
+            self.steps += 1;
+            if let Some(death) = self.death.filter(|death| death.step == self.steps && !self.died) {
+                let after = serde_json::to_string(&self.rollout).expect("plain data");
+                let stored = if death.stored { after } else { before.expect("kept while death is near") };
+                return self.take_over(&stored, now);
+            }
+        }
+        self.wants(&effects)
     }
 
     /// Another controller reads what is stored, says again what that implies, and hears from everybody.
@@ -149,18 +164,17 @@ impl Strategy for Engine {
         }
         let event = self.event(seen);
         let now = Timestamp::from_millis(i64::try_from(now * 1000).expect("a short simulation"));
-        let near = self.death.is_some_and(|death| !self.died && death.step == self.steps + 1);
-        let before = near.then(|| serde_json::to_string(&self.rollout).expect("plain data"));
-        let effects = advance(&mut self.rollout, event, now).expect("a lawful event");
-        if matches!(effects.first(), Some(Effect::Persist(_))) {
-            self.steps += 1;
-            if let Some(death) = self.death.filter(|death| death.step == self.steps && !self.died) {
-                let after = serde_json::to_string(&self.rollout).expect("plain data");
-                let stored = if death.stored { after } else { before.expect("kept while death is near") };
-                return self.take_over(&stored, now);
+        let mut wants = self.take(event, now);
+        if matches!(seen, Seen::Tick) {
+            // Whoever has a session answers within the tick.
+            let there = |name: &&NodeName| self.sessions[self.indices[*name]];
+            let nodes: BTreeSet<NodeName> =
+                self.rollout.awaited().into_iter().filter(there).cloned().collect();
+            if !nodes.is_empty() {
+                wants.extend(self.take(Event::Well { nodes }, now));
             }
         }
-        self.wants(&effects)
+        wants
     }
 
     fn halted(&self) -> bool {

@@ -2,7 +2,10 @@
 
 use fleet_model::NodeName;
 
-use super::Turn;
+use super::{
+    Turn,
+    watch::{Unheard, gate_reason, unheard},
+};
 use crate::{
     event::{Kind, Reason},
     policy::When,
@@ -15,6 +18,7 @@ const PATIENCE: u32 = 4;
 enum Verdict {
     Silent(Reason),
     Overdue,
+    Unwell,
     GateFailed(Reason),
     Untouched,
 }
@@ -35,7 +39,12 @@ impl Turn<'_> {
                     let state = self.rollout.nodes[&name].state;
                     self.fail(&name, Reason::new(Kind::Overdue, format!("still {state}")));
                 }
-                Verdict::GateFailed(reason) => self.gate_failed(&name, reason),
+                Verdict::Unwell => {
+                    let why = "it has it, and was not heard to be well with it when it had been watched";
+                    self.fail_and_return(&name, Reason::new(Kind::Overdue, why));
+                }
+                Verdict::GateFailed(reason) if reason.kind == Kind::GateBefore => self.fail(&name, reason),
+                Verdict::GateFailed(reason) => self.fail_and_return(&name, reason),
             }
         }
     }
@@ -57,6 +66,13 @@ impl Turn<'_> {
         }
         if matches!(node.state, State::Held | State::Proving) {
             return self.gate_verdict(node);
+        }
+        if rollout.watches(node) {
+            return unheard(rollout, node).map(|unheard| match unheard {
+                Unheard::Gate(reason) => Verdict::GateFailed(reason),
+                Unheard::Silent(reason) => Verdict::Silent(reason),
+                Unheard::Unwell => Verdict::Unwell,
+            });
         }
         let limit = match node.state {
             _ if node.withdrawn => deadlines.answer,
@@ -104,13 +120,7 @@ impl Turn<'_> {
                 answer => Some((gate, answer)),
             })?;
         match answer {
-            Some(answer) => {
-                let kind = if when == When::Before { Kind::GateBefore } else { Kind::GateAfter };
-                Some(Verdict::GateFailed(Reason::new(
-                    kind,
-                    format!("{} ({}): {}", gate.name, gate.check, answer.detail),
-                )))
-            }
+            Some(answer) => Some(Verdict::GateFailed(gate_reason(gate, when, &answer.detail))),
             None if !node.connected
                 && passed < gate.deadline + rollout.spec.policy.deadlines.silent * PATIENCE =>
             {
@@ -120,17 +130,6 @@ impl Turn<'_> {
                 Kind::Away,
                 format!("gate {} was never answered", gate.name),
             ))),
-        }
-    }
-
-    /// An application that does not work is a reason to go back, though the agent came up.
-    fn gate_failed(&mut self, name: &NodeName, reason: Reason) {
-        let after = reason.kind == Kind::GateAfter;
-        self.fail(name, reason);
-        if after && self.rollout.spec.previous.is_some() {
-            self.next_order(name);
-            self.rollout.nodes.get_mut(name).expect("just judged").returning = true;
-            self.remind(name);
         }
     }
 }

@@ -7,6 +7,7 @@ mod node;
 mod phase;
 mod report;
 pub(crate) mod start;
+mod watch;
 
 use std::fmt;
 
@@ -83,16 +84,15 @@ pub fn replay(rollout: &mut Rollout, entry: Entry) -> Result<(), Refused> {
 fn apply(rollout: &mut Rollout, entry: Entry) -> Result<Vec<Effect>, Refused> {
     command::admit(rollout, &entry.event)?;
     rollout.clock = entry.at;
-    rollout.moment = entry.moment;
-    let mut turn = Turn { rollout, effects: Vec::new(), changed: false };
+    let before = std::mem::replace(&mut rollout.moment, entry.moment);
+    let mut turn = Turn { rollout, effects: Vec::new(), changed: false, before };
     turn.take(&entry.event);
     turn.settle();
     if !turn.changed {
-        debug_assert!(
-            turn.effects
-                .iter()
-                .all(|effect| matches!(effect, Effect::Offer { .. } | Effect::Withdraw { .. }))
-        );
+        debug_assert!(turn.effects.iter().all(|effect| matches!(
+            effect,
+            Effect::Offer { .. } | Effect::Withdraw { .. } | Effect::Ask { .. }
+        )));
         return Ok(turn.effects);
     }
     let mut effects = turn.effects;
@@ -144,6 +144,8 @@ pub(crate) struct Turn<'a> {
     rollout: &'a mut Rollout,
     effects: Vec<Effect>,
     changed: bool,
+    /// The moment of the event before.
+    before: Moment,
 }
 
 impl Turn<'_> {
@@ -159,7 +161,10 @@ impl Turn<'_> {
             | Event::Release { .. }
             | Event::SendBack { .. }
             | Event::Answer { .. } => self.node_event(event),
-            Event::Report { node, order, target, step } => self.report(node, *order, target, step),
+            Event::Report { node, order, target, step, health } => {
+                self.report(node, *order, target, step, health.as_ref());
+            }
+            Event::Well { nodes } => self.well(nodes),
             command => self.command(command),
         }
     }
@@ -167,6 +172,7 @@ impl Turn<'_> {
     /// Draws every consequence until nothing changes.
     fn settle(&mut self) {
         self.deadlines();
+        self.worse();
         self.gates();
         // A new wave may have failures of its own already: it is judged before anything of it is started.
         loop {
@@ -202,15 +208,20 @@ impl Turn<'_> {
         if !state.may_be_taken_back() {
             node.withdrawn = false;
         }
+        if matches!(state, State::Pending | State::Committed | State::Failed | State::RolledBack) {
+            node.ordered = false;
+        }
         self.changed = true;
     }
 
-    fn next_order(&mut self, name: &NodeName) -> u64 {
+    /// Above all that were given in this rollout, and above all that the node says it has seen. The latter counts for
+    /// this node alone: none can use up the numbers of others.
+    fn next_order(&mut self, name: &NodeName) {
         self.rollout.order += 1;
         let order = self.rollout.order;
-        self.rollout.nodes.get_mut(name).expect("the callers looked it up").order = order;
+        let node = self.rollout.nodes.get_mut(name).expect("the callers looked it up");
+        node.order = order.max(node.order.max(node.seen).saturating_add(1));
         self.changed = true;
-        order
     }
 
     /// Tells a node once more what it is under, if it is under anything.
@@ -223,8 +234,12 @@ impl Turn<'_> {
         self.put(name, State::Offered, None);
         self.next_order(name);
         let node = self.rollout.nodes.get_mut(name).expect("the callers looked it up");
+        if !node.touched {
+            node.failed_before = node.health.as_ref().map(|health| health.failing.keys().cloned().collect());
+        }
         node.attempts += 1;
         node.touched = true;
+        node.ordered = true;
         node.withdrawn = false;
         node.returning = false;
         self.remind(name);
@@ -245,6 +260,7 @@ impl Turn<'_> {
             return;
         }
         node.withdrawn = true;
+        node.ordered = false;
         node.busy = None;
         // It has as long to answer this as an offer.
         node.since = moment;

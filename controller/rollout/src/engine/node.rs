@@ -2,11 +2,15 @@
 
 use fleet_model::NodeName;
 
-use super::Turn;
+use super::{
+    Turn,
+    start::{Tally, obstacles},
+};
 use crate::{
+    effect::Effect,
     event::{Event, Kind, Reason},
     policy::When,
-    state::{Answer, Node, Phase, State},
+    state::{Answer, Asked, Node, Phase, State},
 };
 
 impl Turn<'_> {
@@ -35,10 +39,17 @@ impl Turn<'_> {
             Event::SendBack { node, by } => self.send_back(node, by),
             Event::Answer { node, gate, passed, detail } => {
                 let answer = Answer { passed: *passed, detail: detail.clone(), at: self.rollout.clock };
-                let asked = self.rollout.nodes.get_mut(node).and_then(|node| node.gates.get_mut(gate));
+                let (moment, watched) =
+                    (self.rollout.moment, self.rollout.watches(&self.rollout.nodes[node]));
+                if watched {
+                    self.still(node, gate, answer);
+                    return;
+                }
                 // An answer to what was not asked, or asked of an earlier attempt, says nothing about this one.
-                if let Some(asked) = asked {
-                    asked.answer = Some(answer);
+                let node = self.rollout.nodes.get_mut(node).expect("admitted");
+                let asks = matches!(node.state, State::Held | State::Proving);
+                if let Some(asked) = node.gates.get_mut(gate).filter(|_| asks) {
+                    (asked.answer, asked.heard) = (Some(answer), Some(moment));
                     self.changed = true;
                 }
             }
@@ -124,7 +135,13 @@ impl Turn<'_> {
                 self.put(&name, if touched { State::CatchingUp } else { State::Pending }, None);
             } else if self.all_pass(&name, when) {
                 if when == When::Before {
-                    self.offer(&name);
+                    // Minutes may have passed since its turn came: a window closed, another member of its cluster went.
+                    let touched = self.rollout.nodes[&name].touched;
+                    self.put(&name, if touched { State::CatchingUp } else { State::Pending }, None);
+                    let tally = Tally::of(self.rollout);
+                    if obstacles(self.rollout, &self.rollout.nodes[&name], &tally).is_empty() {
+                        self.offer(&name);
+                    }
                 } else {
                     self.put(&name, State::Committed, None);
                     self.watch_anew(&name);
@@ -133,6 +150,7 @@ impl Turn<'_> {
                 self.ask(&name, when);
             }
         }
+        self.ask_the_watched();
     }
 
     pub(super) fn has_gates(&self, when: When) -> bool {
@@ -142,9 +160,7 @@ impl Turn<'_> {
     fn all_pass(&self, name: &NodeName, when: When) -> bool {
         let asked = &self.rollout.nodes[name].gates;
         let mut gates = self.rollout.spec.policy.gates.iter().filter(|gate| gate.when == when);
-        gates.all(|gate| {
-            asked.get(&gate.name).and_then(|asked| asked.answer.as_ref()).is_some_and(|a| a.passed)
-        })
+        gates.all(|gate| asked.get(&gate.name).is_some_and(Asked::passed))
     }
 
     /// Asks each gate that has not passed, now and then.
@@ -156,13 +172,14 @@ impl Turn<'_> {
             return;
         }
         for gate in self.rollout.spec.policy.gates.iter().filter(|gate| gate.when == when) {
-            let due = node.gates.get(&gate.name).is_none_or(|asked| {
-                !asked.answer.as_ref().is_some_and(|answer| answer.passed) && moment.since(asked.at) >= again
-            });
+            let due = node
+                .gates
+                .get(&gate.name)
+                .is_none_or(|asked| !asked.passed() && moment.since(asked.at) >= again);
             if due {
-                let answer = node.gates.get_mut(&gate.name).and_then(|asked| asked.answer.take());
-                node.gates.insert(gate.name.clone(), crate::state::Asked { at: moment, answer });
-                self.effects.push(crate::effect::Effect::Ask { node: name.clone(), gate: gate.name.clone() });
+                let asked = node.gates.remove(&gate.name).unwrap_or_else(|| Asked::at(moment));
+                node.gates.insert(gate.name.clone(), Asked { at: moment, ..asked });
+                self.effects.push(Effect::Ask { node: name.clone(), gate: gate.name.clone() });
                 self.changed = true;
             }
         }

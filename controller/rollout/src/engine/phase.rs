@@ -33,12 +33,10 @@ impl Turn<'_> {
                 self.announce(Notice::WaveBakes { wave: self.rollout.wave + 1 });
                 true
             }
-            Phase::Baking { since } => {
-                let bake = self.rollout.spec.policy.bake_of(self.rollout.wave);
-                if !self.wave_is_settled()
-                    || self.rollout.moment.since(since) < bake
-                    || !self.canaries_are_there()
-                {
+            Phase::Baking { .. } => {
+                let unwatched = self.rollout.spec.policy.bake_of(self.rollout.wave).is_zero();
+                let passed = unwatched || self.rollout.bake_over().is_some_and(|over| self.all_well(over));
+                if !passed || !self.wave_is_settled() || !self.canaries_are_there() {
                     return false;
                 }
                 // What proved the release may have failed since.

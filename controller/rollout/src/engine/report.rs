@@ -5,17 +5,49 @@ use fleet_model::NodeName;
 use super::Turn;
 use crate::{
     effect::Effect,
-    event::{Kind, Reason, Step},
+    event::{Health, Kind, Reason, Step},
     policy::When,
     state::{Phase, State},
     target::Target,
 };
 
 impl Turn<'_> {
-    pub(super) fn report(&mut self, name: &NodeName, order: u64, target: &Target, step: &Step) {
+    pub(super) fn report(
+        &mut self,
+        name: &NodeName,
+        order: u64,
+        target: &Target,
+        step: &Step,
+        health: Option<&Health>,
+    ) {
         if !self.rollout.nodes[name].connected {
             self.session(name, true);
         }
+        self.has_seen(name, order);
+        self.says(name, order, target, step);
+        if let Some(health) = health {
+            self.fares(name, health);
+        }
+    }
+
+    /// Takes in that a node has seen orders above all that are known here: the store was restored from an older copy. What
+    /// it is to do now bears a number that it refuses, so it is told once more under one that it takes.
+    fn has_seen(&mut self, name: &NodeName, order: u64) {
+        let (known, moment) = (self.rollout.order, self.rollout.moment);
+        let node = self.rollout.nodes.get_mut(name).expect("admitted");
+        if order <= known || order <= node.order || order <= node.seen {
+            return;
+        }
+        node.seen = order;
+        self.changed = true;
+        if node.state.at_work() || (node.returning && node.state == State::Failed) {
+            node.since = moment;
+            self.next_order(name);
+            self.remind(name);
+        }
+    }
+
+    fn says(&mut self, name: &NodeName, order: u64, target: &Target, step: &Step) {
         let node = &self.rollout.nodes[name];
         let back = self.rollout.goes_back();
         let ours = *target == self.rollout.spec.target;
@@ -23,6 +55,8 @@ impl Turn<'_> {
         let current = order >= node.order;
         let (state, returning) = (node.state, node.returning);
         match step {
+            // Words about an order before say nothing about the present one.
+            Step::Busy { .. } if !current => {}
             Step::Busy { .. } => {
                 let moment = self.rollout.moment;
                 let node = self.rollout.nodes.get_mut(name).expect("admitted");
@@ -62,7 +96,6 @@ impl Turn<'_> {
                 State::Fetching | State::Trial if current => self.cut(name),
                 _ => {}
             },
-            // Words about an order before say nothing about the present one.
             Step::Failed { .. } | Step::RolledBack { .. } if !current => {}
             Step::Failed { reason } if returning => self.cannot_return(name, reason),
             Step::Failed { reason } => {
@@ -105,6 +138,7 @@ impl Turn<'_> {
         }
         if node.state != to {
             self.put(name, to, None);
+            self.rollout.nodes.get_mut(name).expect("admitted").ordered = true;
         }
         // It goes on with what it was offered before: nobody switches while nothing is to start.
         if to == State::Fetching && !back && !self.going() {
@@ -121,6 +155,8 @@ impl Turn<'_> {
     }
 
     fn committed(&mut self, name: &NodeName) {
+        // What its agent suffered until now is not held against what it has from here on.
+        self.rollout.nodes.get_mut(name).expect("admitted").crashed_before = None;
         if self.has_gates(When::After) {
             self.put(name, State::Proving, None);
             self.ask(name, When::After);
@@ -144,6 +180,7 @@ impl Turn<'_> {
         node.attempts = node.attempts.saturating_sub(1);
         let first = node.attempts == 0 && !node.again;
         node.touched = !first;
+        node.ordered = false;
         self.put(name, if first { State::Pending } else { State::CatchingUp }, None);
     }
 
@@ -154,6 +191,7 @@ impl Turn<'_> {
             self.fail(name, Reason::new(Kind::Interrupted, format!("{attempts} times")));
         } else {
             self.put(name, State::CatchingUp, Some(Reason::new(Kind::Interrupted, String::new())));
+            self.rollout.nodes.get_mut(name).expect("admitted").ordered = false;
         }
     }
 

@@ -257,7 +257,8 @@ impl Turn<'_> {
         for name in self.names(|node| node.withdrawn && node.hold.is_none()) {
             if !matches!(self.rollout.phase, Phase::Finished { finish: Finish::Superseded }) {
                 self.next_order(&name);
-                self.rollout.nodes.get_mut(&name).expect("just listed").withdrawn = false;
+                let node = self.rollout.nodes.get_mut(&name).expect("just listed");
+                (node.withdrawn, node.ordered) = (false, true);
                 self.remind(&name);
             }
         }
@@ -271,12 +272,13 @@ impl Turn<'_> {
             (node.member.seed, node.wave, node.place)
         });
         let mut tally = Tally::of(self.rollout);
-        let gated = self.has_gates(When::Before) && !self.rollout.goes_back();
+        let gates = self.has_gates(When::Before) && !self.rollout.goes_back();
         for name in waiting {
             if !obstacles(self.rollout, &self.rollout.nodes[&name], &tally).is_empty() {
                 continue;
             }
-            if gated {
+            // Who is in the middle of it as far as is known is not asked whether it is well enough to begin.
+            if gates && !self.rollout.nodes[&name].ordered {
                 self.put(&name, State::Held, None);
                 self.ask(&name, When::Before);
             } else {

@@ -526,11 +526,14 @@ fn database_nodes_go_one_by_one_and_the_seed_last() {
         if let Some(node) = busy.first() {
             let (node, at) = (node.member.node.clone(), node.order);
             order.push(node.to_string());
-            let event = Event::Report { node, order: at, target: NEW.into(), step: Step::Committed };
+            let event =
+                Event::Report { node, order: at, target: NEW.into(), step: Step::Committed, health: None };
             send(&mut rollout, event, now);
         }
         now = now.after(Duration::from_secs(10));
         send(&mut rollout, Event::Tick, now);
+        let nodes = rollout.awaited().into_iter().cloned().collect();
+        send(&mut rollout, Event::Well { nodes }, now);
     }
     assert_eq!(rollout.standing(), Standing::Finished);
     assert_eq!(order.len(), 5);

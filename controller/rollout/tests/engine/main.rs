@@ -3,4 +3,5 @@
 mod commands;
 mod faults;
 mod properties;
+mod watch;
 mod world;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fleet_rollout::{Event, Kind, Policy, Step, advance, explain};
+use fleet_rollout::{Event, Health, Kind, Policy, State, Step, advance, explain};
 use proptest::prelude::*;
 
 use crate::world::{NEW, OLD, World, because, name, policy};
@@ -14,6 +14,10 @@ enum Move {
     Say(usize, u8, bool),
     Answer(usize, bool),
     Session(usize, bool),
+    /// How it is: which task fails, how often its agent crashed; and the newest order it has seen.
+    Fare(usize, bool, u64, u64),
+    /// Whether it is well when it is asked at the end of a bake.
+    Well(usize, bool),
     Command(u8),
     Wait(u64),
     Jump(i64),
@@ -25,7 +29,9 @@ fn moves() -> impl Strategy<Value = Move> {
     prop_oneof![
         10 => (node.clone(), 0..6_u8, any::<bool>()).prop_map(|(n, s, new)| Move::Say(n, s, new)),
         8 => (node.clone(), any::<bool>()).prop_map(|(n, passed)| Move::Answer(n, passed)),
-        6 => (node, any::<bool>()).prop_map(|(n, open)| Move::Session(n, open)),
+        6 => (node.clone(), any::<bool>()).prop_map(|(n, open)| Move::Session(n, open)),
+        2 => (node.clone(), any::<bool>(), 0..3_u64, 0..60_u64).prop_map(|(n, f, c, o)| Move::Fare(n, f, c, o)),
+        2 => (node, any::<bool>()).prop_map(|(n, well)| Move::Well(n, well)),
         3 => (0..9_u8).prop_map(Move::Command),
         4 => (10..400_u64).prop_map(Move::Wait),
         1 => (-1_000_000..1_000_000_i64).prop_map(Move::Jump),
@@ -46,7 +52,25 @@ fn make(world: &mut World, next: &Move) {
             };
             let node = name(NODES[node]);
             let order = world.rollout.nodes[&node].order;
-            Event::Report { node, order, target: if new { NEW } else { OLD }.into(), step }
+            Event::Report { node, order, target: if new { NEW } else { OLD }.into(), step, health: None }
+        }
+        Move::Fare(node, fails, crashes, order) => {
+            let failing = fails.then(|| ("task".to_owned(), "why".to_owned())).into_iter().collect();
+            let health = Some(Health { failing, crashes: Some(crashes) });
+            let node = name(NODES[node]);
+            let order = world.rollout.nodes[&node].order.max(order);
+            let new = world.rollout.nodes[&node].state == State::Committed;
+            let target = if new { NEW } else { OLD }.into();
+            Event::Report { node, order, target, step: Step::Committed, health }
+        }
+        Move::Well(node, well) => {
+            let node = name(NODES[node]);
+            if well {
+                world.unwell.remove(&node)
+            } else {
+                world.unwell.insert(node)
+            };
+            return;
         }
         Move::Answer(node, passed) => {
             for gate in ["before", "after"] {
@@ -121,6 +145,7 @@ proptest! {
         }
         world.event(Event::ClearLine);
         world.event(Event::Release { node: name("c") });
+        world.unwell.clear();
         for node in NODES {
             world.connect(node);
         }

@@ -1,11 +1,14 @@
 //! A rollout under watch: every event checks what must hold after every event.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use fleet_model::{NodeName, Timestamp};
 use fleet_rollout::{
-    Effect, Entry, Event, Kind, Member, Policy, Reason, Refused, Rollout, Spec, Standing, State, Step,
-    advance,
+    Effect, Entry, Event, Health, Kind, Member, Policy, Reason, Refused, Rollout, Spec, Standing, State,
+    Step, advance,
     policy::{Amount, Budgets, Canaries, Check, Gate, Weekday, When, Window},
     replay,
 };
@@ -54,6 +57,8 @@ pub struct World {
     pub rollout: Rollout,
     pub now: Timestamp,
     pub last: Vec<Effect>,
+    /// Who says nothing more although its session is open, or is not well.
+    pub unwell: BTreeSet<NodeName>,
     draft: Rollout,
     log: Vec<Entry>,
 }
@@ -74,7 +79,14 @@ impl World {
         };
         let now = Timestamp::from_millis(START);
         let rollout = Rollout::draft(spec, members, now).expect("a sound policy");
-        Self { draft: rollout.clone(), rollout, now, last: Vec::new(), log: Vec::new() }
+        Self {
+            draft: rollout.clone(),
+            rollout,
+            now,
+            last: Vec::new(),
+            unwell: BTreeSet::new(),
+            log: Vec::new(),
+        }
     }
 
     /// Takes an event in, and checks what must hold.
@@ -96,13 +108,17 @@ impl World {
             }
             _ => {
                 assert_eq!(still, self.rollout, "what changed is stored");
-                // Only orders that were stored before may be said again.
+                // Only orders that were stored before may be said again, and gates asked that were passed.
                 for effect in &effects {
-                    let (Effect::Offer { node, order, .. } | Effect::Withdraw { node, order }) = effect
-                    else {
-                        panic!("{effect:?} with nothing stored before it")
-                    };
-                    assert_eq!(before.nodes[node].order, *order);
+                    match effect {
+                        Effect::Offer { node, order, .. } | Effect::Withdraw { node, order } => {
+                            assert_eq!(before.nodes[node].order, *order);
+                        }
+                        Effect::Ask { node, .. } => {
+                            assert_eq!(before.nodes[node].state, State::Committed);
+                        }
+                        effect => panic!("{effect:?} with nothing stored before it"),
+                    }
                 }
             }
         }
@@ -144,11 +160,29 @@ impl World {
         }
     }
 
-    /// Lets time pass with a controller that listens.
+    /// Lets time pass with a controller that listens, and nodes that are well while they have a session.
     pub fn wait(&mut self, seconds: u64) {
         for _ in 0..seconds / 10 {
             self.now = self.now.after(Duration::from_secs(10));
             self.event(Event::Tick);
+            self.all_well();
+        }
+    }
+
+    /// Whoever is waited for says that it is well, and that its gates pass as they did.
+    pub fn all_well(&mut self) {
+        let awaited: BTreeSet<NodeName> = self.rollout.awaited().into_iter().cloned().collect();
+        let there = |node: &NodeName| self.rollout.nodes[node].connected && !self.unwell.contains(node);
+        let nodes: BTreeSet<NodeName> = awaited.into_iter().filter(there).collect();
+        let gates = nodes.iter().flat_map(|node| {
+            let gates = self.rollout.nodes[node].gates.iter();
+            gates.map(move |(gate, asked)| (node.clone(), gate.clone(), asked.answer.clone()))
+        });
+        for (node, gate, answer) in gates.collect::<Vec<_>>() {
+            self.answer(node.as_str(), &gate, answer.is_some_and(|answer| answer.passed));
+        }
+        if !nodes.is_empty() {
+            self.event(Event::Well { nodes });
         }
     }
 
@@ -166,7 +200,14 @@ impl World {
     }
 
     pub fn say_of(&mut self, node: &str, order: u64, release: &str, step: Step) {
-        self.event(Event::Report { node: name(node), order, target: release.into(), step });
+        self.event(Event::Report { node: name(node), order, target: release.into(), step, health: None });
+    }
+
+    /// Says where it stands, as newly as it can, and how it is.
+    pub fn say_how(&mut self, node: &str, release: &str, step: Step, health: Health) {
+        let (node, target) = (name(node), release.into());
+        let order = self.rollout.nodes[&node].order;
+        self.event(Event::Report { node, order, target, step, health: Some(health) });
     }
 
     pub fn answer(&mut self, node: &str, gate: &str, passed: bool) {

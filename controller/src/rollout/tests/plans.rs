@@ -64,6 +64,8 @@ struct Machine {
     cannot: Vec<&'static str>,
     /// Whether it said that it is at work.
     begun: bool,
+    /// Its session stays open, and nothing comes from it any more.
+    dead: bool,
 }
 
 impl Machine {
@@ -104,6 +106,8 @@ impl Machine {
 struct Outside {
     clock: Arc<ManualClock>,
     store: Arc<Failing>,
+    /// How long something may stay failed before it counts.
+    patience: Duration,
     machines: BTreeMap<NodeName, Machine>,
 }
 
@@ -118,11 +122,16 @@ struct Controller {
 impl Outside {
     /// Nodes that do the work of the plan `old`.
     async fn new(nodes: &[&str]) -> (Self, Controller) {
+        Self::patient(nodes, Duration::ZERO).await
+    }
+
+    /// The same, under controllers that give failures so much time.
+    async fn patient(nodes: &[&str], patience: Duration) -> (Self, Controller) {
         let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_700_000_000_000)));
         let inner = MemoryStore::new(clock.clone());
         let store = Failing { inner, left: AtomicI64::new(i64::MAX), after: AtomicBool::new(false) };
         let machines = nodes.iter().map(|name| (node(name), Machine::default())).collect();
-        let mut outside = Self { clock, store: Arc::new(store), machines };
+        let mut outside = Self { clock, store: Arc::new(store), patience, machines };
         let records = outside.records();
         let fleet = FleetRecord {
             id: "id".to_owned(),
@@ -173,7 +182,7 @@ impl Outside {
             clock: self.clock.clone(),
         });
         let board = Arc::new(Board::load(records.clone(), desk.clone(), None).await.expect("reads"));
-        let floor = Sessions::new(desk.clone(), board.clone(), records.clone(), Duration::ZERO);
+        let floor = Sessions::new(desk.clone(), board.clone(), records.clone(), self.patience);
         let core = Core::new(Archive::new(records), Arc::new(floor), Arc::new(Named(Shelf)), holder);
         let mut controller = Controller { desk, board, core, lives: BTreeMap::new() };
         for (name, machine) in &self.machines {
@@ -213,11 +222,15 @@ impl Outside {
         for (name, live) in &controller.lives {
             let machine = self.machines.get_mut(name).expect("a machine");
             while let Some(Ok(message)) = live.poll_outbox(&noop_waker()) {
-                if let Some(to_agent::Message::Desired(desired)) = message.message {
-                    machine.take(desired);
+                match message.message {
+                    Some(to_agent::Message::Desired(desired)) => machine.take(desired),
+                    // Whoever is called answers.
+                    Some(to_agent::Message::Command(_)) if !machine.dead => live.heard(self.clock.now()),
+                    _ => {}
                 }
             }
-            if machine.held.generation > 0 {
+            if machine.held.generation > 0 && !machine.dead {
+                live.heard(self.clock.now());
                 controller.desk.registry.observed(live, machine.observed());
                 news.entry(name.clone()).or_default().observed = true;
             }
@@ -481,7 +494,43 @@ async fn a_plan_waits_for_no_release_that_is_over_and_for_every_one_under_way() 
     outside.until(&mut controller, Standing::Finished).await;
     let stored = controller.core.stored().await.expect("reads");
     assert_eq!(stored.driven(), [1, 2], "each goes on for those that come back");
-    assert_eq!(controller.core.act("1", Event::Resume { retry: false }).await.expect("goes on"), 1);
+    // Whoever asks and whoever acts mean the same one: that which is not over.
+    let meant = stored.chosen("").expect("no name").expect("one");
+    assert_eq!(meant.rollout.spec.id, "1");
+    assert_eq!(controller.core.act("", Event::Resume { retry: false }).await.expect("goes on"), 1);
+}
+
+/// It does what it was given, says so, and dies of it before anybody looks again.
+#[tokio::test]
+async fn a_node_that_dies_of_a_plan_passes_no_bake_however_short() {
+    let (mut outside, mut controller) = Outside::new(&NODES).await;
+    outside.up(&mut controller, plan(&NODES, "new")).await.expect("starts").expect("a rollout");
+    let canary = controller.canary();
+    outside.until(&mut controller, Standing::Baking).await;
+    outside.machine(&canary).dead = true;
+    for _ in 0..60 {
+        outside.round(&mut controller).await.expect("goes on");
+    }
+    assert_eq!((controller.rollout().wave, controller.rollout().standing()), (0, Standing::Baking));
+    assert!(controller.rollout().nodes.values().all(|node| !node.touched || node.wave == 0));
+    outside.machine(&canary).dead = false;
+    outside.until(&mut controller, Standing::Finished).await;
+}
+
+/// A task that failed a moment ago is tried again by its agent, and counts only later: the bake is not over before.
+#[tokio::test]
+async fn a_node_whose_work_fails_at_the_end_of_its_bake_does_not_pass() {
+    let (mut outside, mut controller) = Outside::patient(&NODES, Duration::from_secs(3600)).await;
+    outside.up(&mut controller, plan(&NODES, "new")).await.expect("starts").expect("a rollout");
+    outside.until(&mut controller, Standing::Baking).await;
+    let canary = controller.canary();
+    outside.machine(&canary).cannot = vec!["new"];
+    for _ in 0..60 {
+        outside.round(&mut controller).await.expect("goes on");
+    }
+    assert_eq!((controller.rollout().wave, controller.rollout().standing()), (0, Standing::Baking));
+    outside.machine(&canary).cannot.clear();
+    outside.until(&mut controller, Standing::Finished).await;
 }
 
 /// What an earlier version left: desired states, and nothing of what they were made of.
