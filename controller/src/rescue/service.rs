@@ -1,6 +1,7 @@
 //! The `Rescue` service: reads, and changes nothing.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex as Lock, PoisonError},
     time::Duration,
 };
@@ -16,7 +17,7 @@ use rand::Rng;
 use tokio::{sync::Mutex, time::Instant};
 use tonic::{Request, Response, Status};
 
-use super::ordered::ordered;
+use super::ordered::{ordered, waits};
 use crate::{
     artifacts::{Digest, transfer::Transfers},
     records::RecordError,
@@ -43,6 +44,8 @@ pub struct RescueService {
     catalogue: Arc<dyn Catalogue>,
     transfers: Transfers,
     known: Mutex<Option<(Instant, Option<Arc<Rollout>>)>>,
+    /// Who was told an order here and has not been heard of since, of which rollout, and until when that is waited for.
+    told: Lock<BTreeMap<NodeName, (String, Instant)>>,
     asked: Lock<(Instant, u32)>,
 }
 
@@ -58,7 +61,7 @@ impl RescueService {
     /// Over what is stored; `transfers` are those of this door alone.
     pub fn new(archive: Archive, catalogue: Arc<dyn Catalogue>, transfers: Transfers) -> Self {
         let asked = Lock::new((Instant::now(), 0));
-        Self { archive, catalogue, transfers, known: Mutex::default(), asked }
+        Self { archive, catalogue, transfers, known: Mutex::default(), told: Lock::default(), asked }
     }
 
     /// Whether one more may be answered now.
@@ -97,11 +100,28 @@ impl RescueService {
             Status::internal("the controller could not complete this; its log says why")
         })?;
         let Some(rollout) = rollout else { return Ok(None) };
-        let Some(number) = ordered(&rollout, &node) else { return Ok(None) };
+        let Some(number) = self.place(&rollout, &node) else { return Ok(None) };
         let release = self.catalogue.get(rollout.spec.target.digest());
         let Some(release) = release.filter(|release| release.refused.is_none()) else { return Ok(None) };
         let again = rollout.nodes.get(&node).is_some_and(|node| node.again);
         Ok(Some(Ordered { number, again, release, rollout }))
+    }
+
+    /// What `node` is ordered, if there is a place for it among those in flight, which it then takes.
+    fn place(&self, rollout: &Rollout, node: &NodeName) -> Option<u64> {
+        let now = Instant::now();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.retain(|other, (of, until)| {
+            *of == rollout.spec.id && *until > now && rollout.nodes.get(other).is_some_and(waits)
+        });
+        let others: BTreeSet<NodeName> = told.keys().cloned().collect();
+        let number = ordered(rollout, node, &others)?;
+        if rollout.nodes.get(node).is_some_and(waits) {
+            let deadlines = &rollout.spec.policy.deadlines;
+            let until = now + deadlines.fetch + deadlines.trial;
+            told.entry(node.clone()).or_insert((rollout.spec.id.clone(), until));
+        }
+        Some(number)
     }
 
     fn reply(&self, ordered: &Ordered) -> AskReply {
