@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! controller.lock   held while a controller runs; its pid
+//! line.json         word that the line is stopped; see `rollout::note`
 //! controller.json   where the running controller answers
 //! operator.json     0600: an operator's identity, made on first start
 //! store.db          everything else
@@ -178,6 +179,15 @@ pub fn announced(dir: &Path) -> Result<Option<ControllerFile>, HomeError> {
     read(&dir.join("controller.json"))
 }
 
+/// Whether a controller runs in `dir`, however busy it is. One that cannot be asked for counts as running.
+pub fn held(dir: &Path) -> bool {
+    match File::open(dir.join("controller.lock")) {
+        // Shared, and let go at once: a controller that starts meanwhile looks again.
+        Ok(lock) => lock.try_lock_shared().is_err(),
+        Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+    }
+}
+
 /// The operator's identity in `dir`, if there is one.
 ///
 /// # Errors
@@ -228,11 +238,14 @@ mod tests {
     #[test]
     fn a_second_controller_hears_who_is_first() {
         let dir = tempfile::tempdir().expect("a folder");
+        assert!(!held(dir.path()), "nobody was ever here");
         let home = Home::open(dir.path()).expect("free");
         let error = Home::open(dir.path()).expect_err("taken");
         let text = format!("another controller (pid {}) already serves this state", std::process::id());
         assert!(error.to_string().starts_with(&text), "{error}");
+        assert!(held(dir.path()));
         drop(home);
+        assert!(!held(dir.path()));
         Home::open(dir.path()).expect("free again");
     }
 

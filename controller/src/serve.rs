@@ -220,7 +220,7 @@ impl Controller {
         );
         Ok(Self {
             board,
-            rollouts: Arc::new(rollout::Driver::new(desk.clone(), rollouts)),
+            rollouts: Arc::new(rollout::Driver::new(desk.clone(), rollouts, settings.dir.clone())),
             permits: Arc::new(Keeper::load(records.clone(), desk.clone()).await?),
             releases,
             provisioners: Arc::new(CloudControl {

@@ -21,9 +21,9 @@ pub struct Args {
 const EXIT_STATUS: &str = "\
 Exit status: 0 done; 1 failed; 2 a preview found changes, or `cloud orphans`
 something; 3 not every node is ready or updated, or an import is not whole;
-4 no controller or cloud answers; 5 a rollout is halted, also that of `up`;
-6 it is under way; 64 wrong plan, arguments or host, nothing was touched;
-130 ended by Ctrl-C.";
+4 no controller or cloud answers, or the line was not stopped everywhere; 5 a
+rollout is halted, also that of `up`; 6 it is under way; 64 wrong plan,
+arguments or host, nothing was touched; 130 ended by Ctrl-C.";
 
 /// Below what a command itself takes.
 const EVERYWHERE: &str = "Options of every command";

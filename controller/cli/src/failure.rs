@@ -14,7 +14,7 @@ pub enum Exit {
     Changes = 2,
     /// Done, but not every node is ready or updated, or not everything was imported.
     NotReady = 3,
-    /// No controller or no cloud answers.
+    /// No controller or no cloud answers, or not every controller was told.
     Unreachable = 4,
     /// A rollout is halted: nothing more happens until somebody decides.
     Halted = 5,

@@ -35,6 +35,8 @@ const LARGE: usize = 256 * 1024;
 const PAGE: usize = 512 * 1024;
 /// Largest state read back; one of ten thousand nodes has some six MB.
 const LARGEST: u64 = 256 * 1024 * 1024;
+/// Longest reason kept, in characters.
+const REASON: usize = 300;
 /// What people were told, kept for status.
 const NOTICES: usize = 20;
 /// Age before which a state that nobody names is left alone.
@@ -51,6 +53,14 @@ pub struct LineRecord {
     pub reason: String,
     /// Since when.
     pub at: Timestamp,
+}
+
+impl LineRecord {
+    /// What an operator says, cut where it is too long.
+    pub fn new(by: &str, reason: &str, at: Timestamp) -> Self {
+        let reason = if reason.trim().is_empty() { "no reason was given" } else { reason.trim() };
+        Self { by: by.to_owned(), reason: reason.chars().take(REASON).collect(), at }
+    }
 }
 
 /// What people were told.

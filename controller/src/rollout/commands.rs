@@ -1,6 +1,6 @@
 //! What operators have done: starting, halting, going back, stopping the line.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use fleet_model::NodeName;
 use fleet_rollout::{
@@ -12,6 +12,7 @@ use super::{
     catalogue::Offerable,
     core::{Core, superseded},
     members::Members,
+    note::{self, Note},
     plans,
     trouble::Trouble,
     zones,
@@ -20,8 +21,6 @@ use crate::reconcile::board::Change;
 
 /// Fewest digits by which a release may be named.
 const DIGITS: usize = 6;
-/// Longest reason kept.
-const REASON: usize = 300;
 /// How often a number for a new rollout is drawn while others are quicker.
 const TRIES: u32 = 3;
 
@@ -353,13 +352,22 @@ impl Core {
     /// [`Trouble`] if the store failed.
     pub(super) async fn stop_line(&mut self, by: &str, reason: &str) -> Result<LineRecord, Trouble> {
         self.lead().await?;
-        let reason = if reason.trim().is_empty() { "no reason was given" } else { reason.trim() };
-        let reason: String = reason.chars().take(REASON).collect();
-        let line = LineRecord { by: by.to_owned(), reason, at: self.now() };
+        let line = LineRecord::new(by, reason, self.now());
         self.write_line(Some(line.clone())).await?;
         tracing::warn!(operator = by, reason = line.reason, "the line is stopped");
         self.take(Event::StopLine { by: line.by.clone(), reason: line.reason.clone() }).await?;
         Ok(line)
+    }
+
+    /// Stops the line if word was left for that: by somebody whom this controller was too busy to hear.
+    ///
+    /// # Errors
+    /// [`Trouble`] if the store failed, or somebody else drives; the word stays then.
+    pub(super) async fn heed(&mut self, dir: &Path) -> Result<(), Trouble> {
+        let Some(Note { by, reason }) = note::read(dir) else { return Ok(()) };
+        self.stop_line(&by, &reason).await?;
+        note::taken(dir);
+        Ok(())
     }
 
     /// Clears the line; says how it was stopped, if it was.

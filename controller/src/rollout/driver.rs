@@ -1,6 +1,6 @@
 //! The one task that drives rollouts: takes news in, lets time pass, keeps the lease.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use fleet_model::chain;
 use tokio::{
@@ -24,6 +24,8 @@ pub struct Driver {
     desk: Arc<Desk>,
     /// Held while something is decided, stored and done: one event after the other.
     core: Mutex<Core>,
+    /// The controller's folder, where word may be left for it.
+    dir: PathBuf,
     changed: watch::Sender<u64>,
 }
 
@@ -34,9 +36,9 @@ pub struct Turn<'a> {
 }
 
 impl Driver {
-    /// Over this core.
-    pub fn new(desk: Arc<Desk>, core: Core) -> Self {
-        Self { desk, core: Mutex::new(core), changed: watch::Sender::new(0) }
+    /// Over this core; word that the line is stopped may be left in `dir`.
+    pub fn new(desk: Arc<Desk>, core: Core, dir: PathBuf) -> Self {
+        Self { desk, core: Mutex::new(core), dir, changed: watch::Sender::new(0) }
     }
 
     /// Works until told to stop.
@@ -54,7 +56,11 @@ impl Driver {
                 }
                 () = sleep_until(next) => {
                     let mut turn = self.turn().await;
-                    let done = turn.tick().await;
+                    // Nothing goes on while somebody wants it stopped and that is not stored.
+                    let done = match turn.heed(&self.dir).await {
+                        Ok(()) => turn.tick().await,
+                        unheard => unheard,
+                    };
                     next = Instant::now() + if turn.moves() { BRISK } else { TICK };
                     done
                 }
