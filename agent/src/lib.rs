@@ -13,6 +13,7 @@ mod contact;
 mod controller;
 mod desired;
 mod dial;
+mod ends;
 mod facts;
 mod gates;
 mod health;
@@ -99,6 +100,7 @@ pub enum AgentError {
 pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), AgentError> {
     let places = Places::below(&settings.root);
     let _lock = places.claim()?;
+    let ends = ends::Ends::begin(&places);
     let own = state::digest(settings.supervised.as_ref());
     let places = state::take(places, own)?;
     let journal = Arc::new(Journal::open(places.journal())?);
@@ -129,7 +131,9 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Agen
         worker.run(inbox).await;
         Part::Worker
     });
-    let update = update::Update::new(&places, settings.clock.clone(), settings.supervised.clone(), own, ways);
+    let crashes = ends.crashes();
+    let update =
+        update::Update::new(&places, settings.clock.clone(), settings.supervised.clone(), own, crashes, ways);
     let stopped = stop.clone();
     parts.spawn(async move {
         // Whatever it waits for may be dropped: where an order stands is on disk.
@@ -148,13 +152,17 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Agen
     let asked_to_stop = stop.is_cancelled();
     drop(guard);
     while parts.join_next().await.is_some() {}
-    match first {
+    let ended = match first {
         Some(Ok(_)) if asked_to_stop => Ok(()),
         Some(Ok(Part::Update)) => Ok(()),
         Some(Ok(Part::Link)) => Err(AgentError::Broken { part: "link" }),
         Some(Ok(Part::Worker)) => Err(AgentError::Broken { part: "worker" }),
         Some(Err(_)) | None => Err(AgentError::Broken { part: "link, worker or update" }),
+    };
+    if ended.is_ok() {
+        ends.in_order();
     }
+    ended
 }
 
 /// The parts that run beside each other.

@@ -173,7 +173,7 @@ impl Shared {
     fn hold(&mut self, holdings: Holdings) {
         self.renew_at = Instant::now() + renew::first_wait(self.now(), &holdings.current);
         self.renewal_failing = None;
-        self.contact.send_modify(|contact| contact.node = Some(holdings.current.node.clone()));
+        self.contact.send_modify(|contact| contact.named = Some(holdings.current.named()));
         self.holdings = Some(holdings);
     }
 

@@ -85,6 +85,16 @@ impl Places {
         self.state().join("release")
     }
 
+    /// There while an agent runs: during which boot it began.
+    pub(crate) fn running(&self) -> PathBuf {
+        self.state().join("running")
+    }
+
+    /// How often one ended otherwise than in order.
+    pub(crate) fn crashes(&self) -> PathBuf {
+        self.state().join("crashes")
+    }
+
     /// The host's own id, drawn at its first boot.
     pub fn machine_id(&self) -> PathBuf {
         self.root.join("etc/machine-id")

@@ -7,7 +7,6 @@
 
 use std::time::Duration;
 
-use fleet_model::NodeName;
 use fleet_proto::{
     refusal::RefusalKind,
     rescue::{AskReply, AskRequest, rescue_client::RescueClient},
@@ -22,6 +21,7 @@ use tokio::{
 use crate::{
     Places,
     backoff::{Backoff, about},
+    contact::Named,
     controller::{Giver, Line},
     dial::Dialler,
     identity::{Credentials, enrol::EnrolError},
@@ -122,7 +122,7 @@ impl Rescue {
             return;
         }
         let node = credentials.node.clone();
-        let order = match accepted(places, reply, node.clone(), shared.clock.now()) {
+        let order = match accepted(places, reply, credentials.named(), shared.clock.now()) {
             Ok(order) => order,
             Err(why) => {
                 tracing::warn!(why, "what the rescue door gave is not taken");
@@ -180,13 +180,13 @@ async fn inquire(
 fn accepted(
     places: &Places,
     reply: AskReply,
-    node: NodeName,
+    named: Named,
     now: fleet_model::Timestamp,
 ) -> Result<v1::Order, String> {
     let AskReply { order, roots, manifest, permit, again, ready_ms, ceiling_ms, tries, .. } = reply;
     let trial = Some(v1::Trial { ready_ms, ceiling_ms, tries });
     let offer = v1::ReleaseOffer { roots, manifest, permit, again, trial };
-    update::acceptable(places, &offer, node, now)?;
+    update::acceptable(places, &offer, named, now)?;
     Ok(v1::Order { number: order, want: Some(Want::Release(offer)) })
 }
 

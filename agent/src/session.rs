@@ -1,5 +1,7 @@
 //! One session: the stream to a controller from its opening to its end.
 
+mod answers;
+
 use std::time::Duration;
 
 use fleet_model::chain_from;
@@ -17,6 +19,7 @@ use tonic::{Request, Status, Streaming, transport::Channel};
 
 use fleet_task::{Repair, TaskId};
 
+use self::answers::Answers;
 use crate::{
     backoff::about, facts::notable, link::Shared, offset::ControllerTime, update::Word, worker::Look,
 };
@@ -27,8 +30,10 @@ const OPENING: Duration = Duration::from_secs(15);
 const STALLED: Duration = Duration::from_secs(20);
 /// Messages on their way up.
 const OUTBOUND: usize = 16;
-/// Answers on their way from the worker, or from gates, to the stream.
+/// Answers on their way from gates to the stream.
 const ANSWERS: usize = 16;
+/// Commands that wait for the worker; it takes no more at once.
+const COMMANDS: usize = 64;
 /// Gates that are looked at or wait for their turn; more than this is a controller that floods.
 const GATES: usize = 64;
 /// Least time between two heartbeats or two sets of facts, whatever the controller asks for.
@@ -70,7 +75,7 @@ pub(crate) struct Session {
     down: Streaming<v1::ToAgent>,
     pub(crate) client: AgentsClient<Channel>,
     welcome: v1::Welcome,
-    answers: (mpsc::Sender<v1::Answer>, mpsc::Receiver<v1::Answer>),
+    answers: Answers,
     seen: (mpsc::Sender<v1::GateAnswer>, mpsc::Receiver<v1::GateAnswer>),
     /// Looks under way; they end with the session, and whoever asked asks again at the next.
     looks: JoinSet<()>,
@@ -97,7 +102,7 @@ impl Session {
             return Err(never("the first message was no welcome"));
         };
         shared.controller = Some(ControllerTime::heard(welcome.controller_time_ms, asked));
-        let (answers, seen) = (mpsc::channel(ANSWERS), mpsc::channel(ANSWERS));
+        let (answers, seen) = (Answers::default(), mpsc::channel(ANSWERS));
         Ok(Self { up, down, client, welcome, answers, seen, looks: JoinSet::new() })
     }
 
@@ -152,7 +157,7 @@ impl Session {
                     }
                 }
                 message = permits.next() => say(&self.up, message).await,
-                Some(answer) = self.answers.1.recv() => {
+                answer = self.answers.next() => {
                     // What an answer is about is reported before it: whoever asked reads it then.
                     match self.report(&shared.facts(), shared).await {
                         Ok(()) => say(&self.up, from_agent::Message::Answer(answer)).await,
@@ -237,21 +242,14 @@ impl Session {
     }
 
     /// Passes a request on to the worker; the answer comes when that is done. An error at once if it cannot.
-    fn pass_on(&self, id: u64, repair: Repair, shared: &Shared) -> Option<String> {
-        let (done, wait) = oneshot::channel();
-        match shared.orders.looks.try_send(Look { repair, done }) {
-            Ok(()) => {
-                let answers = self.answers.0.clone();
-                // Ends with the worker's reply, or when the worker ends; the session need not wait.
-                tokio::spawn(async move {
-                    if let Ok(error) = wait.await {
-                        let _ = answers.send(v1::Answer { id, error }).await;
-                    }
-                });
-                None
-            }
-            Err(_) => Some("too many requests to look again; wait for those under way".into()),
+    fn pass_on(&mut self, id: u64, repair: Repair, shared: &Shared) -> Option<String> {
+        let (done, said) = oneshot::channel();
+        let room = self.answers.waiting() < COMMANDS;
+        if !room || shared.orders.looks.try_send(Look { repair, done }).is_err() {
+            return Some("too many requests to look again; wait for those under way".into());
         }
+        self.answers.expect(id, said);
+        None
     }
 }
 

@@ -66,7 +66,7 @@ pub(crate) async fn keep(desk: Arc<Desk>, connections: Connections, stop: Cancel
     let (mut entered, mut trimmed) = (0, 0);
     while !stopped_after(KEEP, &stop).await {
         let now = desk.clock.now();
-        let count = desk.registry.silent(now);
+        let count = desk.registry.silent();
         if count != silent {
             tracing::info!(silent = count, "sessions silent");
             silent = count;
@@ -109,7 +109,7 @@ pub(crate) async fn sweep(artifacts: &Artifacts, board: &Board) {
 /// Writes observations behind: often enough for a restarted controller, seldom enough for the disk.
 pub(crate) async fn write_behind(desk: Arc<Desk>, records: Records, stop: CancellationToken) {
     while !stopped_after(WRITE_BEHIND, &stop).await {
-        let dirty = desk.registry.take_dirty(desk.clock.now(), WRITE_BEHIND_NODES);
+        let dirty = desk.registry.take_dirty(WRITE_BEHIND_NODES);
         write(&records, dirty).await;
     }
 }

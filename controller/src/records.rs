@@ -293,6 +293,12 @@ pub struct ObservedRecord {
     /// Facts.
     #[prost(message, optional, tag = "4")]
     pub facts: Option<v1::Facts>,
+    /// SHA-256 of the agent that runs, as it said last; empty if it never did.
+    #[prost(string, tag = "5")]
+    pub running_sha256: String,
+    /// SHA-256 of the agent it could go back to; empty if there is none.
+    #[prost(string, tag = "6")]
+    pub other_sha256: String,
 }
 
 /// A value and the version it was read at.

@@ -181,7 +181,7 @@ impl Controller {
         refresh_operator(&home, &ca, clock.now())?;
         let revoked = Revoked::load(&records, clock.now()).await?;
         let connections = Connections::default();
-        let registry = remembered(&records).await?;
+        let registry = remembered(&records, clock.clone()).await?;
         let permits = Inbox::default();
         let desk = Arc::new(Desk {
             registry,
@@ -203,8 +203,9 @@ impl Controller {
         ));
         let vault = Arc::new(SealedVault::new(records.clone(), sealing));
         let board = Arc::new(Board::load(records.clone(), desk.clone(), todo.clone().ok()).await?);
-        let releases = Releases::load(records.clone(), artifacts.clone(), desk.clock.clone()).await?;
-        let releases = Arc::new(releases);
+        let releases =
+            Releases::load(records.clone(), artifacts.clone(), desk.clock.clone(), settings.fleet.clone());
+        let releases = Arc::new(releases.await?);
         let archive = rollout::archive::Archive::new(records.clone());
         rollout::note::adopt(&settings.dir, &archive).await?;
         let rollouts = rollout::core::Core::new(
@@ -385,7 +386,12 @@ impl Controller {
             door: SessionDoor::new(
                 agents,
                 OperatorService::new(fleet.clone(), driver, artifacts, todo),
-                ReleasesService::new(self.releases.clone(), self.board.clone(), self.desk.clone()),
+                ReleasesService::new(
+                    self.releases.clone(),
+                    self.board.clone(),
+                    self.desk.clone(),
+                    self.rollouts.clone(),
+                ),
                 RolloutsService::new(self.rollouts.clone()),
                 self.revoked.clone(),
             ),
@@ -436,7 +442,7 @@ impl Controller {
         if tokio::time::timeout(STOP, tasks.wait()).await.is_err() {
             tracing::warn!(tasks = tasks.len(), "stopped without waiting any longer");
         }
-        let dirty = self.desk.registry.take_dirty(self.desk.clock.now(), usize::MAX);
+        let dirty = self.desk.registry.take_dirty(usize::MAX);
         house::write(&self.records, dirty).await;
         self.home.withdraw();
     }
@@ -463,8 +469,8 @@ async fn todo(settings: &Settings, artifacts: &Artifacts) -> Result<v1::Artifact
 }
 
 /// Reads what the store remembers of every node.
-pub(crate) async fn remembered(records: &Records) -> Result<Registry, RecordError> {
-    let registry = Registry::default();
+pub(crate) async fn remembered(records: &Records, clock: Arc<dyn Clock>) -> Result<Registry, RecordError> {
+    let registry = Registry::new(clock);
     for (node, record) in records.list_messages::<ObservedRecord>(&keys::observeds()).await? {
         registry.remember(node, record);
     }

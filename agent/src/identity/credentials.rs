@@ -18,7 +18,7 @@ use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
 use super::Key;
-use crate::Places;
+use crate::{Places, contact::Named};
 
 /// Why there is no usable identity.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +80,11 @@ pub struct Credentials {
 }
 
 impl Credentials {
+    /// Who this is.
+    pub(crate) fn named(&self) -> Named {
+        Named { fleet: self.fleet.clone(), node: self.node.clone() }
+    }
+
     /// Reads a controller's answer. Addresses and token digest come from `before` where the answer has none.
     ///
     /// # Errors

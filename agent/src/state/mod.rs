@@ -7,6 +7,7 @@
 //! | the *work*: what the node is to be, what was being done about it | `desired`, `journal.json` | as it was when that version left |
 //! | the *identity* | `key`, `key-…`, `credentials.json` | never put back: a key or certificate given since is the only one the controller still takes |
 //! | *releases*: whom they are taken from, the highest accepted, the newest order | `release/…` | never put back: trust that could be rolled back would be no trust, and an order done would be done again |
+//! | how agents *ended*, whatever their version | `running`, `crashes` | stays |
 //! | what was fetched | `artifacts/`, `release/packed/` | stays; named by digest, and fetched again at need |
 //!
 //! Only the work has a *schema*, a number that rises whenever an older agent would misread what a newer one writes. The

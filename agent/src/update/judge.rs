@@ -101,11 +101,23 @@ impl Known<'_> {
         if self.waits(order) || (trial.is_some() && holds(active.other()) && !done) {
             return Progress::Trial;
         }
-        // What was done is done, whatever the supervisor still knows of it.
-        if done || !holds(*active) {
+        if !holds(*active) {
             return Progress::Done;
         }
-        if self.taken(order) == 0 {
+        let taken = self.taken(order);
+        // What it went back to failed as well, and made room again.
+        let there = self.state.content(active.other()).and_then(|there| self.state.failure(there.digest));
+        if let Some(failed) = there.filter(|_| done || taken > 0) {
+            return Progress::Not(Verdict::new(
+                reason(failed.why),
+                format!("{} failed here: {}; release another", failed.version, failed.reason),
+            ));
+        }
+        // What was done is done, whatever the supervisor still knows of it.
+        if done {
+            return Progress::Done;
+        }
+        if taken == 0 {
             return Progress::Due(1);
         }
         Progress::Not(Verdict::new(
@@ -228,6 +240,20 @@ mod tests {
         assert!(matches!(known(&state), Progress::Not(_)), "it stayed where it was");
         state.active = Slot::B;
         assert_eq!(known(&state), Progress::Done);
+    }
+
+    #[test]
+    fn what_was_gone_back_to_and_failed_too_is_said() {
+        let (mut state, old) = (node(), Digest::of(b"old").to_string());
+        state.taken = Some(id(7, 1));
+        state.failed.push(failed(Why::Crashed));
+        let said = not(StandingReason::StandingCrashed, "new failed here: so; release another");
+        for done in [false, true] {
+            assert_eq!(Known { state: &state, request: None }.back(7, &old, done), said, "done: {done}");
+        }
+        // Failed before anybody asked: the supervisor refuses, and says why.
+        state.taken = None;
+        assert_eq!(Known { state: &state, request: None }.back(7, &old, false), Progress::Due(1));
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod words;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use fleet_model::{Clock, NodeName, Timestamp};
+use fleet_model::{Clock, Timestamp};
 use fleet_proto::v1::{self, StandingReason, StandingStep, order::Want};
 use fleet_release::outlook;
 use fleet_supervisor::{
@@ -37,7 +37,7 @@ use tokio::{
 use crate::{
     Places,
     backoff::Backoff,
-    contact::Contact,
+    contact::{Contact, Named},
     controller::{
         Line,
         artifacts::{self, Lacking},
@@ -57,10 +57,10 @@ pub(crate) use record::trust_seed;
 pub(crate) fn acceptable(
     places: &Places,
     offer: &v1::ReleaseOffer,
-    node: NodeName,
+    named: Named,
     now: Timestamp,
 ) -> Result<(), String> {
-    let checked = offer::verify(&Store::new(places), offer, node, None, now, String::new());
+    let checked = offer::verify(&Store::new(places), offer, named, None, now, String::new());
     checked.map(drop).map_err(|verdict| verdict.detail)
 }
 
@@ -97,6 +97,8 @@ pub(crate) struct Update<D = Host> {
     supervised: Option<(Supervised, Slots<D>)>,
     /// What runs; empty if that cannot be known.
     own: String,
+    /// How often this node's agent crashed.
+    crashes: Option<u64>,
     doing: Doing,
     retry: Backoff,
     /// Not to be tried again before.
@@ -137,6 +139,7 @@ impl Update {
         clock: Arc<dyn Clock>,
         supervised: Option<Supervised>,
         own: Option<Digest>,
+        crashes: Option<u64>,
         ways: Ways,
     ) -> Self {
         let supervised = supervised.map(|supervised| {
@@ -144,7 +147,7 @@ impl Update {
             (supervised, slots)
         });
         let own = own.map(|digest| digest.to_string()).unwrap_or_default();
-        Self::on(Store::new(places), clock, supervised, own, ways)
+        Self { crashes, ..Self::on(Store::new(places), clock, supervised, own, ways) }
     }
 
     /// Works until this process has to make room for another: then it should end in order.
@@ -211,6 +214,7 @@ impl<D: Disk + Clone> Update<D> {
             clock,
             supervised,
             own,
+            crashes: None,
             doing: failed.map_or(Doing::Nothing, Doing::Stuck),
             retry: Backoff::new(first, most),
             again: Instant::now(),
@@ -444,15 +448,15 @@ impl<D: Disk + Clone> Update<D> {
     }
 
     fn take(&mut self, offer: &v1::ReleaseOffer, id: String) -> Next {
-        let (node, controller) = {
+        let (named, controller) = {
             let contact = self.ways.contact.borrow();
-            (contact.node.clone(), contact.controller.clone())
+            (contact.named.clone(), contact.controller.clone())
         };
-        let Some(node) = node else {
+        let Some(named) = named else {
             self.wait_for("this node's identity".into());
             return self.look();
         };
-        let plan = match offer::verify(&self.store, offer, node, controller.as_deref(), self.clock.now(), id)
+        let plan = match offer::verify(&self.store, offer, named, controller.as_deref(), self.clock.now(), id)
         {
             Ok(plan) => plan,
             Err(verdict) => {
@@ -539,7 +543,7 @@ impl<D: Disk + Clone> Update<D> {
             other_sha256: or(other.as_ref().map(|other| other.digest.to_string())),
             other_version: or(other.map(|other| other.version)),
             warnings: self.warnings(),
-            crashes: None,
+            crashes: self.crashes,
         }
     }
 

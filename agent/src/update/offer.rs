@@ -3,7 +3,7 @@
 use std::{fs::File, path::Path};
 
 use flate2::read::GzDecoder;
-use fleet_model::{NodeName, Timestamp};
+use fleet_model::Timestamp;
 use fleet_proto::v1;
 use fleet_release::{Accepted, Artifact, Installed, Kind, Manifest, Offer, Root, Signed, Verified, Version};
 use fleet_supervisor::{
@@ -13,6 +13,8 @@ use fleet_supervisor::{
     record::Terms,
     slots::Slots,
 };
+
+use crate::contact::Named;
 
 use super::{
     record::{Store, Target},
@@ -44,14 +46,14 @@ pub(super) fn claimed(offer: &v1::ReleaseOffer) -> Option<Target> {
     Some(Target { digest: agent.sha256.clone(), version: manifest.version.to_string() })
 }
 
-/// Whether `offer` may be taken by `node`; what is trusted from now on is kept in any case.
+/// Whether `offer` may be taken by this node; what is trusted from now on is kept in any case.
 ///
 /// # Errors
 /// Why not.
 pub(super) fn verify<D: Disk + Clone>(
     store: &Store<D>,
     offer: &v1::ReleaseOffer,
-    node: NodeName,
+    named: Named,
     controller: Option<&str>,
     now: Timestamp,
     id: String,
@@ -78,8 +80,9 @@ pub(super) fn verify<D: Disk + Clone>(
             format!("the highest release accepted here cannot be read: {error}; look at this node's disk");
         Verdict::new(v1::StandingReason::StandingOther, why)
     })?;
-    let installed =
-        Installed { node, highest, agent, controller: controller.and_then(|text| text.parse().ok()) };
+    let Named { fleet, node } = named;
+    let controller = controller.and_then(|text| text.parse().ok());
+    let installed = Installed { fleet, node, highest, agent, controller };
     let asked = Offer { roots: &[], manifest: &offer.manifest, permit };
     let verified =
         fleet_release::verify(&trust, &asked, now, &installed).map_err(|refusal| Verdict::from(&refusal))?;

@@ -49,8 +49,8 @@ on trial, starting|new committed  |new committed  |old rolled back|new committed
 on trial, ready   |new committed  |new committed  |old rolled back|new committed  |new committed  |new committed  |new committed  |new committed  |new committed
 on probation      |new committed  |new committed  |old rolled back|new committed  |new committed  |new committed  |new committed  |new committed  |new committed
 proved            |new committed  |new committed  |new committed  |new committed  |new committed  |new committed  |new committed  |new committed  |new committed
-told to go back   |old committed  |old committed  |old committed  |old committed  |old committed  |old committed  |old committed  |old committed  |old committed
-gone back         |old committed  |old committed  |old committed  |old committed  |old committed  |old committed  |old committed  |old committed  |old committed
+told to go back   |old committed  |old committed  |new failed     |old committed  |old committed  |old committed  |old committed  |old committed  |old committed
+gone back         |old committed  |old committed  |new failed     |old committed  |old committed  |old committed  |old committed  |old committed  |old committed
 failed its trial  |old rolled back|old rolled back|old rolled back|old rolled back|old rolled back|old rolled back|old rolled back|old rolled back|old rolled back
 withdrawn         |old committed  |old committed  |old committed  |old committed  |old committed  |old committed  |old committed  |old committed  |old committed
 ";
@@ -185,9 +185,10 @@ impl Node {
         let on_trial = self.state.trial.is_some() && slot == self.state.current();
         let trial = on_trial.then(|| self.state.content(slot).expect("known").digest);
         let supervised = Supervised { slots: "/slots".into(), slot, trial };
-        let node = Some("n1".parse().expect("a name"));
+        let named = Named { fleet: "x".parse().expect("a name"), node: "n1".parse().expect("a name") };
         let opened = self.sound || !on_trial;
-        let contact = Contact { node, opened, unwanted: (!opened).then(String::new), ..Contact::default() };
+        let unwanted = (!opened).then(String::new);
+        let contact = Contact { named: Some(named), opened, unwanted, ..Contact::default() };
         let ways = Ways {
             words: mpsc::channel(1).1,
             contact: watch::channel(contact).1,

@@ -18,7 +18,7 @@ pub(super) enum Word {
 /// controller is to be had, or it is busy, that says nothing about this version. Where one answers and does not want
 /// what this version says, it does.
 pub(super) fn word(contact: &Contact, board: &Board) -> Word {
-    let well = contact.node.is_some() && (board.cycled || board.reports.iter().any(looked));
+    let well = contact.named.is_some() && (board.cycled || board.reports.iter().any(looked));
     match well {
         true if contact.opened => Word::Commit,
         true if contact.unwanted.is_none() => Word::Extend,
@@ -39,6 +39,7 @@ mod tests {
     use fleet_task::TaskId;
 
     use super::*;
+    use crate::contact::Named;
 
     #[test]
     fn who_may_stay() {
@@ -48,7 +49,8 @@ mod tests {
         };
         let at_work = |outcome| Board { reports: vec![report(outcome)], running: true, ..Board::default() };
         let cycled = || Board { cycled: true, ..Board::default() };
-        let enrolled = || Contact { node: Some("n1".parse().expect("a name")), ..Contact::default() };
+        let named = || Named { fleet: "x".parse().expect("a name"), node: "n1".parse().expect("a name") };
+        let enrolled = || Contact { named: Some(named()), ..Contact::default() };
         let open = || Contact { opened: true, ..enrolled() };
         let unwanted = || Contact { unwanted: Some("too old".into()), ..enrolled() };
         let check = |name: &str, contact: Contact, board: Board, expected: Word| {
@@ -57,7 +59,7 @@ mod tests {
         check("at its start", Contact::default(), Board::default(), Word::Nothing);
         check(
             "without its identity",
-            Contact { opened: true, node: None, ..open() },
+            Contact { opened: true, named: None, ..open() },
             cycled(),
             Word::Nothing,
         );

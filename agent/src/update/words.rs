@@ -49,9 +49,10 @@ impl Verdict {
 impl From<&Refusal> for Verdict {
     fn from(refusal: &Refusal) -> Self {
         let reason = match refusal {
-            Refusal::Downgrade { .. } | Refusal::PermitForOther { .. } | Refusal::PermitForOthers { .. } => {
-                StandingReason::StandingDowngrade
-            }
+            Refusal::Downgrade { .. }
+            | Refusal::PermitForOther { .. }
+            | Refusal::PermitForOtherFleet { .. }
+            | Refusal::PermitForOthers { .. } => StandingReason::StandingDowngrade,
             Refusal::OtherArtifacts { .. } | Refusal::MoveFirst { .. } => StandingReason::StandingMismatch,
             // Time, and nothing else, is wrong.
             Refusal::Expired { .. } | Refusal::Clock { .. } => StandingReason::StandingOther,

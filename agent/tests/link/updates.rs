@@ -387,15 +387,20 @@ async fn bad_releases_leave_the_old_version_running() {
     let mut permitted = older.clone();
     let permit = Permit {
         manifest: Digest::of(&older.offer.manifest).to_string(),
+        fleet: FLEET.parse().expect("name"),
         nodes: ["n1".parse().expect("name")].into(),
         reason: "the newer ones are bad".into(),
         created: Releaser::now(),
         expires: Releaser::now().after(Duration::from_secs(3600)),
     };
+    // That a node of this name in another fleet may go back says nothing here.
+    let elsewhere = Permit { fleet: "other".parse().expect("name"), ..permit.clone() };
+    permitted.offer.permit = releaser.sign(&elsewhere);
+    check(&mut controller, &mut session, 6, &permitted, failed, StandingReason::StandingDowngrade).await;
     permitted.offer.permit = releaser.sign(&permit);
-    session.say(permitted.order(6)).await;
+    session.say(permitted.order(7)).await;
     let done =
-        standing(&mut controller, &mut session, "its commit", is(StandingStep::StandingCommitted, 6)).await;
+        standing(&mut controller, &mut session, "its commit", is(StandingStep::StandingCommitted, 7)).await;
     assert_eq!(done.running_version, "7.1.9");
 }
 

@@ -73,7 +73,7 @@ fn node_status(
     now: fleet_model::Timestamp,
 ) -> v1::NodeStatus {
     let name = &placed.node.name;
-    let view = desk.registry.view(name, now);
+    let view = desk.registry.view(name);
     let addresses = board.addresses(name);
     let (state, detail) = node_state(&view, board.stage(name).as_ref(), addresses.is_some());
     let overdue = board.arrived(name).and_then(|at| never_enrolled(name, &view, now.since(at)));

@@ -223,9 +223,29 @@ impl Artifacts {
         })
     }
 
-    /// Keeps these from now on, whatever plans name.
+    /// Keeps these from now on, whatever plans name, and those before no longer.
     pub fn pin(&self, digests: impl IntoIterator<Item = Digest>) {
-        self.pinned().extend(digests);
+        *self.pinned() = digests.into_iter().collect();
+    }
+
+    /// Removes those of `digests` at once that are neither pinned nor among `named`; says how many. Blocks.
+    ///
+    /// # Errors
+    /// [`ArtifactError::File`].
+    pub fn remove(&self, digests: &BTreeSet<Digest>, named: &BTreeSet<Digest>) -> Result<u32, ArtifactError> {
+        let mut removed = 0;
+        for digest in digests.iter().filter(|digest| !named.contains(digest)) {
+            if self.pinned().contains(digest) {
+                continue;
+            }
+            let path = self.path(digest);
+            match fs::remove_file(&path) {
+                Ok(()) => removed += 1,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(ArtifactError::File { path, source }),
+            }
+        }
+        Ok(removed)
     }
 
     fn pinned(&self) -> MutexGuard<'_, BTreeSet<Digest>> {
@@ -405,7 +425,16 @@ mod tests {
         artifacts.pin([released.sha256.parse().expect("a digest")]);
         clock.advance(GRACE * 2);
         assert_eq!(artifacts.sweep(&BTreeSet::new()).expect("sweeps"), 0);
-        assert_eq!(artifacts.missing(&[released]).expect("digests"), []);
+        assert_eq!(artifacts.missing(std::slice::from_ref(&released)).expect("digests"), []);
+        // Nor is it removed at once, by a release that names it too or by a plan; what nobody names is.
+        let digest: BTreeSet<Digest> = [released.sha256.parse().expect("a digest")].into();
+        assert_eq!(artifacts.remove(&digest, &BTreeSet::new()).expect("looks"), 0);
+        artifacts.pin([]);
+        assert_eq!(artifacts.remove(&digest, &digest).expect("looks"), 0);
+        assert_eq!(artifacts.missing(std::slice::from_ref(&released)).expect("digests"), []);
+        assert_eq!(artifacts.remove(&digest, &BTreeSet::new()).expect("removes"), 1);
+        assert_eq!(artifacts.remove(&digest, &BTreeSet::new()).expect("nothing there is fine"), 0);
+        assert_eq!(artifacts.missing(std::slice::from_ref(&released)).expect("digests"), [released]);
     }
 
     #[test]

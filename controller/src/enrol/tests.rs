@@ -121,7 +121,7 @@ async fn fixture() -> Fixture {
     let sealing = Sealing::open(dir.path()).expect("a key");
     let fleet = "Reference".parse().expect("a name");
     let ca = Arc::new(Ca::open(&fleet, &records, &sealing, clock.now()).await.expect("an authority"));
-    let (registry, dispatch, permits) = (Registry::default(), Dispatch::default(), Inbox::default());
+    let (registry, dispatch, permits) = (Registry::new(clock.clone()), Dispatch::default(), Inbox::default());
     let desk =
         Arc::new(Desk { registry, dispatch, permits, rollouts: Default::default(), clock: clock.clone() });
     let revoked = Revoked::default();

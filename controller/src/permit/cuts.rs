@@ -129,7 +129,7 @@ impl House {
         let records = Records::new(Arc::new(Cut { store, left: AtomicUsize::new(changes) }));
         let desk = Arc::new(Desk {
             rollouts: Default::default(),
-            registry: Registry::default(),
+            registry: Registry::new(self.clock.clone()),
             dispatch: Dispatch::default(),
             permits: Inbox::default(),
             clock: self.clock.clone(),
@@ -149,7 +149,7 @@ impl House {
             desk.registry.set_enrolled(&node(name), true);
             let hello = v1::Hello { generation: 1, ..v1::Hello::default() };
             let peer = Arc::new(Peer::of_node(node(name)));
-            let (live, _) = desk.registry.enter(&node(name), &hello, peer, self.clock.now()).expect("enters");
+            let (live, _) = desk.registry.enter(&node(name), &hello, peer).expect("enters");
             let result = TaskResult::Unchanged.into();
             let report = TaskReport { name: "db".to_owned(), result, ..TaskReport::default() };
             let seen = v1::Observed { generation: 1, tasks: vec![report], ..v1::Observed::default() };
@@ -269,7 +269,7 @@ async fn a_release_that_is_lost_costs_the_rest_of_the_lease() {
             assert!(!life.ask(next, text).await.expect("answered").granted, "{text}: it may be at work");
             house.clock.advance(permit(text).life());
             // Everybody is heard of meanwhile.
-            life.lives.iter().for_each(|live| live.heard(house.clock.now()));
+            life.lives.iter().for_each(|live| live.heard());
             life.turn().await;
             let answer = life.told(next).expect("told by itself");
             assert!(answer.granted, "{text}: {answer:?}");

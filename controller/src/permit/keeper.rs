@@ -264,7 +264,7 @@ impl Keeper {
             Err(error) => return unwritten(error),
         };
         let now = self.now();
-        let sight = Looking { registry: &self.desk.registry, now, enrolment, waiting: &core.waiting };
+        let sight = Looking { registry: &self.desk.registry, enrolment, waiting: &core.waiting };
         core.table.decide(node, ask, &sight, now)
     }
 
@@ -376,7 +376,6 @@ fn unwritten(error: &RecordError) -> Decision {
 /// What is seen now.
 struct Looking<'a> {
     registry: &'a Registry,
-    now: Timestamp,
     enrolment: Option<String>,
     waiting: &'a BTreeMap<Permit, VecDeque<Waiting>>,
 }
@@ -395,7 +394,7 @@ impl Sight for Looking<'_> {
     }
 
     fn absent(&self, but: &NodeName) -> Option<NodeName> {
-        self.registry.absent(but, self.now)
+        self.registry.absent(but)
     }
 
     fn enrolment(&self, _: &NodeName) -> Option<String> {
@@ -425,7 +424,7 @@ impl Sight for Looking<'_> {
 
 impl Looking<'_> {
     fn view(&self, node: &NodeName) -> View {
-        self.registry.view(node, self.now)
+        self.registry.view(node)
     }
 }
 

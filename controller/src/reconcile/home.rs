@@ -361,7 +361,7 @@ impl Homecoming {
     }
 
     fn view(&self, node: &NodeName) -> View {
-        self.desk.registry.view(node, self.desk.clock.now())
+        self.desk.registry.view(node)
     }
 
     fn stage(&self, node: &NodeName, state: NodeState, detail: &str, teller: &Teller) {
@@ -386,7 +386,7 @@ fn failed(line: String) -> Attempt {
 
 /// Whether the node has a session it did not have before.
 fn arrived(before: &View, now: &View) -> Option<()> {
-    (now.connected && (!before.connected || now.last_seen > before.last_seen)).then_some(())
+    (now.connected && (!before.connected || now.last_heard > before.last_heard)).then_some(())
 }
 
 /// The failing line, once one is reported; pending otherwise.

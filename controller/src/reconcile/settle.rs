@@ -68,10 +68,9 @@ pub fn several_hold_copies<'n>(
     desk: &Desk,
     nodes: impl IntoIterator<Item = &'n NodeName>,
 ) -> bool {
-    let now = desk.clock.now();
     let servers = tasks(plan, |work| matches!(work, Work::Rethinkdb(_)));
     let holds = |node: &&NodeName| {
-        let view = desk.registry.view(node, now);
+        let view = desk.registry.view(node);
         let well =
             |(name, task): &(NodeName, String)| name == *node && !trouble(&standing(&view, node, task));
         view.connected && servers.iter().any(well)
@@ -83,9 +82,8 @@ pub fn several_hold_copies<'n>(
 /// Why `node` should not lose its disks now: somebody's database is not settled. A node that is silent, or whose own
 /// server is in trouble, may be what it waits for, and is no loss.
 pub fn in_the_way(plan: &ResolvedPlan, desk: &Desk, node: &NodeName) -> Option<String> {
-    let now = desk.clock.now();
-    let at = |node: &NodeName, task: &str| standing(&desk.registry.view(node, now), node, task);
-    if !desk.registry.view(node, now).connected {
+    let at = |node: &NodeName, task: &str| standing(&desk.registry.view(node), node, task);
+    if !desk.registry.view(node).connected {
         return None;
     }
     let servers = tasks(plan, |work| matches!(work, Work::Rethinkdb(_)));
@@ -209,7 +207,7 @@ impl Settling<'_> {
     }
 
     fn view(&self) -> View {
-        self.desk().registry.view(self.node, self.desk().clock.now())
+        self.desk().registry.view(self.node)
     }
 
     fn desk(&self) -> &Desk {

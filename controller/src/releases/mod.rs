@@ -5,7 +5,8 @@
 //! whom the newest root names and in time, versions only rise unless a permit says otherwise, and every artifact
 //! unpacks to what the manifest says. Nodes verify it all again, for themselves.
 //!
-//! A release is known by the SHA-256 of its agent program, unpacked.
+//! A release is known by the SHA-256 of its agent program, unpacked. It stays until it is removed, which is refused while
+//! somebody needs it.
 
 mod record;
 mod refused;
@@ -13,11 +14,11 @@ mod service;
 mod unpack;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
-use fleet_model::{Clock, Timestamp};
+use fleet_model::{Clock, FleetName, Timestamp};
 use fleet_release::{Accepted, Kind, Manifest, Refusal, Signed, Trust, Version, Warning, outlook, rise};
 use fleet_store::Expected;
 
@@ -65,6 +66,11 @@ impl StoredRelease {
         })
     }
 
+    /// What nodes fetch of it.
+    fn packed(&self) -> BTreeSet<Digest> {
+        self.manifest.artifacts.iter().filter_map(|one| one.packed_sha256.parse().ok()).collect()
+    }
+
     fn is(&self, accepted: &Accepted) -> bool {
         self.manifest.version == accepted.version && self.manifest.artifacts_sha256() == accepted.artifacts
     }
@@ -84,6 +90,8 @@ pub struct Offered {
 /// All releases, and whom they are taken from.
 #[derive(Debug)]
 pub struct Releases {
+    /// Whose nodes permits have to name.
+    fleet: FleetName,
     records: Records,
     artifacts: Artifacts,
     clock: Arc<dyn Clock>,
@@ -111,8 +119,10 @@ impl Releases {
         records: Records,
         artifacts: Artifacts,
         clock: Arc<dyn Clock>,
+        fleet: FleetName,
     ) -> Result<Self, RecordError> {
         let releases = Self {
+            fleet,
             records,
             artifacts,
             clock,
@@ -187,7 +197,7 @@ impl Releases {
             let state = self.state().clone();
             let now = self.clock.now();
             let (roots, trust) = state.chain(&offered.roots)?;
-            let (fresh, highest) = state.decide(&trust, &offered, by, now)?;
+            let (fresh, highest) = state.decide(&trust, &offered, by, now, &self.fleet)?;
             self.complete(&fresh.manifest).await?;
             let raised = roots != state.roots || state.highest.as_ref() != Some(&highest);
             // First that it was seen, then that it is there: cut between the two, publishing again finishes it.
@@ -199,6 +209,46 @@ impl Releases {
             self.reload().await?;
         }
         Err(ReleaseError::Busy)
+    }
+
+    /// Forgets the release of this version, and removes what neither another one nor `named` names; says what it was
+    /// known by and how many artifacts went. That it was accepted once is not forgotten: versions only rise.
+    ///
+    /// # Errors
+    /// [`ReleaseError`]; asked again, what was begun is finished.
+    pub async fn remove(
+        &self,
+        version: Version,
+        named: BTreeSet<Digest>,
+    ) -> Result<(String, u32), ReleaseError> {
+        let _turn = self.changing.lock().await;
+        for _ in 0..TRIES {
+            let (kept, held) = self.state().of_version(version)?;
+            match self.records.delete_if(&keys::release(&kept.release), held).await {
+                Ok(()) => {}
+                Err(error) if error.is_conflict() => {
+                    self.reload().await?;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            // First that it is not there, then what it named: cut between the two, the next sweep removes that.
+            self.reload().await?;
+            let artifacts = self.artifacts.clone();
+            let digests = kept.packed();
+            let removing = tokio::task::spawn_blocking(move || artifacts.remove(&digests, &named));
+            let removed = removing.await.map_err(|_| ReleaseError::Stopping)??;
+            return Ok((kept.release, removed));
+        }
+        Err(ReleaseError::Busy)
+    }
+
+    /// The release of this version.
+    ///
+    /// # Errors
+    /// [`ReleaseError::Unkept`], which says what there is.
+    pub fn of_version(&self, version: Version) -> Result<StoredRelease, ReleaseError> {
+        self.state().of_version(version).map(|(kept, _)| kept)
     }
 
     /// Whether every artifact is here and is what the manifest says.
@@ -262,8 +312,7 @@ impl Releases {
                 state.releases.insert(release, (kept, version));
             }
         }
-        let named = state.releases.values().flat_map(|(kept, _)| &kept.manifest.artifacts);
-        self.artifacts.pin(named.filter_map(|one| one.packed_sha256.parse::<Digest>().ok()));
+        self.artifacts.pin(state.releases.values().flat_map(|(kept, _)| kept.packed()));
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
         Ok(())
     }
@@ -275,6 +324,14 @@ impl Releases {
 }
 
 impl State {
+    fn of_version(&self, version: Version) -> Result<(StoredRelease, u64), ReleaseError> {
+        let found = self.releases.values().find(|(kept, _)| kept.manifest.version == version);
+        found.cloned().ok_or_else(|| {
+            let has = self.releases.values().map(|(kept, _)| kept.manifest.version);
+            ReleaseError::Unkept { version, has: has.collect() }
+        })
+    }
+
     /// The chain once `offered` was added to it, and what it comes to.
     fn chain(&self, offered: &[Vec<u8>]) -> Result<(Vec<Vec<u8>>, Trust), ReleaseError> {
         let parted = self.roots.iter().zip(offered).position(|(held, offered)| held != offered);
@@ -295,11 +352,14 @@ impl State {
         offered: &Offered,
         by: &str,
         now: Timestamp,
+        fleet: &FleetName,
     ) -> Result<(StoredRelease, Accepted), ReleaseError> {
         let manifest = judge(trust, &offered.manifest, now)?;
         let permit = offered.permit.as_deref();
         if let Some(bytes) = permit {
-            trust.permit(bytes, &offered.manifest, &manifest)?.in_time(now)?;
+            let permit = trust.permit(bytes, &offered.manifest, &manifest)?;
+            permit.in_time(now)?;
+            permit.for_fleet(fleet)?;
         }
         let agent = manifest.artifact(AGENT).ok_or(ReleaseError::NoAgent(manifest.version))?;
         let release = agent.sha256.clone();

@@ -1,5 +1,7 @@
 //! Why a release is not kept, and what to do about it.
 
+use std::collections::BTreeSet;
+
 use fleet_model::chain;
 use fleet_proto::refusal::{Refusal, RefusalKind};
 use fleet_release::{KeyId, Version};
@@ -36,6 +38,25 @@ pub enum ReleaseError {
         version: Version,
         /// The one kept.
         has: Version,
+    },
+    /// No version at all.
+    #[error("`{0}` is no version")]
+    NoVersion(String),
+    /// No such release is kept.
+    #[error("no release {version} is kept here, {}", only(has))]
+    Unkept {
+        /// The one asked for.
+        version: Version,
+        /// Those that are.
+        has: BTreeSet<Version>,
+    },
+    /// Somebody needs it.
+    #[error("release {version} is needed: {}", by.join("; "))]
+    Needed {
+        /// The one to be removed.
+        version: Version,
+        /// Who, and what for.
+        by: Vec<String>,
     },
     /// Artifacts it names were not brought.
     #[error("artifacts of release {version} are not here: {}", names.join(", "))]
@@ -75,6 +96,11 @@ impl ReleaseError {
     fn hint(&self) -> &'static str {
         use fleet_release::Refusal as R;
         match self {
+            Self::Unkept { .. } | Self::NoVersion(_) => "`fleetctl release list` shows them",
+            Self::Needed { .. } => {
+                "roll another release out first; a node that is gone for good goes from the plan"
+            }
+
             Self::Refused(R::UnknownKey { .. } | R::TooFewSignatures { .. } | R::RootOrder { .. }) => {
                 "sign it with the keys that the newest root names: `fleetctl release create`, then publish that"
             }
@@ -95,6 +121,9 @@ impl ReleaseError {
             Self::Refused(R::PermitForOther { .. } | R::PermitForOthers { .. }) => {
                 "sign a permit for this very release: `fleetctl release permit`"
             }
+            Self::Refused(R::PermitForOtherFleet { .. }) => {
+                "sign one for this fleet: `fleetctl release permit` with its name in --fleet"
+            }
             Self::Refused(R::MoveFirst { .. }) => {
                 "install the newer fleetctl where the controller runs, and restart it"
             }
@@ -111,6 +140,13 @@ impl ReleaseError {
             Self::Artifact(_) | Self::Record(_) | Self::Busy | Self::Stopping => "run the command again",
         }
     }
+}
+
+fn only(has: &BTreeSet<Version>) -> String {
+    if has.is_empty() {
+        return "nor any other".to_owned();
+    }
+    format!("only {}", has.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
 }
 
 fn signers(root: &[u8]) -> String {

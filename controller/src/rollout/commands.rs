@@ -96,6 +96,28 @@ impl Core {
         Ok(Some(Drawn { rollout, version, previous_version: String::new(), warnings: Vec::new() }))
     }
 
+    /// What rollouts still need a release for, if they do.
+    ///
+    /// # Errors
+    /// [`Trouble`] if the store failed.
+    pub async fn need_of(&mut self, release: &str) -> Result<Option<String>, Trouble> {
+        let stored = self.stored().await?;
+        let newest = stored.newest_of(false).filter(|(_, kept)| !superseded(&kept.rollout));
+        let Some((id, Kept { rollout, .. })) = newest else { return Ok(None) };
+        let Spec { target, previous, .. } = &rollout.spec;
+        let is = |target: &Target| target.digest() == release;
+        let over = rollout.standing() == Standing::Finished;
+        Ok(if is(rollout.target()) {
+            Some(format!("rollout {id} brings it to the nodes, those that come back included"))
+        } else if !over && is(target) {
+            Some(format!("rollout {id} of it is not over"))
+        } else if !over && previous.as_ref().is_some_and(is) {
+            Some(format!("rollout {id} goes back to it when it is undone"))
+        } else {
+            None
+        })
+    }
+
     /// Numbers of orders rise over all rollouts.
     fn last_order(&self) -> u64 {
         let all = self.state().into_iter().flat_map(|state| state.rollouts.values());

@@ -153,7 +153,7 @@ impl Floor for Sessions {
 
     fn can(&self, node: &NodeName) -> Option<Abilities> {
         let live = self.desk.registry.live(node)?;
-        let version = self.desk.registry.view(node, self.desk.clock.now()).agent_version;
+        let version = self.desk.registry.view(node).agent_version;
         Some(Abilities { orders: live.orders, gates: live.gates, leaves: live.leaves, version })
     }
 
@@ -166,7 +166,7 @@ impl Floor for Sessions {
     }
 
     fn worked(&self, node: &NodeName) -> Option<Worked> {
-        let view = self.desk.registry.view(node, self.desk.clock.now());
+        let view = self.desk.registry.view(node);
         let (desired, assigned) = (view.desired?, self.board.assigned(node)?);
         let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
         let said = said(&desired, view.observed.as_deref().filter(|_| view.session))?;
@@ -189,7 +189,7 @@ impl Floor for Sessions {
     }
 
     fn failing(&self, node: &NodeName) -> Broken {
-        let view = self.desk.registry.view(node, self.desk.clock.now());
+        let view = self.desk.registry.view(node);
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         // What a node said before it was gone stays true until it says otherwise.
         let reports = view.observed.iter().flat_map(|observed| &observed.tasks);
@@ -231,7 +231,7 @@ impl Floor for Sessions {
     }
 
     fn generations(&self, node: &NodeName) -> (u64, u64) {
-        let view = self.desk.registry.view(node, self.desk.clock.now());
+        let view = self.desk.registry.view(node);
         let (observed, desired) = (view.observed, view.desired);
         (observed.map_or(0, |observed| observed.generation), desired.map_or(0, |desired| desired.generation))
     }

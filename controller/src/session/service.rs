@@ -71,7 +71,7 @@ impl AgentsService {
         if let Some(refusal) = policy::version(&hello) {
             return Err(refusal.into());
         }
-        let (live, pace) = self.desk.registry.enter(node, &hello, peer, now)?;
+        let (live, pace) = self.desk.registry.enter(node, &hello, peer)?;
         tracing::debug!(%node, session = live.id, agent = hello.agent_version, "session opened");
         let welcome = v1::Welcome {
             controller_version: fleet_proto::VERSION.to_owned(),

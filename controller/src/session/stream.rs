@@ -61,7 +61,7 @@ impl SessionStream {
     }
 
     fn take(&self, message: v1::FromAgent) {
-        self.live.heard(self.desk.clock.now());
+        self.live.heard();
         match message.message {
             Some(from_agent::Message::Facts(facts)) => self.desk.registry.facts(&self.live, facts),
             Some(from_agent::Message::Observed(observed)) => {
@@ -88,9 +88,7 @@ impl SessionStream {
                 }
             }
             // Being heard is all a heartbeat is for, but for its clock.
-            Some(from_agent::Message::Heartbeat(beat)) => {
-                self.live.clock(beat.node_time_ms, self.desk.clock.now())
-            }
+            Some(from_agent::Message::Heartbeat(beat)) => self.live.clock(beat.node_time_ms),
             // A second greeting says nothing new; what we do not know comes from a newer agent and can wait.
             Some(from_agent::Message::Hello(_)) | None => {}
         }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use fleet_controller::permit::Ask;
-use fleet_model::{Clock, NodeName};
+use fleet_model::NodeName;
 use fleet_proto::v1::{
     self, Desired, Need, PermitAnswer, RethinkdbTask, TaskReport, TaskResult, TaskSpec, UpdateTask,
     from_agent, task_spec::Kind, to_agent,
@@ -165,7 +165,7 @@ async fn leases_survive_a_restart_of_the_controller() {
     members[0].report("db", TaskResult::Unchanged).await;
     let [seed, a, b] = &mut members[..] else { panic!("three") };
     assert!(seed.ask("found/fleet", "db").await.granted);
-    let seen = || fixture.desk.registry.view(&node("seed"), fleet_model::Clock::now(&*fixture.clock));
+    let seen = || fixture.desk.registry.view(&node("seed"));
     fixture.until("the seed's report", || seen().observed.is_some()).await;
     assert!(a.ask("join/fleet", "db").await.granted);
     let dir = fixture.stop().await;
@@ -202,7 +202,7 @@ async fn whole() -> (Fixture, Vec<Member>) {
         assert!(member.ask(permit, "db").await.granted);
         member.report("db", TaskResult::Changed).await;
         member.release(permit).await;
-        let reported = || fixture.desk.registry.view(&member.name(), Clock::now(&*fixture.clock)).observed;
+        let reported = || fixture.desk.registry.view(&member.name()).observed;
         fixture.until("its report", || reported().is_some()).await;
     }
     (fixture, members)
@@ -236,7 +236,7 @@ async fn a_member_goes_away_only_while_all_others_stand_firm() {
 }
 
 fn waits_for_peers(fixture: &Fixture) -> bool {
-    let seen = fixture.desk.registry.view(&node("b"), Clock::now(&*fixture.clock)).observed;
+    let seen = fixture.desk.registry.view(&node("b")).observed;
     seen.is_some_and(|seen| seen.tasks.iter().any(|task| task.result() == TaskResult::Waiting))
 }
 

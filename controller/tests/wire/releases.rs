@@ -3,17 +3,20 @@
 use std::{io::Write as _, time::Duration};
 
 use flate2::{Compression, write::GzEncoder};
-use fleet_model::{Clock as _, Timestamp};
+use fleet_model::{Clock as _, FleetName, Timestamp};
 use fleet_proto::{
     refusal::{Refusal, RefusalKind},
-    v1::{PublishRequest, ReleasesReply, ReleasesRequest, RootChain, releases_client::ReleasesClient},
+    v1::{
+        PublishRequest, ReleasesReply, ReleasesRequest, RemoveReleaseReply, RemoveReleaseRequest, RootChain,
+        releases_client::ReleasesClient,
+    },
 };
 use fleet_release::{Artifact, Body, Manifest, Minimum, Permit, Role, Root, Signed, SigningKey, Version};
 use tonic::{Code, Status, transport::Channel};
 
 use crate::{
     artifacts::{artifact, keep},
-    harness::{Agent, Fixture, kind, start, start_in},
+    harness::{Agent, Fixture, fleet, kind, start, start_in},
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -92,8 +95,13 @@ impl Releaser {
     }
 
     fn permit(&self, manifest: &[u8]) -> Vec<u8> {
+        self.permit_in(fleet(), manifest)
+    }
+
+    fn permit_in(&self, fleet: FleetName, manifest: &[u8]) -> Vec<u8> {
         let permit = Permit {
             manifest: artifact("", manifest).sha256,
+            fleet,
             nodes: ["web-1".parse().expect("a name")].into(),
             reason: "0.3.0 eats memory".to_owned(),
             created: self.now,
@@ -267,6 +275,9 @@ async fn versions_rise_and_none_ever_changes() {
     assert!(said.contains("has no say here"), "{said}");
     let said = why(publish(&fixture, with(&releaser.permit(b"another"))).await);
     assert!(said.contains("is for another manifest"), "{said}");
+    let elsewhere: FleetName = "other".parse().expect("a name");
+    let said = why(publish(&fixture, with(&releaser.permit_in(elsewhere, &manifest))).await);
+    assert!(said.contains("is for nodes of fleet `other`, and this is fleet"), "{said}");
     publish(&fixture, with(&permit)).await.expect("kept");
     assert_eq!(list(&fixture).await.releases[1].permit, permit);
     let said = why(releaser.publish(&fixture, "0.2.9").await);
@@ -350,6 +361,54 @@ async fn expiry_is_told_weeks_ahead() {
     fixture.stop().await;
 }
 
+pub async fn remove(fixture: &Fixture, version: &str) -> Result<RemoveReleaseReply, Status> {
+    let request = RemoveReleaseRequest { version: version.to_owned() };
+    Ok(client(fixture).remove(request).await?.into_inner())
+}
+
+#[tokio::test]
+async fn what_nobody_needs_is_removed_with_what_only_it_names() {
+    let (fixture, _) = start(&[]).await;
+    let releaser = Releaser::new(&fixture);
+    // The same todo application in both: it stays with the one that stays.
+    bring(&fixture, "9.9.9").await;
+    let with_shared = |text: &str| {
+        let mut manifest = releaser.manifest(text);
+        let shared = releaser.manifest("9.9.9").artifacts.remove(0);
+        manifest.artifacts.push(Artifact { name: "fleet-todo".to_owned(), ..shared });
+        sign(&manifest, &[&releaser.release])
+    };
+    for text in ["0.2.0", "0.3.0"] {
+        bring(&fixture, text).await;
+        publish(&fixture, releaser.request(with_shared(text))).await.expect("kept");
+    }
+    let file = |text: &str| fixture.dir.path().join("artifacts").join(artifact("", &packed(text)).sha256);
+    let refused = remove(&fixture, "0.4.0").await.expect_err("none").message().to_owned();
+    assert!(refused.contains("no release 0.4.0 is kept here, only 0.2.0, 0.3.0"), "{refused}");
+    let refused = remove(&fixture, "../x").await.expect_err("none").message().to_owned();
+    assert!(refused.contains("`../x` is no version"), "{refused}");
+
+    let known_by = artifact("", &program("0.3.0")).sha256;
+    let removed = remove(&fixture, "0.3.0").await.expect("nobody needs it");
+    assert_eq!(removed, RemoveReleaseReply { release: known_by, artifacts: 1 });
+    let there = ["0.2.0", "0.3.0", "9.9.9"].map(|text| file(text).exists());
+    assert_eq!(there, [true, false, true]);
+    assert_eq!(list(&fixture).await.releases.len(), 1);
+    // Gone for good, also over a restart; but versions only rise, and it may come again.
+    let dir = fixture.stop().await;
+    let (fixture, _) = start_in(dir, &[], |_| {}).await;
+    assert_eq!(list(&fixture).await.releases.len(), 1);
+    bring(&fixture, "0.2.1").await;
+    let said = why(publish(&fixture, releaser.request(releaser.signed("0.2.1"))).await);
+    assert!(said.contains("version 0.2.1 is older than 0.3.0"), "{said}");
+    bring(&fixture, "0.3.0").await;
+    publish(&fixture, releaser.request(with_shared("0.3.0"))).await.expect("the same again");
+    for (text, artifacts) in [("0.2.0", 1), ("0.3.0", 2)] {
+        assert_eq!(remove(&fixture, text).await.expect("removed").artifacts, artifacts, "{text}");
+    }
+    fixture.stop().await;
+}
+
 #[tokio::test]
 async fn nodes_have_no_say() {
     let (fixture, tokens) = start(&["web-1"]).await;
@@ -360,6 +419,7 @@ async fn nodes_have_no_say() {
         client.list(ReleasesRequest {}).await.map(drop),
         client.trust(RootChain { roots: releaser.chain.clone() }).await.map(drop),
         client.publish(releaser.request(releaser.signed("0.2.0"))).await.map(drop),
+        client.remove(RemoveReleaseRequest { version: "0.2.0".to_owned() }).await.map(drop),
     ];
     for refused in refused {
         assert_eq!(refused.expect_err("forbidden").code(), Code::PermissionDenied);

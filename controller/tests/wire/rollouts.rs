@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use fleet_controller::rollout::note;
 use fleet_proto::{
     refusal::RefusalKind,
     v1::{
@@ -17,7 +18,7 @@ use tonic::{Status, transport::Channel};
 use crate::{
     artifacts::artifact,
     harness::{Agent, DEADLINE, Fixture, Session, hello, kind, node, start, start_in},
-    releases::{Releaser, packed},
+    releases::{Releaser, packed, remove},
 };
 
 /// Nothing takes time here, so nobody is watched for any.
@@ -332,6 +333,74 @@ async fn a_stopped_line_holds_those_that_come_later_and_they_catch_up_when_it_is
     back.update(&release).await;
     let rollout = fleet.until_standing(RolloutStanding::RolloutFinished).await;
     assert!(rollout.nodes.iter().all(|node| node.outcome == "updated"), "{:?}", rollout.nodes);
+    fleet.fixture.stop().await;
+}
+
+#[tokio::test]
+async fn a_release_stays_while_a_rollout_or_a_node_needs_it() {
+    let mut fleet = fleet(&["a", "b"]).await;
+    let release = fleet.release.clone();
+    let refused =
+        async |fixture: &Fixture| remove(fixture, "0.2.0").await.expect_err("needed").message().to_owned();
+    let begun = fleet.start(POLICY, false).await.expect("starts").rollout.expect("one");
+    let said = refused(&fleet.fixture).await;
+    assert_eq!(
+        said,
+        "release 0.2.0 is needed: rollout 1 brings it to the nodes, those that come back included"
+    );
+    let [canary, other] = [0, 1].map(|wave: usize| begun.waves[wave].nodes[0].clone());
+    fleet.node(&canary).update(&release).await;
+    fleet.node(&other).offered().await;
+    fleet.act(RolloutActKind::RolloutUndo, false).await.expect("goes back");
+    let said = refused(&fleet.fixture).await;
+    assert_eq!(said, format!("release 0.2.0 is needed: rollout 1 of it is not over; {canary} run it"));
+    fleet.node(&canary).say(StandingStep::StandingCommitted, OLD, OLD).await;
+    fleet.node(&other).say(StandingStep::StandingCommitted, OLD, OLD).await;
+    fleet.until_standing(RolloutStanding::RolloutFinished).await;
+    // One that could go back to it is asked after also when it is away, and by a controller started anew.
+    let standing = v1::Standing {
+        step: StandingStep::StandingCommitted.into(),
+        release: OLD.to_owned(),
+        running_sha256: OLD.to_owned(),
+        other_sha256: release.clone(),
+        ..v1::Standing::default()
+    };
+    let away = fleet.node(&canary);
+    away.session.say(from_agent::Message::Standing(standing.clone())).await;
+    let heard = || {
+        let said = fleet.fixture.desk.registry.standing_of(&node(&canary));
+        said.is_some_and(|said| said.other_sha256 == release)
+    };
+    fleet.fixture.until("it says what it holds", heard).await;
+    drop(fleet.nodes.remove(&canary));
+    let gone = || fleet.fixture.desk.registry.live(&node(&canary)).is_none();
+    fleet.fixture.until("it is gone", gone).await;
+    let said = format!("release 0.2.0 is needed: {canary} may go back to it");
+    assert_eq!(refused(&fleet.fixture).await, said);
+    let dir = fleet.fixture.stop().await;
+    let (fixture, _) = start_in(dir, &[], |_| {}).await;
+    assert_eq!(refused(&fixture).await, said);
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn word_left_for_a_controller_at_work_stops_its_line_without_a_restart() {
+    let mut fleet = fleet(&["a", "b"]).await;
+    let begun = fleet.start(POLICY, false).await.expect("starts").rollout.expect("one");
+    let canary = begun.waves[0].nodes[0].clone();
+    fleet.node(&canary).offered().await;
+    let dir = fleet.fixture.dir.path().to_owned();
+    note::leave(&dir, "ops", "a doubt").expect("left");
+    let told = fleet.node(&canary).told().await;
+    assert!(matches!(told, to_agent::Message::Withdraw(_)), "{told:?}");
+    let request = RolloutRequest { id: String::new() };
+    let line = fleet.client().get(request).await.expect("answers").into_inner().line.expect("said");
+    assert_eq!((line.stopped, line.by.as_str(), line.reason.as_str()), (true, "ops", "a doubt"));
+    assert!(!note::waits(&dir), "taken once and for all");
+    fleet.client().clear_line(ClearLineRequest {}).await.expect("cleared");
+    let rollout =
+        fleet.until("it goes on", |rollout| rollout.standing() != RolloutStanding::RolloutHalted).await;
+    assert_eq!(rollout.id, begun.id);
     fleet.fixture.stop().await;
 }
 

@@ -2,7 +2,6 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use fleet_model::Clock;
 use fleet_proto::{
     refusal::{Refusal, RefusalKind},
     v1::{
@@ -141,8 +140,7 @@ async fn a_run_goes_on_when_nobody_listens() {
     world.close_gate();
     drop(apply(&fixture, PLAN, Until::Ready).await);
     world.open_gate(3);
-    let now = fixture.clock.now();
-    let home = |name: &str| fixture.desk.registry.view(&node(name), now).observed.is_some();
+    let home = |name: &str| fixture.desk.registry.view(&node(name)).observed.is_some();
     fixture.until("everybody", || ["one", "two", "three"].into_iter().all(home)).await;
     fixture.stop().await;
 }

@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use crate::harness::{Agent, DEADLINE, Session, csr, enrol, hello, kind, node, start};
 use fleet_controller::session::dispatch::Answers;
-use fleet_model::Clock;
 use fleet_proto::{
     refusal::{Refusal, RefusalKind},
     v1::{self, agents_client::AgentsClient, command, from_agent, to_agent},
@@ -40,7 +39,7 @@ async fn a_session_is_greeted_told_and_heard() {
     session
         .say(from_agent::Message::Observed(v1::Observed { generation: 4, ..v1::Observed::default() }))
         .await;
-    let view = || fixture.desk.registry.view(&name, fixture.clock.now());
+    let view = || fixture.desk.registry.view(&name);
     fixture.until("facts and results", || view().observed.is_some_and(|seen| seen.generation == 4)).await;
     assert_eq!(view().facts.expect("taken").cpus, 2);
     assert!(view().connected);
@@ -75,7 +74,7 @@ async fn what_was_seen_survives_a_restart() {
         .say(from_agent::Message::Observed(v1::Observed { generation: 7, ..v1::Observed::default() }))
         .await;
     let name = node("web-1");
-    let seen = |fixture: &crate::harness::Fixture| fixture.desk.registry.view(&name, fixture.clock.now());
+    let seen = |fixture: &crate::harness::Fixture| fixture.desk.registry.view(&name);
     fixture.until("results", || seen(&fixture).observed.is_some()).await;
     let last_seen = seen(&fixture).last_seen;
     let dir = fixture.stop().await;
@@ -97,7 +96,7 @@ async fn newest_wins_on_one_machine() {
     let second = agent.session(&fixture).await.expect("opens too");
     assert_eq!(first.end().await.expect("replaced").code(), tonic::Code::Aborted);
     second.say(from_agent::Message::Facts(v1::Facts { cpus: 4, ..v1::Facts::default() })).await;
-    let view = || fixture.desk.registry.view(&node("web-1"), fixture.clock.now());
+    let view = || fixture.desk.registry.view(&node("web-1"));
     fixture.until("the newer session to speak", || view().facts.is_some()).await;
     assert_eq!(fixture.desk.registry.sessions(), 1);
     fixture.stop().await;
@@ -291,7 +290,7 @@ async fn everybody_is_asked_and_the_silent_are_listed() {
             // What comes after them tells that they were heard.
             session.say(from_agent::Message::Facts(v1::Facts { cpus: 2, ..v1::Facts::default() })).await;
         }
-        let heard = |name| fixture.desk.registry.view(&node(name), fixture.clock.now()).facts.is_some();
+        let heard = |name| fixture.desk.registry.view(&node(name)).facts.is_some();
         fixture.until("both answers", || heard("a") && heard("c")).await;
         // Silence uses up the limit, and none of ours.
         time::pause();

@@ -2,10 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use fleet_model::{NodeName, Timestamp};
+use fleet_model::{FleetName, NodeName, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::{document::Body, key::unhex, refusal::Kind};
+use crate::{
+    document::Body,
+    key::unhex,
+    refusal::{Kind, Refusal},
+};
 
 /// Lets these nodes, and no other, take an older release.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +17,8 @@ use crate::{document::Body, key::unhex, refusal::Kind};
 pub struct Permit {
     /// SHA-256 of the signed manifest it is for.
     pub manifest: String,
+    /// Whose nodes: names of nodes are those of others elsewhere.
+    pub fleet: FleetName,
     /// Who may.
     pub nodes: BTreeSet<NodeName>,
     /// Why; one line.
@@ -21,6 +27,19 @@ pub struct Permit {
     pub created: Timestamp,
     /// Until when it may be used.
     pub expires: Timestamp,
+}
+
+impl Permit {
+    /// Whether it says anything about nodes of this fleet.
+    ///
+    /// # Errors
+    /// It is another fleet's.
+    pub fn for_fleet(&self, here: &FleetName) -> Result<(), Refusal> {
+        if self.fleet == *here {
+            return Ok(());
+        }
+        Err(Refusal::PermitForOtherFleet { fleet: self.fleet.clone(), here: here.clone() })
+    }
 }
 
 impl Body for Permit {

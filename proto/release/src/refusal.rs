@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use fleet_model::{NodeName, Timestamp};
+use fleet_model::{FleetName, NodeName, Timestamp};
 
 use crate::{key::KeyId, version::Version};
 
@@ -123,6 +123,14 @@ pub enum Refusal {
     PermitForOther {
         /// Version offered.
         offered: Version,
+    },
+    /// The permit is for another fleet.
+    #[error("the permit is for nodes of fleet `{fleet}`, and this is fleet `{here}`")]
+    PermitForOtherFleet {
+        /// The one it names.
+        fleet: FleetName,
+        /// This one.
+        here: FleetName,
     },
     /// The permit is for other nodes.
     #[error("the permit does not name {node}")]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fleet_model::{NodeName, Timestamp};
+use fleet_model::{FleetName, NodeName, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -80,7 +80,8 @@ impl Trust {
         signed.body()
     }
 
-    /// A permit that bears the signatures it must and is for this signed manifest; in time or not, whoever it names.
+    /// A permit that bears the signatures it must and is for this signed manifest; in time or not, whatever fleet
+    /// and whomever it names.
     ///
     /// # Errors
     /// It does not, or is not.
@@ -154,6 +155,8 @@ pub struct Accepted {
 /// What there is on this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Installed {
+    /// Its fleet.
+    pub fleet: FleetName,
     /// This node.
     pub node: NodeName,
     /// The highest release ever accepted here, kept from [`Verified::highest`]; none before the first, which is measured by
@@ -271,6 +274,7 @@ fn permitted(
 ) -> Result<Permit, Refusal> {
     let permit = trust.permit(bytes, signed_manifest, manifest)?;
     permit.in_time(now)?;
+    permit.for_fleet(&installed.fleet)?;
     if !permit.nodes.contains(&installed.node) {
         return Err(Refusal::PermitForOthers { node: installed.node.clone() });
     }

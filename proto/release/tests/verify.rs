@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use base64::Engine as _;
-use fleet_model::{NodeName, Secret, Timestamp};
+use fleet_model::{FleetName, NodeName, Secret, Timestamp};
 use fleet_release::{
     Accepted, Artifact, Body, Installed, Kind, Manifest, Minimum, Offer, Permit, Refusal, Role, Root, Signed,
     SigningKey, Trust, Verified, Version, outlook, verify,
@@ -70,6 +70,7 @@ impl Releaser {
     fn permit(&self, manifest: &[u8], nodes: &[&str]) -> Vec<u8> {
         let permit = Permit {
             manifest: digest(manifest),
+            fleet: fleet("reference"),
             nodes: nodes.iter().map(|name| node(name)).collect(),
             reason: "0.3.0 eats memory".to_owned(),
             created: now(),
@@ -101,10 +102,15 @@ fn manifest(text: &str) -> Manifest {
     }
 }
 
+fn fleet(name: &str) -> FleetName {
+    name.parse().expect("a name")
+}
+
 /// A node on 0.2.0.
 fn installed() -> Installed {
     let highest = Accepted { version: version("0.2.0"), artifacts: manifest("0.2.0").artifacts_sha256() };
     Installed {
+        fleet: fleet("reference"),
         node: node("a1"),
         highest: Some(highest),
         agent: version("0.2.0"),
@@ -208,6 +214,7 @@ fn permits_are_for_these_nodes_this_release_and_this_time() {
     // Signed by who may release, but not permit.
     let body = Permit {
         manifest: digest(&old),
+        fleet: fleet("reference"),
         nodes: [node("a1")].into(),
         reason: "because".to_owned(),
         created: now(),
@@ -220,6 +227,12 @@ fn permits_are_for_these_nodes_this_release_and_this_time() {
     ));
     let permit = releaser.permit(&old, &["a1"]);
     let offer = Offer { roots: &[], manifest: &old, permit: Some(&permit) };
+    // A node of that name in another fleet of the same releaser.
+    let elsewhere = Installed { fleet: fleet("Reference"), ..installed() };
+    assert_eq!(
+        verify(&releaser.trust(), &offer, now(), &elsewhere),
+        Err(Refusal::PermitForOtherFleet { fleet: fleet("reference"), here: fleet("Reference") })
+    );
     let late = verify(&releaser.trust(), &offer, now().after(DAY), &installed());
     assert_eq!(late, Err(Refusal::Expired { kind: Kind::Permit, expired: now().after(DAY) }));
 }

@@ -24,8 +24,8 @@ fn newer_roots_are_kept_though_the_release_is_refused() {
     let refused = |roots: Vec<Vec<u8>>| {
         let offer =
             v1::ReleaseOffer { roots, manifest: b"no release".to_vec(), ..v1::ReleaseOffer::default() };
-        let node = "n1".parse().expect("a name");
-        verify(&store, &offer, node, None, now, "order-1-1".into()).expect_err("no release")
+        let named = Named { fleet: "x".parse().expect("a name"), node: "n1".parse().expect("a name") };
+        verify(&store, &offer, named, None, now, "order-1-1".into()).expect_err("no release")
     };
     refused(vec![signed(1), signed(2), signed(3)]);
     assert_eq!(trusted(), 3);

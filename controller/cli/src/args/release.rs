@@ -38,7 +38,12 @@ pub enum Release {
         /// Its version
         release: Version,
     },
-    /// Sign leave for some nodes to go back to an older release; it takes the place of an earlier one for that release
+    /// Have the controller forget a release, and remove the programs only it has; refused while a rollout or a node needs it
+    Remove {
+        /// Its version
+        release: Version,
+    },
+    /// Sign leave for some nodes of a fleet to go back to an older release; it takes the place of an earlier one for that release
     Permit(Permit),
 }
 

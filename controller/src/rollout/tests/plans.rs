@@ -175,7 +175,7 @@ impl Outside {
     async fn start(&mut self, holder: &str) -> Controller {
         let records = self.records();
         let desk = Arc::new(Desk {
-            registry: remembered(&records).await.expect("reads"),
+            registry: remembered(&records, self.clock.clone()).await.expect("reads"),
             dispatch: Default::default(),
             permits: Default::default(),
             rollouts: Default::default(),
@@ -225,12 +225,12 @@ impl Outside {
                 match message.message {
                     Some(to_agent::Message::Desired(desired)) => machine.take(desired),
                     // Whoever is called answers.
-                    Some(to_agent::Message::Command(_)) if !machine.dead => live.heard(self.clock.now()),
+                    Some(to_agent::Message::Command(_)) if !machine.dead => live.heard(),
                     _ => {}
                 }
             }
             if machine.held.generation > 0 && !machine.dead {
-                live.heard(self.clock.now());
+                live.heard();
                 controller.desk.registry.observed(live, machine.observed());
                 news.entry(name.clone()).or_default().observed = true;
             }
@@ -282,8 +282,7 @@ impl Controller {
             ..v1::Hello::default()
         };
         let peer = Arc::new(Peer::of_node(name.clone()));
-        let (live, _) =
-            self.desk.registry.enter(name, &hello, peer, self.desk.clock.now()).expect("lets it in");
+        let (live, _) = self.desk.registry.enter(name, &hello, peer).expect("lets it in");
         self.lives.insert(name.clone(), live);
     }
 

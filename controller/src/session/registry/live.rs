@@ -5,13 +5,13 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     task::Waker,
     time::Duration,
 };
 
-use fleet_model::{NodeName, Timestamp};
+use fleet_model::{Clock, NodeName, Timestamp};
 use fleet_proto::v1::{self, to_agent};
 use futures::task::AtomicWaker;
 use tonic::Status;
@@ -41,8 +41,12 @@ pub struct Live {
     pub gates: bool,
     /// Whether its agent knows what an order to go back is to leave.
     pub leaves: bool,
+    clock: Arc<dyn Clock>,
     silence: Duration,
+    /// By the clock, for people.
     last_seen: AtomicI64,
+    /// The same moment in milliseconds of time that passes: what silence is judged by.
+    heard: AtomicU64,
     /// How far its clock was ahead of ours when it last said, in milliseconds.
     ahead: AtomicI64,
     outbox: Mutex<Outbox>,
@@ -75,8 +79,9 @@ impl Live {
         peer: Arc<Peer>,
         silence: Duration,
         desired: Option<Arc<v1::Desired>>,
-        now: Timestamp,
+        clock: Arc<dyn Clock>,
     ) -> Self {
+        let now = clock.now();
         let can = |what: &str| hello.capabilities.iter().any(|named| named == what);
         Self {
             node,
@@ -88,15 +93,17 @@ impl Live {
             leaves: can("leaves"),
             silence,
             last_seen: AtomicI64::new(now.as_millis()),
+            heard: AtomicU64::new(millis(clock.passed())),
             ahead: AtomicI64::new(hello.node_time_ms.saturating_sub(now.as_millis())),
+            clock,
             outbox: Mutex::new(Outbox { desired, ..Outbox::default() }),
             waker: AtomicWaker::new(),
         }
     }
 
-    /// Its clock shows `node_time_ms` as ours shows `now`.
-    pub fn clock(&self, node_time_ms: i64, now: Timestamp) {
-        self.ahead.store(node_time_ms.saturating_sub(now.as_millis()), Ordering::Relaxed);
+    /// Its clock shows `node_time_ms` now.
+    pub fn clock(&self, node_time_ms: i64) {
+        self.ahead.store(node_time_ms.saturating_sub(self.clock.now().as_millis()), Ordering::Relaxed);
     }
 
     /// How far its clock was ahead of ours when it last said, in milliseconds.
@@ -109,14 +116,20 @@ impl Live {
         Timestamp::from_millis(self.last_seen.load(Ordering::Relaxed))
     }
 
-    /// From when on it counts as silent unless it says something.
-    pub fn silent_from(&self) -> Timestamp {
-        self.last_seen().after(self.silence)
+    /// The same moment by [`Clock::passed`].
+    pub(super) fn last_heard(&self) -> Duration {
+        Duration::from_millis(self.heard.load(Ordering::Relaxed))
+    }
+
+    /// Whether it has said nothing for so long that it counts as silent, however the clock was set meanwhile.
+    pub fn is_silent(&self) -> bool {
+        self.clock.passed().saturating_sub(self.last_heard()) >= self.silence
     }
 
     /// Notes that it said something.
-    pub fn heard(&self, now: Timestamp) {
-        self.last_seen.fetch_max(now.as_millis(), Ordering::Relaxed);
+    pub fn heard(&self) {
+        self.last_seen.store(self.clock.now().as_millis(), Ordering::Relaxed);
+        self.heard.store(millis(self.clock.passed()), Ordering::Relaxed);
     }
 
     /// Sends a command, unless too many wait already.
@@ -209,4 +222,8 @@ impl Live {
     fn outbox(&self) -> MutexGuard<'_, Outbox> {
         self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn millis(passed: Duration) -> u64 {
+    u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
 }

@@ -6,7 +6,7 @@
 mod live;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use fleet_model::{NodeName, Timestamp};
+use fleet_model::{Clock, NodeName, Timestamp};
 use fleet_proto::{
     refusal::{Refusal, RefusalKind},
     v1,
@@ -38,6 +38,7 @@ const TEXT: usize = 128;
 /// Who is there.
 #[derive(Debug)]
 pub struct Registry {
+    clock: Arc<dyn Clock>,
     nodes: Mutex<HashMap<NodeName, Entry>>,
     /// Sessions open now.
     sessions: AtomicU64,
@@ -56,6 +57,8 @@ struct Entry {
     facts: Option<Arc<v1::Facts>>,
     /// Where it stands with its releases, as said in this session.
     standing: Option<Arc<v1::Standing>>,
+    /// What it said last that its slots hold, in this session or one before.
+    slots: Slots,
     agent_version: String,
     enrolled: bool,
     /// Why it was not let in when it last wanted to enrol or return, unless it has come in since.
@@ -63,6 +66,22 @@ struct Entry {
     last_seen: Timestamp,
     written_seen: Timestamp,
     dirty: bool,
+}
+
+/// Agents on a node, each by its SHA-256.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Slots {
+    running: String,
+    other: String,
+}
+
+/// What a node has of a release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// It runs it, or tries it.
+    Runs,
+    /// It may go back to it.
+    Other,
 }
 
 /// A node as others see it.
@@ -74,6 +93,8 @@ pub struct View {
     pub session: bool,
     /// When it was last heard of; zero is never.
     pub last_seen: Timestamp,
+    /// The same moment of its open session by [`Clock::passed`].
+    pub last_heard: Option<Duration>,
     /// What it should be.
     pub desired: Option<Arc<v1::Desired>>,
     /// What its agent reported.
@@ -88,9 +109,11 @@ pub struct View {
     pub refused: Option<String>,
 }
 
-impl Default for Registry {
-    fn default() -> Self {
+impl Registry {
+    /// Of nobody yet; who is silent is told by what passes on this clock.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
+            clock,
             nodes: Mutex::default(),
             sessions: AtomicU64::new(0),
             next_id: AtomicU64::new(1),
@@ -98,9 +121,7 @@ impl Default for Registry {
             changed: watch::Sender::new(0),
         }
     }
-}
 
-impl Registry {
     /// Takes what the store remembers of a node.
     pub fn remember(&self, node: NodeName, record: ObservedRecord) {
         let last_seen = Timestamp::from_millis(record.last_seen_ms);
@@ -111,6 +132,7 @@ impl Registry {
         entry.written_seen = last_seen;
         entry.observed = record.observed.map(Arc::new);
         entry.facts = record.facts.map(Arc::new);
+        entry.slots = Slots { running: record.running_sha256, other: record.other_sha256 };
     }
 
     /// Sets what a node should be, and tells it if it is there. An older generation changes nothing.
@@ -164,7 +186,6 @@ impl Registry {
         node: &NodeName,
         hello: &v1::Hello,
         peer: Arc<Peer>,
-        now: Timestamp,
     ) -> Result<(Arc<Live>, Pace), Refusal> {
         if [&hello.machine, &hello.boot_nonce, &hello.agent_version].iter().any(|text| text.len() > TEXT) {
             return Err(Refusal::new(
@@ -179,15 +200,16 @@ impl Registry {
         let present = entry.live.as_ref().map(|live| Present {
             machine: &live.machine,
             last_seen: live.last_seen(),
-            silent_from: live.silent_from(),
+            silent: live.is_silent(),
         });
-        if let Admission::Refuse(refusal) = admit(node, present, &hello.machine, now) {
+        if let Admission::Refuse(refusal) = admit(node, present, &hello.machine) {
             return Err(refusal);
         }
         // Told at once what it should be, unless it holds exactly that already.
         let desired = entry.desired.clone().filter(|desired| desired.generation != hello.generation);
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let live = Arc::new(Live::new(node.clone(), id, hello, peer, pace.silence(), desired, now));
+        let clock = self.clock.clone();
+        let live = Arc::new(Live::new(node.clone(), id, hello, peer, pace.silence(), desired, clock));
         hello.agent_version.clone_into(&mut entry.agent_version);
         entry.dirty = true;
         entry.refused = None;
@@ -210,7 +232,7 @@ impl Registry {
         let Some(entry) = nodes.get_mut(&live.node) else { return };
         if entry.live.as_ref().is_some_and(|held| held.id == live.id) {
             entry.live = None;
-            entry.last_seen = entry.last_seen.max(live.last_seen());
+            entry.last_seen = live.last_seen();
             entry.dirty = true;
             drop(nodes);
             self.sessions.fetch_sub(1, Ordering::Relaxed);
@@ -225,7 +247,23 @@ impl Registry {
 
     /// Takes from a session where its node stands; says whether that counts.
     pub fn standing(&self, live: &Live, standing: v1::Standing) -> bool {
-        self.report(live, |entry| entry.standing = Some(Arc::new(standing)))
+        let slots = Slots { running: standing.running_sha256.clone(), other: standing.other_sha256.clone() };
+        self.report(live, |entry| {
+            if entry.slots != slots {
+                entry.slots = slots;
+                entry.dirty = true;
+            }
+            entry.standing = Some(Arc::new(standing));
+        })
+    }
+
+    /// Who has something of the release of this version whose agent has this SHA-256, by name: as they said last, whether
+    /// they are there or not.
+    pub fn holders(&self, release: &str, version: &str) -> BTreeMap<NodeName, Holds> {
+        let nodes = self.nodes();
+        let held =
+            nodes.iter().filter_map(|(node, entry)| Some((node.clone(), entry.holds(release, version)?)));
+        held.collect()
     }
 
     /// Where a node stands, as said in its open session.
@@ -260,9 +298,9 @@ impl Registry {
         true
     }
 
-    /// One node as seen at `now`.
-    pub fn view(&self, node: &NodeName, now: Timestamp) -> View {
-        self.nodes().get(node).map(|entry| entry.view(now)).unwrap_or_default()
+    /// One node as seen now.
+    pub fn view(&self, node: &NodeName) -> View {
+        self.nodes().get(node).map(Entry::view).unwrap_or_default()
     }
 
     /// The node's open session.
@@ -285,19 +323,15 @@ impl Registry {
         self.sessions.load(Ordering::Relaxed)
     }
 
-    /// How many open sessions are silent at `now`.
-    pub fn silent(&self, now: Timestamp) -> usize {
+    /// How many open sessions are silent.
+    pub fn silent(&self) -> usize {
         let nodes = self.nodes();
-        nodes
-            .values()
-            .filter_map(|entry| entry.live.as_ref())
-            .filter(|live| live.silent_from() <= now)
-            .count()
+        nodes.values().filter_map(|entry| entry.live.as_ref()).filter(|live| live.is_silent()).count()
     }
 
     /// A node other than `but` that has an identity and is not heard of.
-    pub fn absent(&self, but: &NodeName, now: Timestamp) -> Option<NodeName> {
-        let here = |entry: &Entry| entry.live.as_ref().is_some_and(|live| now < live.silent_from());
+    pub fn absent(&self, but: &NodeName) -> Option<NodeName> {
+        let here = |entry: &Entry| entry.live.as_ref().is_some_and(|live| !live.is_silent());
         let nodes = self.nodes();
         let mut absent = nodes.iter().filter(|(node, entry)| entry.enrolled && *node != but && !here(entry));
         absent.next().map(|(node, _)| node.clone())
@@ -360,7 +394,7 @@ impl Registry {
     }
 
     /// What should be written to the store, at most `limit` nodes; they count as written from now on.
-    pub fn take_dirty(&self, now: Timestamp, limit: usize) -> Vec<(NodeName, ObservedRecord)> {
+    pub fn take_dirty(&self, limit: usize) -> Vec<(NodeName, ObservedRecord)> {
         let mut nodes = self.nodes();
         let mut taken = Vec::new();
         for (node, entry) in nodes.iter_mut() {
@@ -368,10 +402,12 @@ impl Registry {
                 break;
             }
             let last_seen = entry.seen();
-            let stale = last_seen.since(entry.written_seen) >= SEEN_STALE;
+            // Either way: a clock that was set back is no reason to write nothing more.
+            let apart = last_seen.since(entry.written_seen).max(entry.written_seen.since(last_seen));
+            let stale = apart >= SEEN_STALE;
             if entry.dirty || stale {
                 entry.dirty = false;
-                entry.written_seen = last_seen.min(now);
+                entry.written_seen = last_seen;
                 taken.push((node.clone(), entry.record()));
             }
         }
@@ -385,15 +421,33 @@ impl Registry {
 }
 
 impl Entry {
-    fn seen(&self) -> Timestamp {
-        self.live.as_ref().map_or(self.last_seen, |live| live.last_seen().max(self.last_seen))
+    fn holds(&self, release: &str, version: &str) -> Option<Holds> {
+        let tries = |standing: &v1::Standing| {
+            standing.release == release
+                && matches!(
+                    standing.step(),
+                    v1::StandingStep::StandingFetching | v1::StandingStep::StandingTrial
+                )
+        };
+        let Slots { running, other } = &self.slots;
+        // An agent that never said which it is may be anybody's of that version.
+        let runs = running == release || (running.is_empty() && self.agent_version == version);
+        if runs || self.standing.as_deref().is_some_and(tries) {
+            return Some(Holds::Runs);
+        }
+        (other == release).then_some(Holds::Other)
     }
 
-    fn view(&self, now: Timestamp) -> View {
+    fn seen(&self) -> Timestamp {
+        self.live.as_ref().map_or(self.last_seen, |live| live.last_seen())
+    }
+
+    fn view(&self) -> View {
         View {
-            connected: self.live.as_ref().is_some_and(|live| now < live.silent_from()),
+            connected: self.live.as_ref().is_some_and(|live| !live.is_silent()),
             session: self.live.is_some(),
             last_seen: self.seen(),
+            last_heard: self.live.as_ref().map(|live| live.last_heard()),
             desired: self.desired.clone(),
             observed: self.observed.clone(),
             facts: self.facts.clone(),
@@ -409,6 +463,8 @@ impl Entry {
             last_seen_ms: self.seen().as_millis(),
             observed: self.observed.as_deref().cloned(),
             facts: self.facts.as_deref().cloned(),
+            running_sha256: self.slots.running.clone(),
+            other_sha256: self.slots.other.clone(),
         }
     }
 }

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use fleet_model::ManualClock;
 use proptest::prelude::*;
 
 use super::*;
@@ -16,6 +17,8 @@ enum Step {
     /// The so-many-th session ever opened says something.
     Speak(usize),
     Wait(u16),
+    /// Somebody sets the controller's clock.
+    Set(i64),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -24,6 +27,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         any::<usize>().prop_map(Step::Leave),
         any::<usize>().prop_map(Step::Speak),
         (0..60_u16).prop_map(Step::Wait),
+        (0..2_000_000_000_000_i64).prop_map(Step::Set),
     ];
     prop::collection::vec(step, 1..60)
 }
@@ -33,8 +37,8 @@ proptest! {
     /// displaces a node at work; what a replaced session says is not heard.
     #[test]
     fn one_session_a_node(steps in steps()) {
-        let registry = Registry::default();
-        let mut now = Timestamp::from_millis(1_000_000);
+        let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_000_000)));
+        let registry = Registry::new(clock.clone());
         let mut opened: Vec<Arc<Live>> = Vec::new();
         let mut spoken = 0;
         let mut current: BTreeMap<NodeName, usize> = BTreeMap::new();
@@ -47,8 +51,8 @@ proptest! {
                     let held = current.get(&node).map(|&index| opened[index].clone());
                     let cloned = held
                         .as_ref()
-                        .is_some_and(|held| held.machine != hello.machine && now < held.silent_from());
-                    match registry.enter(&node, &hello, peer, now) {
+                        .is_some_and(|held| held.machine != hello.machine && !held.is_silent());
+                    match registry.enter(&node, &hello, peer) {
                         Ok((live, _)) => {
                             prop_assert!(!cloned, "a clone got in");
                             current.insert(node, opened.len());
@@ -68,15 +72,16 @@ proptest! {
                 Step::Speak(which) if !opened.is_empty() => {
                     let index = which % opened.len();
                     let live = &opened[index];
-                    live.heard(now);
+                    live.heard();
                     spoken += 1;
                     let facts = v1::Facts { cpus: spoken, ..v1::Facts::default() };
                     registry.facts(live, facts);
-                    let heard = registry.view(&live.node, now).facts.map(|facts| facts.cpus);
+                    let heard = registry.view(&live.node).facts.map(|facts| facts.cpus);
                     let is_current = current.get(&live.node) == Some(&index);
                     prop_assert_eq!(heard == Some(spoken), is_current);
                 }
-                Step::Wait(secs) => now = now.after(Duration::from_secs(secs.into())),
+                Step::Wait(secs) => clock.advance(Duration::from_secs(secs.into())),
+                Step::Set(at) => clock.set(Timestamp::from_millis(at)),
                 Step::Leave(_) | Step::Speak(_) => {}
             }
             let ids = |lives: Vec<Arc<Live>>| {
@@ -89,4 +94,42 @@ proptest! {
             prop_assert_eq!(registry.sessions(), current.len() as u64);
         }
     }
+}
+
+#[test]
+fn silence_is_what_passes_and_not_what_the_clock_shows() {
+    let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_000_000_000)));
+    let registry = Registry::new(clock.clone());
+    let node: NodeName = "web-1".parse().expect("a name");
+    let peer = || Arc::new(Peer::of_node(node.clone()));
+    let hello = |machine: &str| v1::Hello { machine: machine.to_owned(), ..v1::Hello::default() };
+    let (live, pace) = registry.enter(&node, &hello("m1"), peer()).expect("enters");
+    registry.set_enrolled(&node, true);
+    let nobody: NodeName = "web-2".parse().expect("a name");
+    let check = |silent: bool, what: &str| {
+        assert_eq!(live.is_silent(), silent, "{what}");
+        assert_eq!(registry.silent(), usize::from(silent), "{what}");
+        assert_eq!(registry.view(&node).connected, !silent, "{what}");
+        assert_eq!(registry.absent(&nobody).is_some(), silent, "{what}");
+    };
+    check(false, "at first");
+    let year = Duration::from_secs(365 * 86_400);
+    clock.set(clock.now().after(year));
+    check(false, "the clock was set ahead");
+    registry.enter(&node, &hello("m2"), peer()).expect_err("a clone, of a node at work");
+    live.heard();
+    let ahead = live.last_seen();
+    clock.set(clock.now().before(year));
+    check(false, "and back");
+    clock.advance(pace.silence() - Duration::from_millis(1));
+    check(false, "a moment before");
+    clock.advance(Duration::from_millis(1));
+    check(true, "though it was last seen in what is the future now");
+    live.heard();
+    check(false, "heard of again");
+    assert!(live.last_seen() < ahead, "as the clock shows now");
+    clock.set(Timestamp::from_millis(0));
+    clock.advance(pace.silence());
+    check(true, "the clock was set back by decades");
+    registry.enter(&node, &hello("m2"), peer()).expect("its successor");
 }

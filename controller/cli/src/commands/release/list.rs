@@ -112,7 +112,7 @@ fn document(kept: &Kept) -> Value {
     document["permit"] = kept.permit.as_ref().map_or(Value::Null, |permit| {
         let nodes: Vec<String> = permit.nodes.iter().map(ToString::to_string).collect();
         json!({
-            "nodes": nodes, "reason": permit.reason, "created": permit.created.to_string(),
+            "fleet": permit.fleet, "nodes": nodes, "reason": permit.reason, "created": permit.created.to_string(),
             "expires": permit.expires.to_string(),
             "signed_by": words::signers(Kind::Permit, &kept.wire.permit),
         })
@@ -173,7 +173,13 @@ fn text(kept: &Kept, now: Timestamp) -> String {
         let nodes: Vec<String> = permit.nodes.iter().map(ToString::to_string).collect();
         rows.push((
             "permit",
-            format!("for {}, until {}: {}", nodes.join(", "), words::day(permit.expires, now), permit.reason),
+            format!(
+                "for {} of fleet `{}`, until {}: {}",
+                nodes.join(", "),
+                permit.fleet,
+                words::day(permit.expires, now),
+                permit.reason
+            ),
         ));
     }
     let rows: Vec<Vec<String>> = rows.into_iter().map(|(head, cell)| vec![head.to_owned(), cell]).collect();
@@ -229,6 +235,7 @@ mod tests {
     fn permit() -> Vec<u8> {
         let permit = Permit {
             manifest: "0a".repeat(32),
+            fleet: "reference".parse().expect("a name"),
             nodes: ["a1", "a2"].map(|name| name.parse().expect("a name")).into(),
             reason: "0.3.0 eats memory".to_owned(),
             created: now(),

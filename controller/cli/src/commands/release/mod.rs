@@ -6,6 +6,7 @@ pub mod keys;
 mod list;
 mod permit;
 mod publish;
+mod remove;
 mod words;
 
 use fleet_model::FleetName;
@@ -39,6 +40,7 @@ pub async fn run(global: &Global, release: Release) -> Result<Exit, Failure> {
         Release::Publish { dir } => publish::run(global, &home, &dir).await,
         Release::List => list::list(global, &home).await,
         Release::Show { release } => list::show(global, &home, release).await,
+        Release::Remove { release } => remove::run(global, &home, release).await,
         Release::Permit(args) => permit::run(global, &home, args).await,
     }
 }

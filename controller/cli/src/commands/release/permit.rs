@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use fleet_model::{Clock as _, SystemClock};
+use fleet_model::{Clock as _, FleetName, SystemClock};
 use fleet_proto::v1::{PublishRequest, ReleasesRequest, RootChain};
 use fleet_release::{Kind, Manifest, Permit as Leave, Signed, Version};
 use serde_json::json;
@@ -28,8 +28,10 @@ pub async fn run(global: &Global, home: &Home, args: Permit) -> Result<Exit, Fai
             "sign the permit where the releases are signed; `fleetctl release keys` shows what is here",
         ));
     };
+    // A folder may be for a fleet of another home: then it is named.
+    let fleet = || global.fleet.clone().map_or_else(|| home.chosen(global), Ok);
     let dir = Path::new(&args.release);
-    let version = match args.release.parse::<Version>() {
+    let (version, fleet) = match args.release.parse::<Version>() {
         // A version that is also a folder is a version: the folder can be called ./1.2.3.
         Ok(version) => {
             let fleet = home.chosen(global)?;
@@ -41,26 +43,32 @@ pub async fn run(global: &Global, home: &Home, args: Permit) -> Result<Exit, Fai
                 return Err(Failure::new(Exit::Input, format!("the controller has no release {version}"))
                     .hint("`fleetctl release list` shows what it has; a folder that was not published can be named too"));
             };
-            let permit = sign(&keys, &args, &found.manifest)?;
+            let permit = sign(&keys, &args, &fleet, &found.manifest)?;
             let chain = Some(RootChain { roots: keys.chain().to_vec() });
             send(&mut client, PublishRequest { chain, manifest: found.manifest.clone(), permit }).await?;
-            version
+            (version, fleet)
         }
         Err(_) => {
             let release = Folder::read(dir, keys.chain())?;
-            let permit = sign(&keys, &args, &release.manifest_bytes)?;
+            let fleet = fleet()?;
+            let permit = sign(&keys, &args, &fleet, &release.manifest_bytes)?;
             let file = dir.join(PERMIT);
             fs::write(&file, permit)
                 .map_err(|why| Failure::new(Exit::Failed, format!("write {}: {why}", file.display())))?;
-            release.manifest.version
+            (release.manifest.version, fleet)
         }
     };
     let nodes: Vec<String> = args.nodes.iter().map(ToString::to_string).collect();
     match global.output {
         Output::Json => {
-            printer::json(&json!({ "version": version.to_string(), "nodes": nodes, "reason": args.reason }))?;
+            printer::json(&json!({
+                "version": version.to_string(), "fleet": fleet, "nodes": nodes, "reason": args.reason,
+            }))?;
         }
-        Output::Text => printer::text(&format!("{} may go back to release {version}\n", nodes.join(", ")))?,
+        Output::Text => {
+            let nodes = nodes.join(", ");
+            printer::text(&format!("{nodes} of fleet `{fleet}` may go back to release {version}\n"))?;
+        }
     }
     Ok(Exit::Ok)
 }
@@ -70,10 +78,11 @@ fn claimed(manifest: &[u8]) -> Option<Version> {
     Some(signed.claim::<Manifest>().ok()?.version)
 }
 
-fn sign(keys: &Keys, args: &Permit, manifest: &[u8]) -> Result<Vec<u8>, Failure> {
+fn sign(keys: &Keys, args: &Permit, fleet: &FleetName, manifest: &[u8]) -> Result<Vec<u8>, Failure> {
     let now = SystemClock.now();
     let leave = Leave {
         manifest: sha256(manifest),
+        fleet: fleet.clone(),
         nodes: args.nodes.iter().cloned().collect(),
         reason: args.reason.clone(),
         created: now,

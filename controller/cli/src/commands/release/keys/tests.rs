@@ -35,6 +35,7 @@ fn permit() -> Permit {
     let now = SystemClock.now();
     Permit {
         manifest: "0a".repeat(32),
+        fleet: "reference".parse().expect("a name"),
         nodes: ["a1".parse::<NodeName>().expect("a name")].into(),
         reason: "because".to_owned(),
         created: now,
