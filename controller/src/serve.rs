@@ -40,6 +40,7 @@ use crate::{
         home::Homecoming,
         orphans,
         provision::Provisioners,
+        restart::Members,
     },
     records::{EnrolmentRecord, ObservedRecord, RecordError, Records, keys},
     releases::{Releases, ReleasesService},
@@ -220,7 +221,7 @@ impl Controller {
             holder(&settings),
         );
         Ok(Self {
-            board,
+            board: board.clone(),
             rollouts: Arc::new(rollout::Driver::new(desk.clone(), rollouts, settings.dir.clone())),
             permits: Arc::new(Keeper::load(records.clone(), desk.clone()).await?),
             releases,
@@ -231,6 +232,11 @@ impl Controller {
                 records: records.clone(),
                 vault: vault.clone(),
                 clock: desk.clock.clone(),
+                leave: Arc::new(Members {
+                    board: board.clone(),
+                    desk: desk.clone(),
+                    timing: settings.timing,
+                }),
                 reached: Default::default(),
             }),
             first_boot: Arc::new(OverSsh::new(

@@ -21,6 +21,7 @@ mod moment;
 pub mod observe;
 pub mod orphans;
 pub mod provider;
+pub mod restart;
 mod rule;
 pub mod settled;
 pub mod vault;
@@ -29,6 +30,7 @@ pub mod view;
 pub use execute::Pace;
 pub use images::Images;
 pub use provider::{Outcome, Provider, ProviderError};
+pub use restart::Leave;
 
 #[cfg(test)]
 mod testing;

@@ -28,6 +28,7 @@ use crate::{
     moment,
     observe::{observe, observe_fleets, observe_known},
     orphans::{Claims, Orphan, orphans},
+    restart::{Granted, Leave},
     settled::Settled,
     vault::{Vault, VaultError},
     view::View,
@@ -88,6 +89,7 @@ pub struct Provider {
     mark: Mark,
     pace: Pace,
     images: Arc<Images>,
+    leave: Arc<dyn Leave>,
 }
 
 impl Provider {
@@ -101,7 +103,8 @@ impl Provider {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let (journal, mark) = (Journal::new(store, clock), Mark::new(fleet, fleet_id));
-        Self { cloud, journal, vault, mark, pace: Pace::default(), images: Arc::default() }
+        let (pace, images, leave) = (Pace::default(), Arc::default(), Arc::new(Granted));
+        Self { cloud, journal, vault, mark, pace, images, leave }
     }
 
     /// The same with another patience.
@@ -115,6 +118,13 @@ impl Provider {
     #[must_use]
     pub fn with_images(mut self, images: Arc<Images>) -> Self {
         self.images = images;
+        self
+    }
+
+    /// The same that asks before a member of a database is restarted.
+    #[must_use]
+    pub fn with_leave(mut self, leave: Arc<dyn Leave>) -> Self {
+        self.leave = leave;
         self
     }
 
@@ -167,7 +177,7 @@ impl Provider {
         if settled != before {
             self.journal.settle(&settled).await?;
         }
-        let run = self.run(events, view);
+        let run = self.run(events, stop, view);
         let finished = execute(&run, works, stop).await;
         if finished.failed.is_empty() && finished.undone == 0 {
             let mut now = Settled::default();
@@ -202,7 +212,7 @@ impl Provider {
         let mut works = leavers(None, &view, &self.mark, &index);
         let keys: std::collections::BTreeSet<_> = works.iter().map(|work| work.key.clone()).collect();
         works.iter_mut().for_each(|work| work.needs.retain(|need| keys.contains(need)));
-        let run = self.run(events, view);
+        let run = self.run(events, stop, view);
         let finished = execute(&run, works, stop).await;
         let mut outcome = conclude(&run, Vec::new(), finished, stop);
         // The journal is forgotten only once nothing that it knows of is there.
@@ -272,14 +282,14 @@ impl Provider {
         Ok((view, index))
     }
 
-    fn run(&self, events: &mpsc::Sender<Event>, view: View) -> Arc<Run> {
+    fn run(&self, events: &mpsc::Sender<Event>, stop: &CancellationToken, view: View) -> Arc<Run> {
         Arc::new(Run::new(
             Arc::clone(&self.cloud),
             self.journal.clone(),
             Arc::clone(&self.vault),
             self.mark.clone(),
-            (self.pace, Arc::clone(&self.images)),
-            events.clone(),
+            (self.pace, Arc::clone(&self.images), Arc::clone(&self.leave)),
+            (events.clone(), stop.clone()),
             view,
         ))
     }

@@ -429,7 +429,7 @@ impl Looking<'_> {
 }
 
 /// What a node lacks of having done this task of its present generation.
-fn lacks(view: &View, node: &NodeName, task: &str) -> Option<String> {
+pub(crate) fn lacks(view: &View, node: &NodeName, task: &str) -> Option<String> {
     if !view.connected {
         return Some(format!("node `{node}`, which has no session"));
     }

@@ -11,7 +11,7 @@ use fleet_hosts::{Access, Hosts};
 use fleet_model::{FleetName, NodeName, Timestamp};
 use fleet_plan::{ResolvedPlan, resolved::Cloud};
 use fleet_provider::{
-    Images,
+    Images, Leave,
     event::{Addresses, Event},
     orphans::Orphan,
     provider::{Outcome, Preview, Provider, ProviderError},
@@ -41,6 +41,8 @@ pub struct CloudControl {
     pub vault: Arc<SealedVault>,
     /// The time.
     pub clock: Arc<dyn fleet_model::Clock>,
+    /// Who is asked before a member of a database is restarted.
+    pub leave: Arc<dyn Leave>,
     /// The cloud last reached; runs share its account and its images while the way there is the same.
     pub reached: Mutex<Option<Reached>>,
 }
@@ -85,7 +87,7 @@ impl Provisioners for CloudControl {
             fleet_id.to_owned(),
             self.clock.clone(),
         );
-        Ok(Arc::new(provider.with_images(images)))
+        Ok(Arc::new(provider.with_images(images).with_leave(self.leave.clone())))
     }
 }
 

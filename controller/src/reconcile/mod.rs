@@ -2,8 +2,9 @@
 //!
 //! [`driver`] owns the one run of the fleet, whoever watches it; [`apply`], [`down`] and `replace` are
 //! its kinds; what changes running nodes is left to rollouts, which `roll` waits for;
-//! [`home`] brings one node home. [`board`] is what is known meanwhile, [`progress`] how it is told. The cloud and
-//! the first boot are reached through the small traits in [`provision`] and [`crate::first_boot`].
+//! [`home`] brings one node home; [`restart`] holds back what takes a member of a database away. [`board`] is what is
+//! known meanwhile, [`progress`] how it is told. The cloud and the first boot are reached through the small traits in
+//! [`provision`] and [`crate::first_boot`].
 
 pub mod apply;
 pub mod board;
@@ -18,5 +19,6 @@ pub mod orphans;
 pub mod progress;
 pub mod provision;
 pub mod replace;
+pub mod restart;
 mod roll;
 pub mod settle;

@@ -19,7 +19,7 @@ use crate::session::{registry::View, stream::Desk};
 const AGAIN: Duration = Duration::from_secs(10);
 
 /// Nodes with tasks of this kind, and the tasks' names.
-fn tasks(plan: &ResolvedPlan, is: fn(&Work) -> bool) -> Vec<(NodeName, String)> {
+pub(super) fn tasks(plan: &ResolvedPlan, is: fn(&Work) -> bool) -> Vec<(NodeName, String)> {
     let of = |placed: fleet_plan::resolved::Placed<'_>| {
         let name = placed.node.name.clone();
         let tasks = placed.node.tasks.iter().filter(|task| is(&task.work));

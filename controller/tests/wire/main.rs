@@ -8,6 +8,7 @@ mod permits;
 mod plans;
 mod releases;
 mod replace;
+mod restarts;
 mod rollouts;
 mod runs;
 mod services;

@@ -40,6 +40,7 @@ use crate::{
     images::Images,
     journal::{Journal, JournalError},
     mark::Mark,
+    restart::Leave,
     vault::Vault,
     view::{DomainView, View},
 };
@@ -121,7 +122,9 @@ pub(crate) struct Run {
     pub(crate) vault: Arc<dyn Vault>,
     pub(crate) mark: Mark,
     pub(crate) pace: Pace,
+    pub(crate) leave: Arc<dyn Leave>,
     pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) stop: CancellationToken,
     pub(crate) changes: AtomicU64,
     view: Mutex<View>,
     calls: Semaphore,
@@ -142,8 +145,8 @@ impl Run {
         journal: Journal,
         vault: Arc<dyn Vault>,
         mark: Mark,
-        (pace, images): (Pace, Arc<Images>),
-        events: mpsc::Sender<Event>,
+        (pace, images, leave): (Pace, Arc<Images>, Arc<dyn Leave>),
+        (events, stop): (mpsc::Sender<Event>, CancellationToken),
         view: View,
     ) -> Self {
         let calls = Semaphore::new(pace.calls.max(1));
@@ -154,7 +157,9 @@ impl Run {
             vault,
             mark,
             pace,
+            leave,
             events,
+            stop,
             changes: AtomicU64::new(0),
             calls,
             restarts: Semaphore::new(pace.restarts.max(1)),

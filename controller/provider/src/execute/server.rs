@@ -64,8 +64,8 @@ impl Run {
         step: &Step,
         resource: &Resource,
         node: &NodeName,
-        cpu: &Cpu,
-        memory_gb: u32,
+        (cpu, memory_gb): (&Cpu, u32),
+        member: bool,
     ) -> Result<(), Failure> {
         let _turn = self.turn(node.as_str()).await;
         let id = self.server_of(resource, node)?;
@@ -76,6 +76,9 @@ impl Run {
         let was_on = server.started;
         let _restart = if was_on { Some(self.restart(step).await) } else { None };
         if was_on {
+            if member {
+                self.leave(step, node).await?;
+            }
             self.shut_down(step, &id).await?;
         }
         let resized = self.resize(step, &id, cpu, memory_gb).await;
@@ -95,6 +98,16 @@ impl Run {
         let why = format!("{} other servers are being restarted", self.pace.restarts);
         self.waiting(step, why).await;
         self.restarts.acquire().await.expect("leaves are never closed")
+    }
+
+    /// Leave of the database to restart one of its members.
+    async fn leave(&self, step: &Step, node: &NodeName) -> Result<(), Failure> {
+        self.waiting(step, "its database has to be whole before it goes down").await;
+        // Cancel safe: asking changes nothing.
+        tokio::select! {
+            () = self.stop.cancelled() => Err(Failure("stopped before its server went down".into())),
+            leave = self.leave.to_restart(node) => leave.map_err(Failure),
+        }
     }
 
     async fn resize(&self, step: &Step, id: &Id<Server>, cpu: &Cpu, memory_gb: u32) -> Result<(), Failure> {

@@ -44,7 +44,7 @@ impl Provider {
             self.journal.settle(&settled).await?;
         }
         let works = works(plan, node, &view, &self.mark, &index);
-        let run = self.run(events, view);
+        let run = self.run(events, stop, view);
         let finished = execute(&run, works, stop).await;
         Ok(conclude(&run, Vec::new(), finished, stop))
     }

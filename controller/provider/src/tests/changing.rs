@@ -1,16 +1,22 @@
 //! What others changed is told apart from what the plan changes, put back or adopted; what cannot change in place is
 //! made anew with consent only; and a preview is what the run does.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
 
+use async_trait::async_trait;
 use fleet_model::NodeName;
 use fleet_plan::{ResolvedPlan, resolved::Service};
 use proptest::prelude::*;
+use tokio_util::sync::CancellationToken;
 
 use super::tamper;
 use crate::{
-    Pace,
+    Leave, Pace,
     event::{Event, Step, StepState, Verb},
+    fake::FakeCloud,
     provider::Preview,
     testing::{World, any_plan, small},
 };
@@ -74,6 +80,68 @@ async fn members_of_a_database_are_restarted_one_after_the_other() {
     world.apply(&plan).await;
     let one = ["shutdownServer", "reconfigureServer", "startServer"];
     assert_eq!(world.cloud.changes(), [one, one, one].concat());
+}
+
+/// Says yes to so many, and remembers what had happened at the cloud when it was asked.
+#[derive(Debug)]
+struct Asked {
+    cloud: Arc<FakeCloud>,
+    times: usize,
+    seen: Mutex<Vec<(String, Vec<&'static str>)>>,
+}
+
+#[async_trait]
+impl Leave for Asked {
+    async fn to_restart(&self, node: &NodeName) -> Result<(), String> {
+        let mut seen = self.seen.lock().expect("no panic");
+        seen.push((node.to_string(), self.cloud.changes()));
+        if seen.len() <= self.times { Ok(()) } else { Err("a replica is not ready; run again".into()) }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_goes_down_only_with_its_databases_leave() {
+    let (world, mut plan) = (World::new(), small());
+    world.apply(&plan).await;
+    let networks = plan.locations.iter_mut().flat_map(|location| &mut location.networks);
+    networks.flat_map(|network| &mut network.nodes).for_each(|node| node.memory_gb = 8);
+    let one = ["shutdownServer", "reconfigureServer", "startServer"];
+    let asked = |times| {
+        let (cloud, seen) = (Arc::clone(&world.cloud), Mutex::default());
+        Arc::new(Asked { cloud, times, seen })
+    };
+    let run = async |leave: Arc<Asked>, stop: &CancellationToken| {
+        let (sender, mut receiver) = tokio::sync::mpsc::channel(4);
+        let listening = tokio::spawn(async move { while receiver.recv().await.is_some() {} });
+        let outcome = world.provider().with_leave(leave).apply(&plan, &sender, stop).await.expect("a run");
+        drop(sender);
+        listening.await.expect("ends");
+        outcome
+    };
+    world.cloud.count_anew();
+    let leave = asked(1);
+    let outcome = run(Arc::clone(&leave), &CancellationToken::new()).await;
+    let [why] = &outcome.problems[..] else { panic!("{outcome:?}") };
+    assert!(why.contains("EU7rethink01") && why.ends_with("a replica is not ready; run again"), "{why}");
+    let seen = std::mem::take(&mut *leave.seen.lock().expect("no panic"));
+    let wanted = [("EU7rethinkSeed".to_owned(), vec![]), ("EU7rethink01".to_owned(), one.to_vec())];
+    assert_eq!(seen, wanted, "the second is asked for once the first is back, the third not at all");
+    assert_eq!(world.cloud.changes(), one);
+
+    // One that is off, or is stopped before it may go, is asked for in vain or not at all.
+    let off = |state: &mut crate::fake::State| {
+        let server = state.servers.values_mut().find(|server| server.name == "EU7rethink01");
+        server.expect("there").started = false;
+    };
+    off(&mut world.cloud.state());
+    world.cloud.count_anew();
+    let leave = asked(0);
+    let outcome = run(Arc::clone(&leave), &CancellationToken::new()).await;
+    assert!(outcome.problems.len() == 1 && outcome.problems[0].contains(NODE), "{outcome:?}");
+    assert_eq!(leave.seen.lock().expect("no panic").len(), 1);
+    assert_eq!(world.cloud.changes(), ["reconfigureServer", "startServer"]);
+    world.apply(&plan).await;
+    world.check_exact(&plan).await;
 }
 
 #[tokio::test(start_paused = true)]
