@@ -248,7 +248,12 @@ impl Board {
         let changed = tasks.into_iter().filter_map(|(node, tasks)| {
             let held = self.registry().desired(&node);
             let recheck_s = works.get(&node).map_or(0, |work| work.recheck_s);
+            let seen = self.seen(&node);
             let next = match held {
+                // The store is an older copy: the agent holds a newer generation, and takes none below it.
+                held if seen > held.as_ref().map_or(0, |held| held.generation) => {
+                    v1::Desired { generation: seen + 1, tasks, recheck_s }
+                }
                 Some(held) if anew => v1::Desired { generation: held.generation + 1, tasks, recheck_s },
                 held => desired::next(held.as_deref(), tasks, recheck_s)?,
             };
@@ -266,6 +271,12 @@ impl Board {
             written?;
         }
         Ok(())
+    }
+
+    /// The generation that a node says it holds. A number that nobody ever gave it counts for nothing.
+    fn seen(&self, node: &NodeName) -> u64 {
+        let seen = self.registry().view(node).observed.map_or(0, |observed| observed.generation);
+        if seen < u64::MAX / 2 { seen } else { 0 }
     }
 
     /// What the plan needs besides its text: kept with it, so that a restarted controller finds the same.

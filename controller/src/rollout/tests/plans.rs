@@ -532,6 +532,18 @@ async fn a_node_whose_work_fails_at_the_end_of_its_bake_does_not_pass() {
     outside.until(&mut controller, Standing::Finished).await;
 }
 
+#[tokio::test]
+async fn a_store_that_is_older_than_what_nodes_hold_reaches_them_all_the_same() {
+    let (mut outside, mut controller) = Outside::new(&NODES).await;
+    for machine in outside.machines.values_mut() {
+        machine.held.generation += 500;
+    }
+    outside.round(&mut controller).await.expect("goes on");
+    outside.up(&mut controller, plan(&NODES, "new")).await.expect("starts").expect("a rollout");
+    outside.until(&mut controller, Standing::Finished).await;
+    assert_eq!(outcomes(controller.rollout()), [Some(Outcome::Updated); NODES.len()]);
+}
+
 /// What an earlier version left: desired states, and nothing of what they were made of.
 #[tokio::test]
 async fn a_fleet_of_an_earlier_version_is_rolled_out_to_as_well() {
