@@ -9,10 +9,14 @@ use std::{
     os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU8, Ordering},
     time::Duration,
 };
 
-use crate::eventually;
+use crate::{
+    eventually,
+    groups::{self, PREFIX},
+};
 
 /// A second is usual; whoever waits longer shares two cores with the builds of others.
 const BOOT: Duration = Duration::from_secs(60);
@@ -26,14 +30,16 @@ const IDLE: [&str; 6] = [
     "e2scrub_reap.service",
 ];
 
-/// What begins the names of all that a container has outside of it; the test's process id follows.
-const PREFIX: &str = "fleet-test-";
+/// How many networks this test has had.
+static NETWORKS: AtomicU8 = AtomicU8::new(0);
 
 /// A network of this thread's own: a bridge that containers hang on. It is gone with the thread and all it started.
 #[derive(Debug)]
 pub struct Network {
     folder: PathBuf,
     debian: PathBuf,
+    /// Tells it from others of this test.
+    number: u8,
 }
 
 impl Network {
@@ -61,7 +67,7 @@ impl Network {
             let done = Command::new("ip").args(line.split(' ')).status().expect("ip starts");
             assert!(done.success(), "ip {line}");
         }
-        Self { folder, debian }
+        Self { folder, debian, number: NETWORKS.fetch_add(1, Ordering::Relaxed) }
     }
 }
 
@@ -69,6 +75,8 @@ impl Network {
 #[derive(Debug)]
 pub struct Container {
     name: String,
+    /// What it is called on the host: of all tests' and networks' containers this one.
+    label: String,
     address: Ipv4Addr,
     /// Its files; they are there while it is off, too.
     root: tempfile::TempDir,
@@ -84,19 +92,21 @@ impl Container {
     /// There is no room for it.
     #[track_caller]
     pub fn new(network: &Network, name: &str, number: u8, key: &str) -> Self {
-        let Network { folder, debian } = network;
-        let prefix = format!("{PREFIX}{}-{name}-", std::process::id());
+        let Network { folder, debian, number: net } = network;
+        let label = format!("{PREFIX}{}-{net}-{name}", std::process::id());
+        let prefix = format!("{label}-");
         let root = tempfile::Builder::new().prefix(&prefix).tempdir_in(folder).expect("a folder");
         let done = Command::new("tar").arg("-C").arg(root.path()).arg("-xf").arg(debian).status();
         assert!(done.expect("tar starts").success(), "unpack a Debian");
         let [a, b, c, _] = Network::HOST.octets();
         let address = Ipv4Addr::new(a, b, c, 10 + number);
-        let this = Self { name: name.to_owned(), address, root, groups: groups(name), nspawn: None };
-        this.furnish(number, key);
+        let groups = groups::named(&label);
+        let this = Self { name: name.to_owned(), label, address, root, groups, nspawn: None };
+        this.furnish(*net, number, key);
         this
     }
 
-    fn furnish(&self, number: u8, key: &str) {
+    fn furnish(&self, net: u8, number: u8, key: &str) {
         let put = |path: &str, text: &str| {
             let path = self.path(path);
             fs::create_dir_all(path.parent().expect("below the root")).expect("a folder");
@@ -105,7 +115,7 @@ impl Container {
         put("root/.ssh/authorized_keys", key);
         fs::set_permissions(self.path("root/.ssh"), fs::Permissions::from_mode(0o700)).expect("private");
         put("etc/hostname", &format!("{}\n", self.name));
-        put("etc/machine-id", &format!("{:030x}{number:02x}\n", std::process::id()));
+        put("etc/machine-id", &format!("{:028x}{net:02x}{number:02x}\n", std::process::id()));
         put(
             "etc/systemd/network/10-fleet.network",
             &format!(
@@ -161,6 +171,16 @@ impl Container {
     /// It does not boot.
     #[track_caller]
     pub fn start(&mut self) {
+        self.switch_on();
+        self.booted();
+    }
+
+    /// Switches it on.
+    ///
+    /// # Panics
+    /// The host lacks what a container takes.
+    #[track_caller]
+    pub fn switch_on(&mut self) {
         let log = fs::File::create(self.root.path().with_extension("console")).expect("a log");
         // The shell takes its place in the groups before it becomes systemd-nspawn.
         let mut enter = String::new();
@@ -172,18 +192,21 @@ impl Container {
         nspawn.args(["-c", &format!("{enter} exec \"$@\""), "sh", "setpriv", "--pdeathsig", "KILL", "--"]);
         nspawn.args(["systemd-nspawn", "--boot", "--quiet"]);
         nspawn.args(["--register=no", "--keep-unit", "--network-bridge=fleet0", "--console=pipe"]);
-        nspawn.arg(format!("--hostname={}", self.name)).arg(format!("--machine={}", self.machine()));
+        nspawn.arg(format!("--hostname={}", self.name)).arg(format!("--machine={}", self.label));
         nspawn.arg("--directory").arg(self.root.path()).stdin(Stdio::null());
         nspawn.stdout(log.try_clone().expect("a second handle")).stderr(log);
         self.nspawn = Some(nspawn.spawn().expect("systemd-nspawn starts"));
+    }
+
+    /// Waits until it can be logged into.
+    ///
+    /// # Panics
+    /// It does not boot.
+    #[track_caller]
+    pub fn booted(&self) {
         let door = SocketAddr::from((self.address, 22));
         let quick = Duration::from_millis(500);
         eventually(&format!("{} boots", self.name), BOOT, || TcpStream::connect_timeout(&door, quick).ok());
-    }
-
-    /// Names of running containers are of the whole host.
-    fn machine(&self) -> String {
-        format!("{PREFIX}{}-{}", std::process::id(), self.name)
     }
 
     /// The process that is the first one inside.
@@ -286,57 +309,20 @@ impl Drop for Container {
         self.cut();
         fs::remove_file(self.root.path().with_extension("console")).ok();
         for group in &self.groups {
-            forget(group);
+            groups::forget(group);
         }
     }
 }
 
-/// Removes the files of containers whose test was killed.
+/// Ends containers whose test was killed, and removes their files.
 fn sweep(folder: &Path) {
+    groups::sweep();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let test = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok());
-        if test.is_some_and(|test| !fleet_peers::runs(test)) {
-            fs::remove_dir_all(entry.path()).ok();
+        // Beside each folder systemd-nspawn has a lock of that name.
+        let name = name.to_str().map(|name| name.trim_start_matches(".#"));
+        if name.is_some_and(groups::is_abandoned) {
+            fs::remove_dir_all(entry.path()).or_else(|_| fs::remove_file(entry.path())).ok();
         }
     }
-}
-
-/// Removes a control group and those its systemd made in it.
-fn forget(group: &Path) {
-    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            forget(&entry.path());
-        }
-    }
-    // One that was never made is as good.
-    fs::remove_dir(group).ok();
-}
-
-/// Groups of a container's own, so that two systemd do not find each other's services in theirs: of systemd's own
-/// hierarchy, of the newer kind, and of memory.
-fn groups(name: &str) -> Vec<PathBuf> {
-    let name = format!("{PREFIX}{}-{name}", std::process::id());
-    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mounted = |is: &dyn Fn(&str, &str) -> bool| {
-        mounts.lines().find_map(|line| {
-            let (place, kind) = line.split_once(" - ")?;
-            let (kind, options) = (kind.split(' ').next()?, kind.split(' ').next_back()?);
-            is(kind, options).then(|| PathBuf::from(place.split(' ').nth(4).unwrap_or_default()))
-        })
-    };
-    let groups = own.lines().filter_map(|line| {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let (controllers, path) = (parts.next()?, parts.next()?.trim_start_matches('/'));
-        let place = match controllers {
-            "" => mounted(&|kind, _| kind == "cgroup2"),
-            "memory" | "name=systemd" => {
-                mounted(&|kind, options| kind == "cgroup" && options.split(',').any(|o| o == controllers))
-            }
-            _ => None,
-        };
-        Some(place?.join(path).join(&name))
-    });
-    groups.collect()
 }

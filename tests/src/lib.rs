@@ -9,8 +9,11 @@ mod cloud;
 mod console;
 mod container;
 mod debian;
+mod groups;
 mod login;
+mod random;
 mod sandbox;
+mod slots;
 
 pub use browser::Browser;
 pub use cloud::{Holdings, LocalCloud};
@@ -19,4 +22,6 @@ pub use container::{Container, Network};
 pub use debian::debian;
 pub use fleet_peers::runs;
 pub use login::{Login, Tunnel};
+pub use random::Random;
 pub use sandbox::{Ended, Sandbox, eventually, program, stand_in};
+pub use slots::{OnDisk, whole};

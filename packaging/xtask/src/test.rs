@@ -11,8 +11,12 @@ use crate::{
 
 /// Test binaries that boot machines or make network namespaces. There is one set of either per host, so each has it for
 /// itself; and as nothing else takes as long, they begin at once.
-const MACHINES: &[(&str, &str)] =
-    &[("fleet-tests", "fleet"), ("fleet-peers", "machines"), ("fleet-local-cloud", "fleet_local_cloud")];
+const MACHINES: &[(&str, &str)] = &[
+    ("fleet-tests", "fleet"),
+    ("fleet-tests", "kills"),
+    ("fleet-peers", "machines"),
+    ("fleet-local-cloud", "fleet_local_cloud"),
+];
 
 /// Test binaries that mostly wait: for minutes of the clock, for programs that pause.
 const WAITING: &[(&str, &str)] = &[
@@ -23,6 +27,9 @@ const WAITING: &[(&str, &str)] = &[
     ("fleet-tests", "rollouts"),
     ("fleet-tests", "hosts"),
 ];
+
+/// The one whose tests all run at once, however few processors there are: each of them mostly waits, for minutes.
+const AT_ONCE: (&str, &str) = ("fleet-tests", "rollouts");
 
 /// Test binaries that run last in their lane: what takes long is not to hide what fails fast.
 const LAST: &[(&str, &str)] = &[("fleet-tests", "fuzz")];
@@ -75,6 +82,9 @@ fn job(binary: &Binary) -> Job {
         .env("PROPTEST_RNG_SEED", "2026")
         // A minute for each reader; two at once.
         .env("FLEET_FUZZ_SECONDS", "60");
+    if (&*binary.package, &*binary.target) == AT_ONCE {
+        command.env("RUST_TEST_THREADS", "4");
+    }
     Job { name: binary.name(), command }
 }
 

@@ -2,20 +2,23 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, File},
     io::Write as _,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
-use fleet_supervisor::{digest::Digest, record::State};
-use fleet_tests::{Container, Network, Sandbox, eventually, program};
+use fleet_supervisor::{digest::Digest, record::State, slots::FOLDER};
+use fleet_tests::{Container, Ended, Network, Sandbox, eventually, program, runs};
 use serde_json::Value;
 
 /// Everything here takes seconds; the machines this runs on have two cores and other work.
 pub const PATIENCE: Duration = Duration::from_secs(120);
-const FLEET: &str = "rollouts";
+pub const FLEET: &str = "rollouts";
+/// Of the first release made here: beyond any that the tree calls itself, with room below it.
+const FIRST: u64 = 1001;
+const PLAN: &str = "plan.yaml";
 
 /// What runs on a node: who started when, from which bytes. An update, a crash or a restart changes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,15 +36,40 @@ impl Runs {
     pub fn digest(&self) -> &str {
         self.agent.split(' ').nth(1).unwrap_or_default()
     }
+
+    /// How long the agent has run, in seconds.
+    pub fn age_s(&self) -> f64 {
+        let started = self.agent.split(' ').nth(2).and_then(|ticks| ticks.parse::<f64>().ok());
+        let up = fs::read_to_string("/proc/uptime").expect("a clock");
+        let up: f64 = up.split(' ').next().and_then(|seconds| seconds.parse().ok()).expect("seconds");
+        // Ticks are hundredths on every Linux that people run.
+        up - started.expect("the kernel says when a process began") / 100.0
+    }
 }
 
-/// A release that was made and brought to the controller.
+/// A version of the agent.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    pub version: String,
+    /// Of the program.
+    pub digest: String,
+}
+
+/// A release that was made, and perhaps brought to the controller.
 #[derive(Clone, Debug)]
 pub struct Release {
     pub version: String,
     /// Of its agent, unpacked.
     pub digest: String,
+    /// Of its agent, packed.
+    pub packed: String,
     pub folder: PathBuf,
+}
+
+impl Release {
+    pub fn agent(&self) -> Agent {
+        Agent { version: self.version.clone(), digest: self.digest.clone() }
+    }
 }
 
 pub struct Fleet {
@@ -50,15 +78,27 @@ pub struct Fleet {
     pub nodes: BTreeMap<String, Container>,
     /// Where releases are made.
     dir: tempfile::TempDir,
-    /// Of the last release.
+    /// Of the next release.
     patch: u64,
     _network: Network,
 }
 
 impl Fleet {
-    /// Nodes by these names, taken by `up` and ready.
+    /// Nodes by these names, taken by `up` and ready. A version proves itself there within seconds: the rest is as on
+    /// every node.
     #[track_caller]
     pub fn up(names: &[&str]) -> Self {
+        Self::of(names, true)
+    }
+
+    /// The same, with nothing other than on every node.
+    #[track_caller]
+    pub fn as_installed(names: &[&str]) -> Self {
+        Self::of(names, false)
+    }
+
+    #[track_caller]
+    fn of(names: &[&str], quick: bool) -> Self {
         let network = Network::of_this_thread();
         // Without a cloud: all of its machines are here already.
         let sandbox = Sandbox::with_state_only_cloud(0);
@@ -74,14 +114,21 @@ impl Fleet {
         let mut nodes = BTreeMap::new();
         for (number, name) in (1..).zip(names) {
             let mut node = Container::new(&network, name, number, &key);
-            quicken(&node);
-            node.start();
+            if quick {
+                quicken(&node);
+            }
+            node.switch_on();
             nodes.insert((*name).to_owned(), node);
         }
-        let plan = dir.path().join("plan.yaml");
-        fs::write(&plan, plan_of(&nodes)).expect("written");
-        sandbox.run(&["up", &plan.display().to_string()]).expect(0);
-        Self { sandbox, nodes, dir, patch: 0, _network: network }
+        nodes.values().for_each(Container::booted);
+        fs::write(dir.path().join(PLAN), plan_of(&nodes)).expect("written");
+        let fleet = Self { sandbox, nodes, dir, patch: FIRST, _network: network };
+        fleet.sandbox.run(&["up", &fleet.plan()]).expect(0);
+        fleet
+    }
+
+    fn plan(&self) -> String {
+        self.dir.path().join(PLAN).display().to_string()
     }
 
     pub fn node(&self, name: &str) -> &Container {
@@ -92,7 +139,7 @@ impl Fleet {
     #[track_caller]
     pub fn release(&mut self, program: &[u8]) -> Release {
         let release = self.create(program);
-        self.sandbox.run(&["release", "publish", &release.folder.display().to_string()]).expect(0);
+        self.publish(&release).expect(0);
         release
     }
 
@@ -100,14 +147,21 @@ impl Fleet {
     #[track_caller]
     pub fn create(&mut self, program: &[u8]) -> Release {
         self.patch += 1;
-        let base = own_version();
-        let (minor, _) = base.rsplit_once('.').expect("a version has three parts");
-        // Beyond any that the tree calls itself.
-        self.create_as(program, &format!("{minor}.{}", 1000 + self.patch))
+        self.create_as(program, &version(self.patch - 1))
+    }
+
+    /// Makes it with a version below all others.
+    #[track_caller]
+    pub fn create_below(&self, program: &[u8]) -> Release {
+        self.create_as(program, &version(FIRST - 1))
+    }
+
+    pub fn publish(&self, release: &Release) -> Ended {
+        self.sandbox.run(&["release", "publish", &release.folder.display().to_string()])
     }
 
     #[track_caller]
-    pub fn create_as(&self, program: &[u8], version: &str) -> Release {
+    fn create_as(&self, program: &[u8], version: &str) -> Release {
         let file = self.dir.path().join(format!("agent-{version}"));
         fs::write(&file, program).expect("written");
         let mut executable = fs::metadata(&file).expect("there").permissions();
@@ -136,7 +190,7 @@ impl Fleet {
         let text = |member: &str| {
             agent[member].as_str().unwrap_or_else(|| panic!("no {member}: {made:#}")).to_owned()
         };
-        Release { version: version.to_owned(), digest: text("sha256"), folder }
+        Release { version: version.to_owned(), digest: text("sha256"), packed: text("packed_sha256"), folder }
     }
 
     /// Starts a rollout whose canary is `canary`; times are as short as they can be without being wrong.
@@ -167,11 +221,18 @@ impl Fleet {
         self.sandbox.run(&["rollout", "status", "--output", "json"]).expect(status).json()
     }
 
+    /// The record of a node's supervisor.
+    #[track_caller]
+    pub fn state(&self, name: &str) -> State {
+        let said = self.node(name).run(&format!("cat {FOLDER}/state")).stdout;
+        State::decode(&said).unwrap_or_else(|| panic!("{name}: {}", String::from_utf8_lossy(&said)))
+    }
+
     /// Waits until what a node runs has proved itself: until then nothing else is put there.
     #[track_caller]
     pub fn proved(&self, name: &str) {
         eventually(&format!("{name} has proved itself"), PATIENCE, || {
-            let state = State::decode(&self.node(name).run("cat /usr/local/lib/fleet/slots/state").stdout)?;
+            let state = self.state(name);
             (state.trial.is_none() && state.probation.is_none()).then_some(())
         });
     }
@@ -214,9 +275,29 @@ impl Fleet {
         });
     }
 
-    /// Digest of the agent that seeds bring.
-    pub fn runs_of_seed(&self) -> String {
-        Digest::of(&fs::read(program("fleet-agent")).expect("an agent")).to_string()
+    /// Kills the controller, and waits until it is gone.
+    #[track_caller]
+    pub fn kill_controller(&self) {
+        let pid = self.controller();
+        self.sandbox.kill_controller(FLEET);
+        eventually("the controller is gone", PATIENCE, || (!runs(pid)).then_some(()));
+    }
+
+    /// Starts another one on the same store: whoever only looks does that, and waits for no node.
+    #[track_caller]
+    pub fn start_controller(&self) {
+        self.sandbox.run(&["up", &self.plan(), "--preview"]).expect(0);
+    }
+
+    /// Process id of the controller.
+    #[track_caller]
+    pub fn controller(&self) -> i32 {
+        self.sandbox.controller_pid(FLEET).expect("a controller serves")
+    }
+
+    /// The controller's own folder.
+    pub fn home(&self) -> PathBuf {
+        self.sandbox.home().join("fleets").join(FLEET)
     }
 }
 
@@ -227,7 +308,7 @@ pub fn node<'a>(rollout: &'a Value, name: &str) -> &'a Value {
     nodes.iter().find(|node| node["name"] == name).unwrap_or_else(|| panic!("no {name}: {rollout:#}"))
 }
 
-/// A version proves itself within seconds: the rest is as on every node.
+/// A version proves itself within seconds.
 fn quicken(node: &Container) {
     let folder = node.path("etc/systemd/system/fleet-agent.service.d");
     fs::create_dir_all(&folder).expect("a folder");
@@ -247,10 +328,20 @@ fn plan_of(nodes: &BTreeMap<String, Container>) -> String {
     plan
 }
 
-/// What this tree calls itself.
-fn own_version() -> String {
-    let said = Command::new(program("fleet-agent")).arg("--version").output().expect("it starts").stdout;
-    String::from_utf8(said).expect("text").trim().rsplit(' ').next().unwrap_or_default().to_owned()
+/// What this tree calls itself, with another last number.
+fn version(patch: u64) -> String {
+    let Agent { version, .. } = seeded();
+    let (minor, _) = version.rsplit_once('.').expect("a version has three parts");
+    format!("{minor}.{patch}")
+}
+
+/// What seeds bring.
+pub fn seeded() -> Agent {
+    let file = program("fleet-agent");
+    let said = Command::new(&file).arg("--version").output().expect("it starts").stdout;
+    let said = String::from_utf8(said).expect("text");
+    let version = said.trim().rsplit(' ').next().unwrap_or_default().to_owned();
+    Agent { version, digest: Digest::of(&fs::read(file).expect("an agent")).to_string() }
 }
 
 /// The real agent, told from others by its last line.
@@ -276,4 +367,12 @@ fn with_line(program: &Path, line: &str) -> Vec<u8> {
     let mut bytes = fs::read(program).unwrap_or_else(|why| panic!("{}: {why}", program.display()));
     writeln!(bytes, "\n{line}").expect("memory");
     bytes
+}
+
+/// Turns a byte in the middle of a file over.
+pub fn damage(file: &Path) {
+    let mut bytes = fs::read(file).unwrap_or_else(|why| panic!("{}: {why}", file.display()));
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0xff;
+    File::create(file).and_then(|mut file| file.write_all(&bytes)).expect("written");
 }
