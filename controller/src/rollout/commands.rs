@@ -280,6 +280,7 @@ impl Core {
             notices: Vec::new(),
         };
         head.tell(now, &effects);
+        let begun = self.begin();
         let id = self.create(head, rollout).await?;
         tracing::info!(operator = by, rollout = id, "rollout started");
         // Cut here, whoever takes over supersedes the others first; so do we.
@@ -289,6 +290,7 @@ impl Core {
         }
         self.perform_all(id, effects).await?;
         self.hear_all().await?;
+        self.end(begun);
         Ok((id, drawn.warnings))
     }
 
@@ -375,9 +377,11 @@ impl Core {
     pub(super) async fn stop_line(&mut self, by: &str, reason: &str) -> Result<LineRecord, Trouble> {
         self.lead().await?;
         let line = LineRecord::new(by, reason, self.now());
+        let begun = self.begin();
         self.write_line(Some(line.clone())).await?;
         tracing::warn!(operator = by, reason = line.reason, "the line is stopped");
         self.take(Event::StopLine { by: line.by.clone(), reason: line.reason.clone() }).await?;
+        self.end(begun);
         Ok(line)
     }
 
@@ -399,11 +403,13 @@ impl Core {
     pub(super) async fn clear_line(&mut self, by: &str) -> Result<Option<LineRecord>, Trouble> {
         self.lead().await?;
         let was = self.line();
+        let begun = self.begin();
         self.write_line(None).await?;
         if was.is_some() {
             tracing::info!(operator = by, "the line is cleared");
         }
         self.take(Event::ClearLine).await?;
+        self.end(begun);
         Ok(was)
     }
 

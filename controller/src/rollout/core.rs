@@ -35,6 +35,9 @@ pub struct Core {
     lease: Option<Lease>,
     /// What is stored; none if it has to be read.
     state: Option<Stored>,
+    /// Whether what is in hand is ahead of what is stored, or that of what is done. Still set when the next one begins
+    /// if whoever asked for it went away meanwhile, and took its work along.
+    midway: bool,
     /// The floor's epoch whose members were taken in.
     epoch: Option<u64>,
     /// Who was asked to say something at the end of a bake, and what had been heard of them by then.
@@ -111,6 +114,7 @@ impl Core {
             holder: holder.into(),
             lease: None,
             state: None,
+            midway: false,
             epoch: None,
             called: BTreeMap::new(),
             changes: 0,
@@ -126,6 +130,9 @@ impl Core {
     /// # Errors
     /// [`Trouble::Elsewhere`] if somebody else drives.
     pub async fn lead(&mut self) -> Result<(), Trouble> {
+        if std::mem::take(&mut self.midway) {
+            self.state = None;
+        }
         let store = self.archive.records().store().clone();
         let now = self.now();
         if let Some(lease) = self.lease.take_if(|lease| lease.until.since(now) < LEASE * 2 / 3) {
@@ -147,7 +154,9 @@ impl Core {
             };
         }
         if self.state.is_none() {
+            let before = self.begin();
             let taken = self.take_over().await;
+            self.end(before);
             if taken.is_err() {
                 self.state = None;
             }
@@ -337,8 +346,22 @@ impl Core {
     }
 
     pub(super) async fn take_into(&mut self, id: u64, event: Event) -> Result<(), Trouble> {
-        let effects = self.decide(id, event).await?;
-        self.perform_all(id, effects).await
+        let before = self.begin();
+        let done = match self.decide(id, event).await {
+            Ok(effects) => self.perform_all(id, effects).await,
+            Err(trouble) => Err(trouble),
+        };
+        self.end(before);
+        done
+    }
+
+    /// From here on what is in hand counts for nothing, until [`end`](Self::end) is given what this returns.
+    pub(super) fn begin(&mut self) -> bool {
+        std::mem::replace(&mut self.midway, true)
+    }
+
+    pub(super) fn end(&mut self, before: bool) {
+        self.midway = before;
     }
 
     pub(super) async fn perform_all(&mut self, id: u64, effects: Vec<Effect>) -> Result<(), Trouble> {

@@ -15,6 +15,7 @@ use fleet_model::{Clock, ManualClock, NodeName, Timestamp};
 use fleet_proto::v1::{self, StandingStep, order::Want, to_agent};
 use fleet_rollout::{Event, Kind, Member, Outcome, Rollout, Standing, State};
 use fleet_store::{Expected, Key, MemoryStore, Store, StoreError, Versioned, Watch};
+use tokio::sync::Notify;
 
 use super::{
     Trouble,
@@ -52,6 +53,29 @@ struct Failing {
     inner: MemoryStore,
     left: AtomicI64,
     after: AtomicBool,
+    /// It never answers, rather: whoever asked goes away meanwhile.
+    hangs: AtomicBool,
+    hung: Notify,
+}
+
+impl Failing {
+    fn new(inner: MemoryStore, failing: i64, after: bool) -> Self {
+        Self {
+            inner,
+            left: AtomicI64::new(failing),
+            after: AtomicBool::new(after),
+            hangs: AtomicBool::default(),
+            hung: Notify::new(),
+        }
+    }
+
+    async fn failed(&self) -> StoreError {
+        if self.hangs.load(Ordering::SeqCst) {
+            self.hung.notify_one();
+            std::future::pending::<()>().await;
+        }
+        StoreError::Backend { operation: "write", source: "the power went".into() }
+    }
 }
 
 #[async_trait]
@@ -63,12 +87,11 @@ impl Store for Failing {
     async fn put(&self, key: &Key, value: Bytes, expected: Expected) -> Result<u64, StoreError> {
         let counted = COUNTED.iter().any(|prefix| key.as_str().starts_with(prefix));
         let fails = counted && self.left.fetch_sub(1, Ordering::SeqCst) == 1;
-        let failed = || StoreError::Backend { operation: "write", source: "the power went".into() };
         if fails && !self.after.load(Ordering::SeqCst) {
-            return Err(failed());
+            return Err(self.failed().await);
         }
         let version = self.inner.put(key, value, expected).await?;
-        if fails { Err(failed()) } else { Ok(version) }
+        if fails { Err(self.failed().await) } else { Ok(version) }
     }
 
     async fn delete(&self, key: &Key, expected: Expected) -> Result<(), StoreError> {
@@ -327,7 +350,7 @@ impl World {
     fn new(failing: i64, after: bool) -> Self {
         let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_700_000_000_000)));
         let inner = MemoryStore::new(clock.clone());
-        let store = Arc::new(Failing { inner, left: AtomicI64::new(failing), after: AtomicBool::new(after) });
+        let store = Arc::new(Failing::new(inner, failing, after));
         let agents = Agents::default();
         for name in NODES {
             let standing = v1::Standing {
@@ -359,6 +382,15 @@ impl World {
         // What an order brings is told by the name of its release: nobody verifies anything here.
         let archive = Archive::new(Records::new(self.store.clone()));
         Core::new(archive, self.agents.clone(), Arc::new(Named(Shelf)), holder)
+    }
+
+    /// What comes of this; none if it is dropped because the store does not answer.
+    async fn unless_cut<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = self.store.hung.notified() => None,
+        }
     }
 
     async fn round(&self, core: &mut Core) -> Result<(), Trouble> {
@@ -420,12 +452,26 @@ fn outcomes(rollout: &Rollout) -> Vec<Option<Outcome>> {
     rollout.nodes.keys().map(|node| rollout.outcome(node)).collect()
 }
 
+/// What becomes of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The controller dies of it.
+    Killed,
+    /// It fails, and the controller goes on.
+    Lost,
+    /// Whoever asked goes away while it is under way, and the controller goes on.
+    Cut,
+}
+
 /// A whole rollout; a controller that fails is followed by another, or goes on by itself. Says how many writes there were.
-async fn whole(failing: i64, after: bool, killed: bool) -> i64 {
+async fn whole(failing: i64, after: bool, end: End) -> i64 {
     let world = World::new(failing, after);
     let mut core = world.core("one");
+    let killed = end == End::Killed;
+    world.store.hangs.store(end == End::Cut, Ordering::SeqCst);
     let mut troubles = 0;
-    if core.start("ops", "0.2.0", POLICY).await.is_err() {
+    let started = world.unless_cut(core.start("ops", "0.2.0", POLICY)).await;
+    if started.is_none_or(|started| started.is_err()) {
         troubles += 1;
         if killed {
             core = world.core("another");
@@ -440,16 +486,19 @@ async fn whole(failing: i64, after: bool, killed: bool) -> i64 {
         if core.newest().is_some_and(|kept| kept.rollout.standing() == Standing::Finished) {
             break;
         }
-        if world.round(&mut core).await.is_err() {
+        if world.unless_cut(world.round(&mut core)).await.is_none_or(|done| done.is_err()) {
             troubles += 1;
             if killed {
                 // Gone as it is, with its lease: another waits for that.
                 core = world.core("another");
                 world.clock.advance(LEASE);
+            } else {
+                // What is in hand counts only from here on.
+                core.lead().await.expect("free");
             }
         }
     }
-    let what = format!("write {failing}, after {after}, killed {killed}");
+    let what = format!("write {failing}, after {after}, {end:?}");
     assert_eq!(troubles, i32::from(failing < i64::MAX), "{what}");
     let rollout = &core.newest().expect("one").rollout;
     assert_eq!(outcomes(rollout), [Some(Outcome::Updated); NODES.len()], "{what}: {rollout:?}");
@@ -460,21 +509,31 @@ async fn whole(failing: i64, after: bool, killed: bool) -> i64 {
 
 #[tokio::test]
 async fn a_controller_killed_at_any_write_is_followed_by_another() {
-    let writes = whole(i64::MAX, false, false).await;
+    let writes = whole(i64::MAX, false, End::Lost).await;
     assert!(writes > 15, "{writes} writes");
     for write in 1..=writes {
         for after in [false, true] {
-            whole(write, after, true).await;
+            whole(write, after, End::Killed).await;
         }
     }
 }
 
 #[tokio::test]
 async fn a_lost_answer_of_any_write_is_found_out() {
-    let writes = whole(i64::MAX, false, false).await;
+    let writes = whole(i64::MAX, false, End::Lost).await;
     for write in 1..=writes {
         for after in [false, true] {
-            whole(write, after, false).await;
+            whole(write, after, End::Lost).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn whoever_goes_away_in_the_middle_of_any_write_leaves_nothing_half_done() {
+    let writes = whole(i64::MAX, false, End::Lost).await;
+    for write in 1..=writes {
+        for after in [false, true] {
+            whole(write, after, End::Cut).await;
         }
     }
 }

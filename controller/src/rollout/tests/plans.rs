@@ -129,7 +129,7 @@ impl Outside {
     async fn patient(nodes: &[&str], patience: Duration) -> (Self, Controller) {
         let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_700_000_000_000)));
         let inner = MemoryStore::new(clock.clone());
-        let store = Failing { inner, left: AtomicI64::new(i64::MAX), after: AtomicBool::new(false) };
+        let store = Failing::new(inner, i64::MAX, false);
         let machines = nodes.iter().map(|name| (node(name), Machine::default())).collect();
         let mut outside = Self { clock, store: Arc::new(store), patience, machines };
         let records = outside.records();
