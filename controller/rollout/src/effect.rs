@@ -30,7 +30,7 @@ pub enum Effect {
         /// Whether the node is to try it although it remembers it as bad: an operator asked for it.
         again: bool,
     },
-    /// Take back what was offered to `node`, unless it has begun.
+    /// Take back what was offered to `node`, unless it has begun; also where it failed, for it might try again.
     Withdraw {
         /// Who.
         node: NodeName,

@@ -53,7 +53,7 @@ pub fn explain(rollout: &Rollout, name: &NodeName) -> Option<Explanation> {
         };
         notes.push(format!("gate {} waits until {}: {said}", gate.name, gate.check));
     }
-    if node.withdrawn {
+    if node.withdrawn && node.state.may_be_taken_back() {
         notes.push("its offer was taken back; waiting to hear that it has not begun".into());
     }
     if node.busy.is_some() {

@@ -16,7 +16,7 @@
 //! | baking | only who catches up | the wave was watched for its bake time, and each of it heard to be well after that → next wave, or finished |
 //! | undoing | who was touched, back to what it ran | all of them are settled → finished |
 //! | finished | only who catches up | a late failure → halted; another rollout takes over |
-//! | halted | no; offers not begun are taken back | resume, undo. It lies *over* the others: they stay where they are |
+//! | halted | no; offers not begun, or failed before the switch, are taken back | resume, undo. It lies *over* the others: they stay where they are |
 //!
 //! A stopped line lies over it in the same way, and is cleared apart from it.
 //!

@@ -61,6 +61,10 @@ pub struct Rollout {
     /// Version of its stored form; one above [`SCHEMA`] is refused when it is read.
     #[serde(deserialize_with = "known_schema")]
     pub schema: u32,
+    /// Whether nodes are watched to the end of their bake. Not in what was stored before there was such a rule: a log of
+    /// then says of nobody that it is well, and comes to what it came to.
+    #[serde(default)]
+    pub watched: bool,
     /// What is wanted.
     pub spec: Spec,
     /// Number of the newest entry of the log that is in here.
@@ -192,7 +196,7 @@ pub struct Node {
     /// Whether what it was offered last stands with it, as far as is known: neither done nor failed nor taken back.
     #[serde(default, skip_serializing_if = "is_not")]
     pub ordered: bool,
-    /// Whether that order was taken back.
+    /// Whether that order was taken back, or what it failed with before it switched.
     pub withdrawn: bool,
     /// Whether an operator asked to try once more what failed here.
     pub again: bool,
@@ -211,7 +215,7 @@ pub struct Node {
     /// How it was when it last said that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
-    /// Tasks that failed already before it was offered anything, or when it was first heard of after that.
+    /// Tasks that failed already before it was offered the target last, or when it was first heard of after that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_before: Option<BTreeSet<String>>,
     /// How often its agent had crashed when it had the target.
@@ -423,6 +427,7 @@ impl Rollout {
             .collect();
         Ok(Self {
             schema: if spec.target.is_plan() { SCHEMA } else { RELEASES },
+            watched: true,
             spec,
             seq: 0,
             clock: now,
@@ -481,7 +486,8 @@ impl Rollout {
 
     /// Whether a node has the target and is watched: its wave is the present one.
     pub(crate) fn watches(&self, node: &Node) -> bool {
-        matches!(self.phase, Phase::Running | Phase::Baking { .. })
+        self.watched
+            && matches!(self.phase, Phase::Running | Phase::Baking { .. })
             && node.wave == self.wave
             && node.state == State::Committed
     }

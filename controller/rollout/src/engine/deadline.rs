@@ -75,7 +75,7 @@ impl Turn<'_> {
             });
         }
         let limit = match node.state {
-            _ if node.withdrawn => deadlines.answer,
+            State::Offered | State::Fetching if node.withdrawn => deadlines.answer,
             State::Offered => deadlines.answer,
             State::Fetching => deadlines.fetch,
             State::Trial => deadlines.trial,

@@ -17,7 +17,7 @@ use crate::{
     effect::{Effect, Notice},
     event::{Entry, Event, Reason},
     policy::When,
-    state::{Moment, Rollout, Standing, State},
+    state::{Moment, Node, Rollout, Standing, State},
 };
 
 /// Longest time between two events that still counts as listened to; drivers send a `Tick` more often than this.
@@ -122,10 +122,16 @@ pub fn outstanding(rollout: &Rollout) -> Vec<Effect> {
     effects
 }
 
+/// Whether a node failed, and had not switched to what it was offered.
+fn failed_early(node: &Node) -> bool {
+    let early = node.reason.as_ref().is_some_and(|reason| reason.kind.before_the_switch());
+    node.state == State::Failed && node.touched && !node.returning && early
+}
+
 /// The order a node is under, as an effect.
 fn standing_order(rollout: &Rollout, name: &NodeName) -> Option<Effect> {
     let node = rollout.nodes.get(name)?;
-    if node.state.may_be_taken_back() && node.withdrawn {
+    if node.withdrawn {
         return Some(Effect::Withdraw { node: name.clone(), order: node.order });
     }
     let back = rollout.goes_back() || node.returning;
@@ -231,10 +237,11 @@ impl Turn<'_> {
 
     /// Offers a node what it is to run now.
     fn offer(&mut self, name: &NodeName) {
+        let back = self.rollout.goes_back();
         self.put(name, State::Offered, None);
         self.next_order(name);
         let node = self.rollout.nodes.get_mut(name).expect("the callers looked it up");
-        if !node.touched {
+        if !back {
             node.failed_before = node.health.as_ref().map(|health| health.failing.keys().cloned().collect());
         }
         node.attempts += 1;
@@ -245,9 +252,12 @@ impl Turn<'_> {
         self.remind(name);
     }
 
-    /// Takes back every offer that has not come to a trial, as far as is known.
+    /// Takes back every offer that has not come to a trial, as far as is known; also where it failed before that, for an
+    /// agent that could not write that down would try again once there is room.
     fn withdraw_all(&mut self) {
-        for name in self.names(|node| node.state.may_be_taken_back()) {
+        let rollout = &*self.rollout;
+        let failing = rollout.watched && !rollout.goes_back() && !rollout.spec.target.is_plan();
+        for name in self.names(|node| node.state.may_be_taken_back() || (failing && failed_early(node))) {
             self.withdraw(&name);
         }
     }
@@ -268,7 +278,7 @@ impl Turn<'_> {
         self.remind(name);
     }
 
-    fn names(&self, of: impl Fn(&crate::state::Node) -> bool) -> Vec<NodeName> {
+    fn names(&self, of: impl Fn(&Node) -> bool) -> Vec<NodeName> {
         self.rollout.nodes.iter().filter(|(_, node)| of(node)).map(|(name, _)| name.clone()).collect()
     }
 }

@@ -46,8 +46,9 @@ impl Turn<'_> {
                     return;
                 }
                 // An answer to what was not asked, or asked of an earlier attempt, says nothing about this one.
+                let older = !self.rollout.watched;
                 let node = self.rollout.nodes.get_mut(node).expect("admitted");
-                let asks = matches!(node.state, State::Held | State::Proving);
+                let asks = matches!(node.state, State::Held | State::Proving) || older;
                 if let Some(asked) = node.gates.get_mut(gate).filter(|_| asks) {
                     (asked.answer, asked.heard) = (Some(answer), Some(moment));
                     self.changed = true;
@@ -139,7 +140,8 @@ impl Turn<'_> {
                     let touched = self.rollout.nodes[&name].touched;
                     self.put(&name, if touched { State::CatchingUp } else { State::Pending }, None);
                     let tally = Tally::of(self.rollout);
-                    if obstacles(self.rollout, &self.rollout.nodes[&name], &tally).is_empty() {
+                    let free = obstacles(self.rollout, &self.rollout.nodes[&name], &tally).is_empty();
+                    if free || !self.rollout.watched {
                         self.offer(&name);
                     }
                 } else {

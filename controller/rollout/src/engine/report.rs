@@ -40,7 +40,7 @@ impl Turn<'_> {
         }
         node.seen = order;
         self.changed = true;
-        if node.state.at_work() || (node.returning && node.state == State::Failed) {
+        if node.state.at_work() || (node.state == State::Failed && (node.returning || node.withdrawn)) {
             node.since = moment;
             self.next_order(name);
             self.remind(name);
@@ -56,7 +56,7 @@ impl Turn<'_> {
         let (state, returning) = (node.state, node.returning);
         match step {
             // Words about an order before say nothing about the present one.
-            Step::Busy { .. } if !current => {}
+            Step::Busy { .. } if !current && self.rollout.watched => {}
             Step::Busy { .. } => {
                 let moment = self.rollout.moment;
                 let node = self.rollout.nodes.get_mut(name).expect("admitted");

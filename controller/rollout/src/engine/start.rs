@@ -254,7 +254,8 @@ impl Turn<'_> {
             return;
         }
         // Offers that were taken back while it was halted, and of which nothing was heard: their place is kept.
-        for name in self.names(|node| node.withdrawn && node.hold.is_none()) {
+        let taken_back = |node: &Node| node.withdrawn && node.state.may_be_taken_back();
+        for name in self.names(|node| taken_back(node) && node.hold.is_none()) {
             if !matches!(self.rollout.phase, Phase::Finished { finish: Finish::Superseded }) {
                 self.next_order(&name);
                 let node = self.rollout.nodes.get_mut(&name).expect("just listed");
@@ -278,7 +279,7 @@ impl Turn<'_> {
                 continue;
             }
             // Who is in the middle of it as far as is known is not asked whether it is well enough to begin.
-            if gates && !self.rollout.nodes[&name].ordered {
+            if gates && !(self.rollout.nodes[&name].ordered && self.rollout.watched) {
                 self.put(&name, State::Held, None);
                 self.ask(&name, When::Before);
             } else {

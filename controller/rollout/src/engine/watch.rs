@@ -58,6 +58,9 @@ impl Turn<'_> {
     /// Nodes that do worse with the target than before it failed, and go back.
     pub(super) fn worse(&mut self) {
         let rollout = &*self.rollout;
+        if !rollout.watched {
+            return;
+        }
         let watched =
             rollout.nodes.iter().filter(|(_, node)| rollout.watches(node) || node.state == State::Proving);
         let found: Vec<(NodeName, Reason)> =
@@ -108,7 +111,8 @@ impl Turn<'_> {
         }
     }
 
-    /// Whether everybody who is watched has been heard to be well, and to pass its gates, after the time for that.
+    /// Whether everybody who is watched has been heard to be well, and to pass its gates, after the time for that. True
+    /// where nobody is.
     pub(super) fn all_well(&self, over: Moment) -> bool {
         let rollout = &*self.rollout;
         let gates: Vec<&Gate> = after(rollout).collect();
@@ -170,8 +174,8 @@ pub(super) fn unheard(rollout: &Rollout, node: &Node) -> Option<Unheard> {
     for gate in after(rollout) {
         let Some(asked) = node.gates.get(&gate.name) else { continue };
         let failing = asked.answer.as_ref().filter(|answer| !answer.passed);
-        // One no, and nothing more for as long as the gate has to pass at first.
-        let long = |since: Moment| rollout.moment.since(since) >= gate.deadline;
+        // One no, and nothing more for as long as the gate has to pass at first. Who was away is asked again first.
+        let long = |since: Moment| rollout.moment.since(since.max(node.connected_since)) >= gate.deadline;
         let late =
             over.is_some_and(|over| asked.heard.is_none_or(|heard| heard < over) && long(asked.at.max(over)));
         match failing {

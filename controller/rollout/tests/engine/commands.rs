@@ -144,6 +144,31 @@ fn whoever_fetches_is_stopped_as_well_and_goes_on_later() {
     }
 }
 
+/// An agent whose disk was full could not even write down that it failed, and would begin again once there is room.
+#[test]
+fn what_failed_before_the_switch_is_taken_back_too() {
+    for (kind, taken) in [(Kind::DiskFull, true), (Kind::NotReady, false)] {
+        let mut world = started();
+        world.answer("a", "before", true);
+        let reason = because(kind);
+        world.say("a", NEW, Step::Failed { reason: reason.clone() });
+        assert_eq!(world.rollout.standing(), Standing::Halted, "{kind:?}");
+        assert_eq!(withdrawn(&world), taken, "{kind:?}: {:?}", world.last);
+        world.fail_over(Duration::from_secs(60));
+        assert_eq!(withdrawn(&world), taken, "{kind:?}: said again: {:?}", world.last);
+        // It has nothing in hand now; that it failed is known all the same, however long it takes.
+        world.say("a", OLD, Step::Committed);
+        world.wait(3600);
+        assert_eq!(world.rollout.nodes[&name("a")].reason, Some(reason), "{kind:?}");
+        assert_eq!(world.state("a"), State::Failed, "{kind:?}");
+        world.event(Event::Resume { retry: true });
+        assert_eq!(world.state("a"), State::Held, "{kind:?}");
+        world.update("a");
+        assert!(!world.rollout.nodes[&name("a")].withdrawn, "{kind:?}");
+        world.replays();
+    }
+}
+
 #[test]
 fn whoever_switched_before_the_withdrawal_came_stays_on_trial() {
     for (stop, go_on) in stops() {

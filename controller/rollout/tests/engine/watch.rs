@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use fleet_rollout::{Effect, Event, Health, Kind, Policy, Standing, State, Step, explain, outstanding};
+use fleet_rollout::{
+    Effect, Event, Health, Kind, Policy, Reason, Standing, State, Step, explain, outstanding,
+};
 
 use crate::world::{NEW, OLD, World, name, policy};
 
@@ -92,6 +94,52 @@ fn a_gate_that_says_no_and_then_nothing_more_is_a_failure_too() {
     stopped(&world, Kind::GateAfter);
 }
 
+/// Somebody pulls a cable right after the no, or right after the last question: it is asked again first.
+#[test]
+fn a_gate_has_its_time_again_when_the_node_is_back() {
+    for last in [false, true] {
+        let mut world = baking(true);
+        if last {
+            hush(&mut world, 120);
+            assert!(asked(&world, "after"), "{:?}", world.last);
+        } else {
+            world.answer("a", "after", false);
+        }
+        world.lose("a");
+        hush(&mut world, 150);
+        world.connect("a");
+        hush(&mut world, 30);
+        assert_eq!(world.state("a"), State::Committed, "asked last: {last}");
+        world.answer("a", "after", true);
+        world.wait(130);
+        assert_eq!(world.rollout.wave, 1);
+        world.replays();
+    }
+}
+
+/// Its log holds no word about who is well, and what gates said in its bake moved nobody.
+#[test]
+fn a_log_of_before_comes_to_what_it_came_to() {
+    let mut world = World::of_before(policy(), &NODES);
+    world.window(true);
+    for node in NODES {
+        world.connect(node);
+    }
+    world.event(Event::Start);
+    world.update("a");
+    for _ in 0..2 {
+        world.answer("a", "after", false);
+    }
+    hush(&mut world, 115);
+    assert_eq!((world.rollout.wave, world.state("a")), (0, State::Committed));
+    hush(&mut world, 10);
+    assert_eq!((world.rollout.wave, world.state("a")), (1, State::Committed));
+    hush(&mut world, 1200);
+    assert_eq!(world.state("a"), State::Committed, "nobody waits to hear that it is well");
+    assert!(world.rollout.awaited().is_empty());
+    world.replays();
+}
+
 #[test]
 fn a_bake_does_not_end_on_a_no_nor_on_what_was_answered_before_its_end() {
     let mut world = baking(true);
@@ -135,6 +183,20 @@ fn a_task_that_fails_only_since_the_update_fails_the_node() {
     assert!(why(&world, "a").contains("task `todo`, which did not before: why"), "{}", why(&world, "a"));
     let remembered = |effect: &Effect| matches!(effect, Effect::Remember { .. });
     assert!(world.last.iter().any(remembered), "{:?}", world.last);
+}
+
+#[test]
+fn what_fails_by_the_time_of_another_try_is_not_held_against_that() {
+    let mut world = started(false);
+    world.say_how("a", OLD, Step::Committed, health(&[], 0));
+    world.say("a", NEW, Step::RolledBack { reason: Reason::new(Kind::Crashed, "") });
+    world.say_how("a", OLD, Step::Committed, health(&["old trouble"], 0));
+    world.event(Event::Resume { retry: true });
+    assert_eq!(world.state("a"), State::Offered);
+    world.say_how("a", NEW, Step::Committed, health(&["old trouble"], 0));
+    assert_eq!(world.state("a"), State::Committed);
+    world.say_how("a", NEW, Step::Committed, health(&["old trouble", "todo"], 0));
+    stopped(&world, Kind::Work);
 }
 
 #[test]

@@ -89,6 +89,17 @@ impl World {
         }
     }
 
+    /// As it was stored before there was a rule that nodes are watched.
+    pub fn of_before(policy: Policy, nodes: &[&str]) -> Self {
+        let mut world = Self::new(policy, nodes);
+        let mut stored = serde_json::to_value(&world.draft).expect("plain data");
+        let watched = stored.as_object_mut().and_then(|members| members.remove("watched"));
+        assert_eq!(watched, Some(true.into()));
+        world.draft = serde_json::from_value(stored).expect("the form of before");
+        world.rollout = world.draft.clone();
+        world
+    }
+
     /// Takes an event in, and checks what must hold.
     pub fn try_event(&mut self, event: Event) -> Result<(), Refused> {
         let before = self.rollout.clone();
