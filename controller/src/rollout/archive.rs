@@ -21,7 +21,7 @@ use std::{
 use bytes::Bytes;
 use flate2::{Compression, read::DeflateDecoder, write::DeflateEncoder};
 use fleet_model::{NodeName, Timestamp};
-use fleet_rollout::{Entry, Reason, Rollout, replay};
+use fleet_rollout::{Entry, Event, Reason, Rollout, replay};
 use fleet_store::{Expected, Key};
 use serde::{Deserialize, Serialize};
 
@@ -208,9 +208,11 @@ impl Archive {
         head.notices.extend(told.into_iter().map(|text| Told { at: entry.at, text }));
         let old = head.notices.len().saturating_sub(NOTICES);
         head.notices.drain(..old);
+        // Controllers of before read what that comes to, and cannot read the event itself.
+        let newer = matches!(entry.event, Event::Well { .. });
         head.log.push(entry);
         let large = || serde_json::to_vec(&head).is_ok_and(|bytes| bytes.len() > LARGE);
-        if head.log.len() > LOG || large() {
+        if newer || head.log.len() > LOG || large() {
             head.snapshot = self.write_snapshot(&kept.rollout).await?;
             head.log.clear();
         }
