@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, path::Path};
 
 use fleet_model::NodeName;
 use fleet_rollout::{
-    Effect, Event, Finish, Outcome, Phase, Policy, Rollout, Spec, Standing, Target, advance,
+    Effect, Event, Finish, Outcome, Phase, Policy, Rollout, Spec, Standing, State, Target, advance,
+    state::Node,
 };
 
 use super::{
@@ -246,10 +247,23 @@ impl Core {
         let plan = rollout.spec.target.is_plan();
         // What the one before still takes back bears numbers below ours.
         let before = self.state().and_then(|state| state.newest_of(plan)).map(|(_, kept)| &kept.rollout);
+        let mut left = None;
         if let Some(before) = before.filter(|before| !superseded(before)) {
             let mut older = before.clone();
             advance(&mut older, Event::Supersede, now).map_err(Trouble::Refused)?;
             rollout.order = rollout.order.max(older.order);
+            left = Some(older);
+        }
+        // Nor does a node forget that it has seen numbers above all of these.
+        let all = self.state().into_iter().flat_map(|state| state.rollouts.values());
+        for older in all.map(|kept| &kept.rollout).chain(&left) {
+            for (name, node) in &mut rollout.nodes {
+                let same = |known: &&Node| known.member.identity == node.member.identity;
+                let seen = older.nodes.get(name).filter(same).map_or(0, |known| known.order.max(known.seen));
+                if seen > rollout.order {
+                    node.seen = node.seen.max(seen);
+                }
+            }
         }
         let connected = self.floor.connected();
         let seconds_ahead = zones::offsets(&rollout.spec.policy, now);
@@ -344,6 +358,14 @@ impl Core {
             ));
         }
         let Ok(id) = kept.rollout.spec.id.parse() else { return Err(none()) };
+        if matches!(event, Event::Resume { retry: true }) {
+            // What fails where it went wrong was heard when that happened, and may be mended by now.
+            let wrong = |node: &&Node| matches!(node.state, State::Failed | State::RolledBack);
+            let wrong = kept.rollout.nodes.values().filter(wrong);
+            for node in wrong.map(|node| node.member.node.clone()).collect::<Vec<_>>() {
+                self.hear(id, &node).await?;
+            }
+        }
         self.take_into(id, event).await?;
         Ok(id)
     }

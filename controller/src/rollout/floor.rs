@@ -90,7 +90,7 @@ pub trait Floor: Send + Sync + Debug {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Broken {
     /// By what the node said last.
-    pub now: BTreeSet<String>,
+    pub now: BTreeMap<String, String>,
     /// For so long that it counts.
     pub lasting: BTreeMap<String, String>,
 }
@@ -207,15 +207,11 @@ impl Floor for Sessions {
             since.entry((*task).to_owned()).or_insert_with(Instant::now);
         }
         let lasts = |task: &str| since.get(task).is_some_and(|since| since.elapsed() >= self.patience);
-        let told = |why: &str| why.chars().take(REASON).collect();
-        Broken {
-            now: failed.keys().map(|task| (*task).to_owned()).collect(),
-            lasting: failed
-                .iter()
-                .filter(|(task, _)| lasts(task))
-                .map(|(task, why)| ((*task).to_owned(), told(why)))
-                .collect(),
-        }
+        let told = |(task, why): (&str, &str)| (task.to_owned(), why.chars().take(REASON).collect());
+        let now: BTreeMap<String, String> = failed.into_iter().map(told).collect();
+        let mut lasting = now.clone();
+        lasting.retain(|task, _| lasts(task));
+        Broken { now, lasting }
     }
 
     fn heard(&self, node: &NodeName) -> Option<Heard> {

@@ -7,7 +7,7 @@ use fleet_rollout::{Event, Rollout, State, Step, Target, state::Node};
 
 use super::{
     core::Core,
-    floor::Heard,
+    floor::{Broken, Heard},
     inbox::News,
     plans::{self, Said},
     trouble::Trouble,
@@ -42,7 +42,9 @@ impl Core {
         let event = match &rollout.spec.target {
             Target::Release(_) => {
                 let standing = self.floor.standing(node)?;
-                wire::report(rollout, node, &standing, self.floor.failing(node).lasting)
+                let says = wire::report(rollout, node, &standing, BTreeMap::new())?;
+                let failing = failing(rollout, node, &says, self.floor.failing(node));
+                wire::report(rollout, node, &standing, failing)
             }
             // While another plan comes into force, what nodes say is not about this one.
             Target::Plan(digest) if self.floor.wanted().as_ref() != Some(digest) => None,
@@ -57,10 +59,15 @@ impl Core {
     /// Whether a node says that it has what it was brought, and that all is as well with it as before.
     fn is_well(&self, rollout: &Rollout, node: &NodeName) -> bool {
         match &rollout.spec.target {
-            Target::Release(release) => {
+            Target::Release(_) => {
                 let before = rollout.nodes.get(node).and_then(|known| known.failed_before.clone());
-                self.floor.standing(node).is_some_and(|standing| wire::runs(&standing, release))
-                    && self.floor.failing(node).now.is_subset(&before.unwrap_or_default())
+                let before = before.unwrap_or_default();
+                let says = self
+                    .floor
+                    .standing(node)
+                    .and_then(|standing| wire::report(rollout, node, &standing, BTreeMap::new()));
+                says.is_some_and(|says| has_ours(rollout, &says))
+                    && self.floor.failing(node).now.keys().all(|task| before.contains(task))
             }
             Target::Plan(_) => {
                 self.floor.worked(node).is_some_and(|worked| worked.wanted && worked.said == Said::Done)
@@ -152,6 +159,30 @@ pub(super) fn matters(rollout: &Rollout, node: &Node) -> bool {
     rollout.spec.target.is_plan()
         || (waits && node.wave <= rollout.wave + 1)
         || (has && node.wave == rollout.wave)
+}
+
+/// Whether it is said that a node has what `rollout` brings.
+fn has_ours(rollout: &Rollout, says: &Event) -> bool {
+    matches!(says, Event::Report { target, step: Step::Committed, .. } if *target == rollout.spec.target)
+}
+
+/// What fails on a node, as far as it says something for or against a release.
+///
+/// Before, whatever fails counts at once: blamed for that later, a release would be blamed for old trouble. After it only
+/// what stays failed does. In the middle it may be either's doing, so what was known before stands.
+fn failing(rollout: &Rollout, node: &NodeName, says: &Event, broken: Broken) -> BTreeMap<String, String> {
+    let known = rollout.nodes.get(node).filter(|known| known.failed_before.is_some());
+    match known {
+        Some(known)
+            if has_ours(rollout, says) || matches!(known.state, State::Proving | State::Committed) =>
+        {
+            broken.lasting
+        }
+        Some(Node {
+            state: State::Offered | State::Fetching | State::Trial, health: Some(health), ..
+        }) => health.failing.clone(),
+        _ => broken.now,
+    }
 }
 
 /// What ten thousand nodes say after a restart, and the engine knows.

@@ -151,8 +151,10 @@ struct Agent {
     allowed: Vec<String>,
     /// Releases it began to try.
     trials: Vec<String>,
-    /// Tasks that fail.
+    /// Tasks that fail, and have for long.
     failing: Vec<&'static str>,
+    /// Tasks that fail as of late.
+    lately: Vec<&'static str>,
     /// Its session stays open, and nothing comes from it any more.
     dead: bool,
     /// How often it said anything.
@@ -308,9 +310,10 @@ impl Floor for Agents {
 
     fn failing(&self, node: &NodeName) -> Broken {
         let all = self.all();
-        let failing = all.get(node).map(|agent| agent.failing.clone()).unwrap_or_default();
-        let lasting = failing.iter().map(|task| ((*task).to_owned(), "why".to_owned())).collect();
-        Broken { now: failing.into_iter().map(str::to_owned).collect(), lasting }
+        let Some(agent) = all.get(node) else { return Broken::default() };
+        let why = |task: &&str| ((*task).to_owned(), "why".to_owned());
+        let now = agent.failing.iter().chain(&agent.lately).map(why).collect();
+        Broken { now, lasting: agent.failing.iter().map(why).collect() }
     }
 
     fn heard(&self, node: &NodeName) -> Option<Heard> {
@@ -369,6 +372,7 @@ impl World {
                 allowed: Vec::new(),
                 trials: Vec::new(),
                 failing: Vec::new(),
+                lately: Vec::new(),
                 dead: false,
                 words: 0,
                 news: News::default(),
@@ -797,6 +801,82 @@ async fn a_task_that_fails_only_under_the_new_agent_stops_it_and_sends_the_node_
     core.act("", Event::Resume { retry: true }).await.expect("goes on");
     world.until(&mut core, Standing::Finished).await;
     assert_eq!(outcomes(&core.newest().expect("one").rollout), [Some(Outcome::Updated); NODES.len()]);
+}
+
+/// The controller has just begun: what has failed for weeks has failed for a moment as far as it knows.
+#[tokio::test]
+async fn what_failed_before_is_not_blamed_on_the_release_when_it_has_failed_for_long() {
+    let world = World::new(i64::MAX, false);
+    for name in NODES {
+        world.agents.with(name, |agent| agent.lately = vec!["old trouble"]);
+    }
+    let mut core = world.core("one");
+    core.start("ops", "0.2.0", POLICY).await.expect("starts");
+    // Whoever changes restarts what others look at, for a moment.
+    for name in NODES {
+        world.agents.with(name, |agent| agent.lately.push("todo"));
+    }
+    world.until(&mut core, Standing::Baking).await;
+    for name in NODES {
+        world.agents.with(name, |agent| {
+            agent.lately.clear();
+            agent.failing = vec!["old trouble"];
+        });
+    }
+    world.until(&mut core, Standing::Finished).await;
+    assert_eq!(outcomes(&core.newest().expect("one").rollout), [Some(Outcome::Updated); NODES.len()]);
+    world.replays(&core).await;
+}
+
+/// A later release failed there, or its agent is of a version that does not say what runs.
+#[tokio::test]
+async fn whoever_has_the_release_already_is_well_with_it_whatever_it_speaks_of() {
+    let world = World::new(i64::MAX, false);
+    world.agents.with("a", |agent| {
+        agent.standing.running_sha256 = NEW.to_owned();
+        agent.standing.release = "newest".to_owned();
+        agent.standing.set_step(StandingStep::StandingFailed);
+    });
+    world.agents.with("b", |agent| {
+        agent.standing.running_sha256.clear();
+        agent.standing.release = NEW.to_owned();
+    });
+    let mut core = world.core("one");
+    let policy = r#"{"canaries":{"named":["c"],"drawn":0},"canaryBake":"30s","bake":"30s","waves":[]}"#;
+    core.start("ops", "0.2.0", policy).await.expect("starts");
+    world.until(&mut core, Standing::Finished).await;
+    assert_eq!(outcomes(&core.newest().expect("one").rollout), [Some(Outcome::Updated); NODES.len()]);
+    let tried = [vec![], vec![], vec![NEW.to_owned()], vec![NEW.to_owned()]];
+    assert_eq!(world.agents.trials(), tried, "nobody is brought what it has");
+}
+
+#[tokio::test]
+async fn a_controller_of_before_can_read_every_log() {
+    let world = World::new(i64::MAX, false);
+    let mut core = world.core("one");
+    core.start("ops", "0.2.0", POLICY).await.expect("starts");
+    while core.newest().is_some_and(|kept| kept.rollout.standing() != Standing::Finished) {
+        world.round(&mut core).await.expect("goes on");
+        let stored = Archive::new(Records::new(world.store.clone())).all().await.expect("reads");
+        let mut logged = stored.values().flat_map(|kept| &kept.head.log);
+        assert!(!logged.any(|entry| matches!(entry.event, Event::Well { .. })));
+    }
+    assert!(core.newest().expect("one").rollout.nodes.values().all(|node| node.well.is_some()));
+}
+
+#[tokio::test]
+async fn the_next_rollout_knows_what_numbers_nodes_have_seen() {
+    let world = World::new(i64::MAX, false);
+    world.agents.with("d", |agent| agent.standing.order = 500);
+    let mut core = world.core("one");
+    core.start("ops", "0.2.0", POLICY).await.expect("starts");
+    world.until(&mut core, Standing::Finished).await;
+    let seen = core.newest().expect("one").rollout.nodes[&node("d")].order;
+    assert!(seen > 500, "{seen}");
+    world.agents.connect("d", false);
+    core.start("ops", "0.3.0", POLICY).await.expect("starts");
+    let nodes = &core.newest().expect("one").rollout.nodes;
+    assert_eq!((nodes[&node("d")].seen, nodes[&node("c")].seen), (seen, 0));
 }
 
 #[tokio::test]

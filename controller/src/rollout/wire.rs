@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, time::Duration};
 use fleet_model::NodeName;
 use fleet_proto::v1::{self, StandingReason, StandingStep, gate_ask, to_agent};
 use fleet_rollout::{
-    Event, Health, Kind, Policy, Reason, Rollout, Step, Target,
+    Event, Health, Kind, Policy, Reason, Rollout, State, Step, Target,
     policy::{Check, Gate},
+    state::Node,
 };
 
 use super::catalogue::Offerable;
@@ -33,7 +34,9 @@ pub fn report(
     };
     let runs = if standing.running_sha256.is_empty() { &standing.release } else { &standing.running_sha256 };
     let detail: String = standing.detail.chars().take(DETAIL).collect();
-    let back = rollout.goes_back() || rollout.nodes.get(node).is_some_and(|node| node.returning);
+    let known = rollout.nodes.get(node);
+    let back = rollout.goes_back() || known.is_some_and(|node| node.returning);
+    let failed = |node: &Node| matches!(node.state, State::Failed | State::RolledBack);
     let reason = || Reason::new(kind(standing.reason()), detail.clone());
     let (target, step) = match standing.step() {
         StandingStep::Unspecified => return None,
@@ -46,6 +49,13 @@ pub fn report(
         }
         StandingStep::StandingRolledBack if back || standing.release == ours => {
             (nominal(&standing.release), Step::RolledBack { reason: reason() })
+        }
+        // It could not go back, and says so again.
+        StandingStep::StandingFailed | StandingStep::StandingRolledBack
+            if standing.release.is_empty()
+                && known.is_some_and(|node| failed(node) && standing.order >= node.order) =>
+        {
+            return None;
         }
         StandingStep::StandingFailed | StandingStep::StandingRolledBack => (nominal(runs), Step::Committed),
     };
@@ -111,11 +121,6 @@ fn ms(duration: Duration) -> u32 {
 /// The order to leave a release for the one before.
 pub fn back(number: u64, reason: String, leave: &str) -> to_agent::Message {
     order(number, v1::order::Want::Back(v1::Return { reason, leave: leave.to_owned() }))
-}
-
-/// Whether a node that says this runs `release` for good.
-pub fn runs(standing: &v1::Standing, release: &str) -> bool {
-    standing.step() == StandingStep::StandingCommitted && standing.running_sha256 == release
 }
 
 /// Whether a node that says this runs `release`, or is about to.
@@ -211,6 +216,31 @@ mod tests {
         check(&undoing, said(Failed, "other", "new"), "old", "Failed");
         let newer = report(&forward, &node(), &v1::Standing::default(), BTreeMap::new());
         assert_eq!(newer, None, "from a newer agent");
+    }
+
+    #[test]
+    fn a_node_that_cannot_go_back_says_nothing_new_by_saying_so_again() {
+        let mut rollout = rollout();
+        let mut take = |event: Event| advance(&mut rollout, event, Timestamp::default()).expect("lawful");
+        let said_so =
+            |rollout: &Rollout, standing: &v1::Standing| report(rollout, &node(), standing, BTreeMap::new());
+        take(Event::Start);
+        take(Event::Connected { node: node() });
+        let health = None;
+        let target = Target::Release("new".to_owned());
+        take(Event::Report { node: node(), order: 1, target, step: Step::Committed, health });
+        take(Event::SendBack { node: node(), by: "me".to_owned() });
+        let standing = v1::Standing {
+            order: rollout.nodes[&node()].order,
+            ..said(StandingStep::StandingFailed, "", "new")
+        };
+        let event = said_so(&rollout, &standing).expect("it is news");
+        advance(&mut rollout, event, Timestamp::default()).expect("lawful");
+        assert!(!rollout.nodes[&node()].returning, "it cannot");
+        assert_eq!(said_so(&rollout, &standing), None);
+        assert_eq!(rollout.nodes[&node()].state, State::Failed);
+        // Of an order before, it would not speak of going back.
+        assert!(said_so(&rollout, &v1::Standing { order: 0, ..standing }).is_some());
     }
 
     #[test]
