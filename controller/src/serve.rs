@@ -40,7 +40,7 @@ use crate::{
         home::Homecoming,
         orphans,
         provision::Provisioners,
-        restart::Members,
+        restart::{Members, Turns},
     },
     records::{EnrolmentRecord, ObservedRecord, RecordError, Records, keys},
     releases::{Releases, ReleasesService},
@@ -234,8 +234,7 @@ impl Controller {
                 clock: desk.clock.clone(),
                 leave: Arc::new(Members {
                     board: board.clone(),
-                    desk: desk.clone(),
-                    timing: settings.timing,
+                    turns: Turns::new(desk.clone(), settings.timing.converge),
                 }),
                 reached: Default::default(),
             }),

@@ -3,7 +3,7 @@
 use fleet_model::NodeName;
 use fleet_plan::{
     ResolvedPlan,
-    resolved::{Cpu, Disk, Location, NetworkRef, Node, Service, Source, Traffic, Work},
+    resolved::{Cpu, Disk, Location, NetworkRef, Node, Service, Source, Traffic},
 };
 
 use crate::mark::{accept_list, accept_rule, opening_rule};
@@ -98,8 +98,6 @@ pub enum Want {
         cpu: Cpu,
         /// Its memory in GB.
         memory_gb: u32,
-        /// It is a member of the plan's database cluster.
-        member: bool,
     },
     /// An added disk of a node's server.
     Disk(NodeName, Disk),
@@ -269,8 +267,7 @@ fn node_resources(location: &str, vlan: &NetworkRef, node: &Node, add: &mut impl
     add(server.clone(), vec![Key::Vlan(vlan.clone())], want);
     // Disks before power: a guest finds what is there when it boots.
     let size = Key::Size(name.clone());
-    let member = node.tasks.iter().any(|task| matches!(task.work, Work::Rethinkdb(_)));
-    let want = Want::Size { node: name.clone(), cpu: node.cpu.clone(), memory_gb: node.memory_gb, member };
+    let want = Want::Size { node: name.clone(), cpu: node.cpu.clone(), memory_gb: node.memory_gb };
     add(size.clone(), vec![server.clone()], want);
     let mut before_power = vec![server.clone(), size];
     for disk in &node.disks {

@@ -30,7 +30,7 @@ pub mod view;
 pub use execute::Pace;
 pub use images::Images;
 pub use provider::{Outcome, Provider, ProviderError};
-pub use restart::Leave;
+pub use restart::{Leave, Turn};
 
 #[cfg(test)]
 mod testing;

@@ -5,17 +5,20 @@ use std::fmt;
 use async_trait::async_trait;
 use fleet_model::NodeName;
 
-/// Asked before the server of a member of a database goes down for a while, and it comes back by itself.
+/// Held while the server of a member is down: the next one goes once it is dropped.
+pub type Turn = Box<dyn Send>;
+
+/// Asked before a server that is on goes down for a while, and it comes back by itself.
 #[async_trait]
 pub trait Leave: fmt::Debug + Send + Sync {
-    /// Waits until the database can do without it.
+    /// Waits until the database can do without it; at once and with no turn if it is no member of one.
     ///
     /// # Errors
     /// It cannot for now: cause and next step.
     ///
     /// # Cancel safety
     /// May be dropped at any time.
-    async fn to_restart(&self, node: &NodeName) -> Result<(), String>;
+    async fn to_restart(&self, node: &NodeName) -> Result<Option<Turn>, String>;
 }
 
 /// For who has nobody to ask.
@@ -24,7 +27,7 @@ pub(crate) struct Granted;
 
 #[async_trait]
 impl Leave for Granted {
-    async fn to_restart(&self, _: &NodeName) -> Result<(), String> {
-        Ok(())
+    async fn to_restart(&self, _: &NodeName) -> Result<Option<Turn>, String> {
+        Ok(None)
     }
 }

@@ -19,7 +19,7 @@ use crate::session::{registry::View, stream::Desk};
 const AGAIN: Duration = Duration::from_secs(10);
 
 /// Nodes with tasks of this kind, and the tasks' names.
-pub(super) fn tasks(plan: &ResolvedPlan, is: fn(&Work) -> bool) -> Vec<(NodeName, String)> {
+fn tasks(plan: &ResolvedPlan, is: fn(&Work) -> bool) -> Vec<(NodeName, String)> {
     let of = |placed: fleet_plan::resolved::Placed<'_>| {
         let name = placed.node.name.clone();
         let tasks = placed.node.tasks.iter().filter(|task| is(&task.work));
@@ -131,6 +131,25 @@ pub(super) async fn databases(
     problems
 }
 
+/// Has a node look at everything; whether it says so by then.
+///
+/// # Cancel safety
+/// May be dropped at any time.
+pub(super) async fn look(desk: &Desk, node: &NodeName, deadline: Instant) -> bool {
+    let Some(live) = desk.registry.live(node) else { return false };
+    let left = deadline.saturating_duration_since(Instant::now());
+    let asking = desk.dispatch.ask(vec![live.clone()], command::What::Recheck(v1::Recheck {}), left);
+    // A node whose session breaks meanwhile never answers; it is asked anew in the next one.
+    let gone = async {
+        let mut changed = desk.registry.watch();
+        while desk.registry.is_current(&live) && changed.changed().await.is_ok() {}
+    };
+    tokio::select! {
+        answers = asking => answers.answered == 1 && answers.failed.is_empty(),
+        () = gone => false,
+    }
+}
+
 struct Settling<'a> {
     tools: &'a Tools,
     teller: &'a Teller,
@@ -147,7 +166,7 @@ impl Settling<'_> {
         let mut looked = false;
         self.stage(NodeState::NodeConverging, &format!("task `{}` looks for what was lost", self.task));
         loop {
-            looked |= self.look().await;
+            looked |= look(self.desk(), self.node, self.deadline).await;
             let until = self.deadline.min(Instant::now() + AGAIN);
             let why = loop {
                 let mut changed = self.desk().registry.watch();
@@ -186,28 +205,8 @@ impl Settling<'_> {
         }
     }
 
-    /// Has the node look at everything; whether it says that it did.
-    async fn look(&self) -> bool {
-        let Some(live) = self.desk().registry.live(self.node) else { return false };
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        let asking = self.desk().dispatch.ask(vec![live], command::What::Recheck(v1::Recheck {}), left);
-        // A node whose session breaks meanwhile never answers; it is asked anew in the next one.
-        let gone = async {
-            let mut changed = self.desk().registry.watch();
-            while self.view().session && changed.changed().await.is_ok() {}
-        };
-        tokio::select! {
-            answers = asking => answers.answered == 1 && answers.failed.is_empty(),
-            () = gone => false,
-        }
-    }
-
     fn standing(&self) -> Standing {
-        standing(&self.view(), self.node, self.task)
-    }
-
-    fn view(&self) -> View {
-        self.desk().registry.view(self.node)
+        standing(&self.desk().registry.view(self.node), self.node, self.task)
     }
 
     fn desk(&self) -> &Desk {

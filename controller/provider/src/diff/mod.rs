@@ -158,7 +158,6 @@ pub fn diff(resources: &[Resource], view: &View, mark: &Mark, index: &Index, set
             Some(Work { key: resource.key.clone(), needs: resource.needs.clone(), step, quiet, task })
         })
         .collect();
-    one_member_at_a_time(&mut works);
     let mut leaving = leavers(Some(resources), view, mark, index);
     problems.extend(leave::seconds(resources, view, mark));
     for Work { step, .. } in &mut leaving {
@@ -179,20 +178,6 @@ pub fn diff(resources: &[Resource], view: &View, mark: &Mark, index: &Index, set
     let open = blocked.into_iter().chain(replacements.iter().map(|(key, _)| key.clone())).collect();
     let replacements = replacements.into_iter().map(|(_, step)| step).collect();
     Diff { works, problems, replacements, open }
-}
-
-/// Members of the database cluster that are restarted for another size are so one after the other: the others have the
-/// majority meanwhile. How many other servers are restarted at a time is the run's affair.
-fn one_member_at_a_time(works: &mut [Work]) {
-    let mut last: Option<(Key, String)> = None;
-    for work in works {
-        if matches!(&work.task, Task::Make(resource) if matches!(resource.want, Want::Size { member: true, .. }))
-            && let Some((before, name)) = last.replace((work.key.clone(), work.step.name.clone()))
-        {
-            work.needs.push(before);
-            work.step.detail.push_str(&format!(", after that of `{name}`, a member of the same database"));
-        }
-    }
 }
 
 /// Whether what leaves has the name of what stays.

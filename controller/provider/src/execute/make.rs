@@ -41,8 +41,8 @@ impl Run {
                 self.make_vlan(step, request(self.domain_of(resource)?)).await
             }
             Want::Server { node, network } => self.make_server(step, resource, node, network).await,
-            Want::Size { node, cpu, memory_gb, member } => {
-                self.make_size(step, resource, node, (cpu, *memory_gb), *member).await
+            Want::Size { node, cpu, memory_gb } => {
+                self.make_size(step, resource, node, (cpu, *memory_gb)).await
             }
             Want::Disk(node, disk) => self.make_disk(step, resource, node, disk).await,
             Want::Monitoring(node, plan) => self.make_monitoring(step, resource, node, *plan).await,

@@ -6,6 +6,7 @@ use fleet_mcp::{
 };
 use fleet_model::NodeName;
 use fleet_plan::resolved::{Cpu, Disk, Service};
+use futures::FutureExt;
 use tokio::sync::SemaphorePermit;
 
 use super::{
@@ -19,6 +20,7 @@ use crate::{
     diff::{has_size, service_plan},
     event::Step,
     graph::Resource,
+    restart::Turn,
 };
 
 impl Run {
@@ -65,7 +67,6 @@ impl Run {
         resource: &Resource,
         node: &NodeName,
         (cpu, memory_gb): (&Cpu, u32),
-        member: bool,
     ) -> Result<(), Failure> {
         let _turn = self.turn(node.as_str()).await;
         let id = self.server_of(resource, node)?;
@@ -74,11 +75,11 @@ impl Run {
             return Ok(());
         }
         let was_on = server.started;
-        let _restart = if was_on { Some(self.restart(step).await) } else { None };
+        // A member of a database has a turn of its own: those that wait for it must not keep other servers waiting, nor
+        // the one member whose restart they wait for.
+        let turn = if was_on { self.leave(step, node).await? } else { None };
+        let _restart = if was_on && turn.is_none() { Some(self.restart(step).await) } else { None };
         if was_on {
-            if member {
-                self.leave(step, node).await?;
-            }
             self.shut_down(step, &id).await?;
         }
         let resized = self.resize(step, &id, cpu, memory_gb).await;
@@ -100,13 +101,18 @@ impl Run {
         self.restarts.acquire().await.expect("leaves are never closed")
     }
 
-    /// Leave of the database to restart one of its members.
-    async fn leave(&self, step: &Step, node: &NodeName) -> Result<(), Failure> {
+    /// Leave of the database to restart the server, if it is one of its members.
+    async fn leave(&self, step: &Step, node: &NodeName) -> Result<Option<Turn>, Failure> {
+        let mut asking = self.leave.to_restart(node);
+        // Whoever is told at once did not wait.
+        if let Some(leave) = asking.as_mut().now_or_never() {
+            return leave.map_err(Failure);
+        }
         self.waiting(step, "its database has to be whole before it goes down").await;
         // Cancel safe: asking changes nothing.
         tokio::select! {
             () = self.stop.cancelled() => Err(Failure("stopped before its server went down".into())),
-            leave = self.leave.to_restart(node) => leave.map_err(Failure),
+            leave = asking => leave.map_err(Failure),
         }
     }
 

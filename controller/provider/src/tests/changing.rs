@@ -3,7 +3,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -14,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::tamper;
 use crate::{
-    Leave, Pace,
+    Leave, Pace, Turn,
     event::{Event, Step, StepState, Verb},
     fake::FakeCloud,
-    provider::Preview,
+    provider::{Outcome, Preview},
     testing::{World, any_plan, small},
 };
 
@@ -61,86 +64,112 @@ async fn cpus_and_memory_change_in_place_and_the_server_is_on_again() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn members_of_a_database_are_restarted_one_after_the_other() {
-    let (world, mut plan) = (World::new(), small());
-    world.apply(&plan).await;
-    let networks = plan.locations.iter_mut().flat_map(|location| &mut location.networks);
-    networks.flat_map(|network| &mut network.nodes).for_each(|node| node.memory_gb = 8);
-    let shown = preview(&world, &plan, &[]).await;
-    let after = |name: &str| {
-        format!("; the server is restarted, after that of `{name}`, a member of the same database")
-    };
-    let details: Vec<&str> = shown.steps.iter().map(|step| step.detail.as_str()).collect();
-    assert!(
-        details[1].ends_with(&after("EU7rethinkSeed")) && details[2].ends_with(&after("EU7rethink01")),
-        "{details:?}"
-    );
-    world.cloud.count_anew();
-    world.apply(&plan).await;
-    let one = ["shutdownServer", "reconfigureServer", "startServer"];
-    assert_eq!(world.cloud.changes(), [one, one, one].concat());
-}
-
-/// Says yes to so many, and remembers what had happened at the cloud when it was asked.
+/// A database that all nodes are members of: gives them turns, whoever is `missing` at any time and the rest only to so
+/// many. Remembers what had happened at the cloud when somebody went.
 #[derive(Debug)]
 struct Asked {
     cloud: Arc<FakeCloud>,
-    times: usize,
-    seen: Mutex<Vec<(String, Vec<&'static str>)>>,
+    turns: Arc<tokio::sync::Semaphore>,
+    left: AtomicUsize,
+    missing: Option<&'static str>,
+    went: Mutex<Vec<(String, Vec<&'static str>)>>,
 }
 
 #[async_trait]
 impl Leave for Asked {
-    async fn to_restart(&self, node: &NodeName) -> Result<(), String> {
-        let mut seen = self.seen.lock().expect("no panic");
-        seen.push((node.to_string(), self.cloud.changes()));
-        if seen.len() <= self.times { Ok(()) } else { Err("a replica is not ready; run again".into()) }
+    async fn to_restart(&self, node: &NodeName) -> Result<Option<Turn>, String> {
+        if self.missing != Some(node.as_str()) {
+            // The others come first.
+            tokio::time::sleep(std::time::Duration::from_secs(600)).await;
+        }
+        let turn = Arc::clone(&self.turns).acquire_owned().await.expect("open");
+        let less = |left: usize| left.checked_sub(1);
+        if self.missing != Some(node.as_str())
+            && self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_err()
+        {
+            return Err("a replica is not ready; run again".into());
+        }
+        self.went.lock().expect("no panic").push((node.to_string(), self.cloud.changes()));
+        Ok(Some(Box::new(turn)))
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_member_goes_down_only_with_its_databases_leave() {
+impl Asked {
+    fn of(world: &World, left: usize, missing: Option<&'static str>) -> Arc<Self> {
+        let (cloud, turns) = (Arc::clone(&world.cloud), Arc::new(tokio::sync::Semaphore::new(1)));
+        Arc::new(Self { cloud, turns, left: left.into(), missing, went: Mutex::default() })
+    }
+
+    fn went(&self) -> Vec<(String, Vec<&'static str>)> {
+        std::mem::take(&mut *self.went.lock().expect("no panic"))
+    }
+}
+
+async fn run_with(world: &World, plan: &ResolvedPlan, leave: &Arc<Asked>) -> Outcome {
+    let (sender, mut receiver) = tokio::sync::mpsc::channel(4);
+    let listening = tokio::spawn(async move { while receiver.recv().await.is_some() {} });
+    // One other server at a time: members that wait for their turn must not be counted there.
+    let provider = world.provider().with_pace(Pace { restarts: 1, ..Pace::default() });
+    let outcome = provider.with_leave(leave.clone()).apply(plan, &sender, &CancellationToken::new()).await;
+    drop(sender);
+    listening.await.expect("ends");
+    outcome.expect("a run")
+}
+
+const RESTARTED: [&str; 3] = ["shutdownServer", "reconfigureServer", "startServer"];
+
+/// The small fleet, and its plan with more memory for all.
+async fn to_grow() -> (World, ResolvedPlan) {
     let (world, mut plan) = (World::new(), small());
     world.apply(&plan).await;
     let networks = plan.locations.iter_mut().flat_map(|location| &mut location.networks);
     networks.flat_map(|network| &mut network.nodes).for_each(|node| node.memory_gb = 8);
-    let one = ["shutdownServer", "reconfigureServer", "startServer"];
-    let asked = |times| {
-        let (cloud, seen) = (Arc::clone(&world.cloud), Mutex::default());
-        Arc::new(Asked { cloud, times, seen })
-    };
-    let run = async |leave: Arc<Asked>, stop: &CancellationToken| {
-        let (sender, mut receiver) = tokio::sync::mpsc::channel(4);
-        let listening = tokio::spawn(async move { while receiver.recv().await.is_some() {} });
-        let outcome = world.provider().with_leave(leave).apply(&plan, &sender, stop).await.expect("a run");
-        drop(sender);
-        listening.await.expect("ends");
-        outcome
-    };
     world.cloud.count_anew();
-    let leave = asked(1);
-    let outcome = run(Arc::clone(&leave), &CancellationToken::new()).await;
-    let [why] = &outcome.problems[..] else { panic!("{outcome:?}") };
-    assert!(why.contains("EU7rethink01") && why.ends_with("a replica is not ready; run again"), "{why}");
-    let seen = std::mem::take(&mut *leave.seen.lock().expect("no panic"));
-    let wanted = [("EU7rethinkSeed".to_owned(), vec![]), ("EU7rethink01".to_owned(), one.to_vec())];
-    assert_eq!(seen, wanted, "the second is asked for once the first is back, the third not at all");
-    assert_eq!(world.cloud.changes(), one);
+    (world, plan)
+}
 
-    // One that is off, or is stopped before it may go, is asked for in vain or not at all.
+#[tokio::test(start_paused = true)]
+async fn members_of_a_database_are_restarted_one_after_the_other() {
+    let (world, plan) = to_grow().await;
+    let outcome = run_with(&world, &plan, &Asked::of(&world, 3, None)).await;
+    assert_eq!(outcome.problems, [] as [String; 0]);
+    assert_eq!(world.cloud.changes(), [RESTARTED; 3].concat());
+    world.check_exact(&plan).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_goes_down_only_with_its_databases_leave() {
+    let (world, plan) = to_grow().await;
+    let leave = Asked::of(&world, 1, None);
+    let outcome = run_with(&world, &plan, &leave).await;
+    assert_eq!(outcome.problems.len(), 2, "{outcome:?}");
+    assert!(outcome.problems.iter().all(|why| why.ends_with("a replica is not ready; run again")));
+    assert_eq!(leave.went().len(), 1);
+    assert_eq!(world.cloud.changes(), RESTARTED);
+    world.apply(&plan).await;
+    world.check_exact(&plan).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_is_off_or_missing_waits_for_nobody() {
+    let (world, plan) = to_grow().await;
     let off = |state: &mut crate::fake::State| {
         let server = state.servers.values_mut().find(|server| server.name == "EU7rethink01");
         server.expect("there").started = false;
     };
     off(&mut world.cloud.state());
-    world.cloud.count_anew();
-    let leave = asked(0);
-    let outcome = run(Arc::clone(&leave), &CancellationToken::new()).await;
-    assert!(outcome.problems.len() == 1 && outcome.problems[0].contains(NODE), "{outcome:?}");
-    assert_eq!(leave.seen.lock().expect("no panic").len(), 1);
+    let leave = Asked::of(&world, 0, None);
+    let outcome = run_with(&world, &plan, &leave).await;
+    assert_eq!(outcome.problems.len(), 2, "the two that are on: {outcome:?}");
     assert_eq!(world.cloud.changes(), ["reconfigureServer", "startServer"]);
-    world.apply(&plan).await;
+
+    // The last of the plan is what the first waits for.
+    world.cloud.count_anew();
+    let leave = Asked::of(&world, 1, Some(NODE));
+    let outcome = run_with(&world, &plan, &leave).await;
+    assert_eq!(outcome.problems, [] as [String; 0]);
+    let went = [(NODE.to_owned(), vec![]), ("EU7rethinkSeed".to_owned(), RESTARTED.to_vec())];
+    assert_eq!(leave.went(), went);
     world.check_exact(&plan).await;
 }
 
