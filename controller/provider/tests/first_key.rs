@@ -1,4 +1,4 @@
-//! A new server is known by the key it showed first, before a password is sent to anybody.
+//! A new server is known by the key under which it first took the password; who shows another one later is sent none.
 
 use std::{
     convert::Infallible,
@@ -45,7 +45,7 @@ struct Doings {
     /// Which of the keys is shown.
     key: usize,
     /// Passwords each key's owner was sent.
-    passwords: [usize; 2],
+    passwords: [usize; 3],
 }
 
 #[derive(Clone)]
@@ -60,9 +60,9 @@ impl server::Handler for Door {
     async fn auth_password(&mut self, _: &str, _: &str) -> Result<Auth, Self::Error> {
         let mut doings = self.doings.lock().expect("no panic");
         doings.passwords[self.key] += 1;
-        // From now on somebody else answers.
-        doings.key = 1;
-        Ok(Auth::reject())
+        // The first is still set up, and makes its keys anew. From the second on somebody else answers.
+        doings.key = self.key + 1;
+        Ok(if self.key == 0 { Auth::reject() } else { Auth::Accept })
     }
 }
 
@@ -83,7 +83,7 @@ impl FirstKey for Noted {
 
 #[tokio::test]
 async fn who_answers_later_under_another_key_is_sent_nothing() {
-    let keys = [0, 1].map(|_| PrivateKey::random(&mut Random, Algorithm::Ed25519).expect("a key"));
+    let keys = [0, 1, 2].map(|_| PrivateKey::random(&mut Random, Algorithm::Ed25519).expect("a key"));
     let doings = Arc::<Mutex<Doings>>::default();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -115,18 +115,22 @@ async fn who_answers_later_under_another_key_is_sent_nothing() {
         first_key: first_key.clone(),
         boot_deadline: Duration::from_secs(20),
     };
-    // The first one lets nobody in yet; the next look finds another. So does the next run.
-    for passwords in [[1, 0], [1, 0]] {
-        let (events, _watch) = mpsc::channel(64);
+    // The first one lets nobody in yet; the second does, and breaks off.
+    let (events, _watch) = mpsc::channel(64);
+    let error = push(&target, b"", &events, &CancellationToken::new()).await.expect_err("no shell");
+    assert!(!matches!(error, BootstrapError::HostKey { .. }), "{error}");
+    assert_eq!(doings.lock().expect("no panic").passwords, [1, 1, 0]);
+    // Every further run finds a stranger.
+    for _ in 0..2 {
         let error = push(&target, b"", &events, &CancellationToken::new()).await.expect_err("a stranger");
         let BootstrapError::HostKey { shown, .. } = &error else { panic!("{error}") };
-        assert_eq!(*shown, keys[1].public_key().fingerprint(HashAlg::Sha256).to_string());
+        assert_eq!(*shown, keys[2].public_key().fingerprint(HashAlg::Sha256).to_string());
         assert!(error.to_string().contains("fleetctl replace db-1"), "{error}");
-        assert_eq!(doings.lock().expect("no panic").passwords, passwords);
+        assert_eq!(doings.lock().expect("no panic").passwords, [1, 1, 0]);
     }
     let noted = first_key.0.lock().expect("no panic").clone().expect("noted");
     assert_eq!(noted.split(' ').take(2).collect::<Vec<_>>().join(" "), {
-        let line = keys[0].public_key().to_openssh().expect("a line");
+        let line = keys[1].public_key().to_openssh().expect("a line");
         line.split(' ').take(2).collect::<Vec<_>>().join(" ")
     });
 }

@@ -62,7 +62,7 @@ pub enum SshError {
         /// What was tried, in words.
         tried: String,
     },
-    /// By which key the server was first seen could not be read or noted. No password was sent to it.
+    /// By which key the server first let somebody in could not be read or noted.
     #[error("the server's host key")]
     FirstKey(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The connection broke half-way.
@@ -70,11 +70,12 @@ pub enum SshError {
     Broken(SocketAddr, #[source] russh::Error),
 }
 
-/// Remembers by which key a new server was first seen: the API does not tell it, so whoever answers first is believed,
-/// and nobody else afterwards. The password it sees is this server's alone; identity proper starts at enrolment.
+/// Remembers by which key a new server first let somebody in: the API does not tell it, so whoever takes the password
+/// first is believed, and nobody else afterwards. Not whoever answers first: a guest that is still set up may make its
+/// keys anew. The password it sees is this server's alone; identity proper starts at enrolment.
 #[async_trait]
 pub trait FirstKey: fmt::Debug + Send + Sync {
-    /// The key, as OpenSSH writes one, if the server was seen before.
+    /// The key, as OpenSSH writes one, if the server let somebody in before.
     async fn known(&self) -> Result<Option<String>, Box<dyn std::error::Error + Send + Sync>>;
     /// Remembers it.
     async fn keep(&self, key: String) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
@@ -186,30 +187,36 @@ impl Ssh {
         password: &Secret,
         first: &dyn FirstKey,
     ) -> Result<Self, SshError> {
-        let mut ssh = Self::connect_to_new(address, first).await?;
+        let keys = match first.known().await.map_err(SshError::FirstKey)? {
+            Some(known) => {
+                let pin = Pin::parse(&known);
+                HostKeys::Known(vec![
+                    pin.ok_or_else(|| SshError::FirstKey("what is noted is no key".into()))?,
+                ])
+            }
+            None => HostKeys::First,
+        };
+        let mut ssh = Self::connect(address, &keys).await?;
         match timeout(LOGIN, ssh.handle.authenticate_password(user, password.reveal())).await {
-            Ok(Ok(AuthResult::Success)) => Ok(ssh),
-            Ok(Ok(AuthResult::Failure { .. })) => Err(SshError::Password(address)),
-            Ok(Err(error)) => Err(SshError::Broken(address, error)),
-            Err(elapsed) => Err(SshError::Unreachable(address, elapsed.into())),
+            Ok(Ok(AuthResult::Success)) => {}
+            Ok(Ok(AuthResult::Failure { .. })) => return Err(SshError::Password(address)),
+            Ok(Err(error)) => return Err(SshError::Broken(address, error)),
+            Err(elapsed) => return Err(SshError::Unreachable(address, elapsed.into())),
         }
-    }
-
-    /// Connects to a new server, which shows the key that it showed first.
-    async fn connect_to_new(address: SocketAddr, first: &dyn FirstKey) -> Result<Self, SshError> {
-        if let Some(known) = first.known().await.map_err(SshError::FirstKey)? {
-            let pin =
-                Pin::parse(&known).ok_or_else(|| SshError::FirstKey("what is noted is no key".into()))?;
-            return Self::connect(address, &HostKeys::Known(vec![pin])).await;
-        }
-        let ssh = Self::connect(address, &HostKeys::First).await?;
-        let shown = ssh.host_key.as_ref().map(|key| PublicKey::from(key.key_data().clone()).to_openssh());
-        match shown {
-            Some(Ok(shown)) => first.keep(shown).await.map_err(SshError::FirstKey)?,
-            Some(Err(error)) => return Err(SshError::FirstKey(error.into())),
-            None => return Err(SshError::Broken(address, russh::Error::UnknownKey)),
+        if matches!(keys, HostKeys::First) {
+            ssh.keep_key(first).await?;
         }
         Ok(ssh)
+    }
+
+    /// Has the key that this server showed remembered.
+    async fn keep_key(&self, first: &dyn FirstKey) -> Result<(), SshError> {
+        let shown = self.host_key.as_ref().map(|key| PublicKey::from(key.key_data().clone()).to_openssh());
+        match shown {
+            Some(Ok(shown)) => first.keep(shown).await.map_err(SshError::FirstKey),
+            Some(Err(error)) => Err(SshError::FirstKey(error.into())),
+            None => Err(SshError::Broken(self.address, russh::Error::UnknownKey)),
+        }
     }
 
     /// Connects to a server that shows one of these keys.
