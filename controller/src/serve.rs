@@ -314,6 +314,8 @@ impl Controller {
         self.listen(listeners, driver, &identity, &tasks, &stop)?;
         tasks.spawn(house::keep(self.desk.clone(), self.connections.clone(), stop.clone()));
         tasks.spawn(self.permits.clone().run(stop.clone()));
+        let (board, stopping) = (self.board.clone(), stop.clone());
+        tasks.spawn(async move { board.overtake(&stopping).await });
         let (artifacts, board) = (self.artifacts.clone(), self.board.clone());
         tasks.spawn(house::sweep_artifacts(artifacts, board, stop.clone()));
         tasks.spawn(house::write_behind(self.desk.clone(), self.records.clone(), stop.clone()));

@@ -2,6 +2,8 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use fleet_controller::session::registry::Registry;
+use fleet_model::Clock;
 use fleet_proto::{
     refusal::{Refusal, RefusalKind},
     v1::{
@@ -373,6 +375,35 @@ async fn a_cut_run_is_not_resumed_but_spoken_of() {
     assert_eq!(world.servers(), 0, "nothing was resumed");
     assert!(up(&fixture).await.ok);
     assert_eq!(status(&fixture).await.activity, "");
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn no_generation_is_given_twice_though_the_store_is_an_older_copy() {
+    let world = World::new();
+    let fixture = start_with(fresh(), &world).await;
+    assert!(up(&fixture).await.ok);
+    let one = node("one");
+    let registry = &fixture.desk.registry;
+    let desired = |registry: &Registry| registry.desired(&one).expect("planned").generation;
+    // It comes with a generation that this store never saw; nobody runs anything.
+    let newer = desired(registry) + 2;
+    let seen = v1::Observed { generation: newer, ..v1::Observed::default() };
+    registry.observed(&registry.live(&one).expect("there"), seen);
+    fixture.until("a newer one still", || desired(registry) == newer + 1).await;
+    let dir = fixture.stop().await;
+
+    // What it holds it has not said yet, and other names and addresses change what it should be.
+    let fixture = start_with(dir, &world).await;
+    let now = fixture.clock.now().as_secs();
+    let more = PLAN.replace(
+        "- {name: three,",
+        "- {name: four, image: Debian 12, internet: [22]}\n          - {name: three,",
+    );
+    assert_ne!(more, PLAN);
+    assert!(finish(apply(&fixture, &more, Until::Provisioned).await).await.1.ok);
+    let given = i64::try_from(desired(&fixture.desk.registry)).expect("seconds");
+    assert!(given >= now, "{given}");
     fixture.stop().await;
 }
 

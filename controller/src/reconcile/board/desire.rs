@@ -4,13 +4,14 @@
 //! whoever drives the rollout of a changed plan. What it should be is that work with the names and addresses of all
 //! members put in, and follows them at once.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use fleet_model::NodeName;
 use fleet_proto::v1;
 use fleet_store::Expected;
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use super::Board;
 use crate::{
@@ -21,6 +22,8 @@ use crate::{
 
 /// Records written at once: the store's writer takes them in few transactions.
 const WRITES: usize = 256;
+/// How often at most nodes that are ahead are looked for: after a restore all of them are.
+const OVERTAKE: Duration = Duration::from_secs(1);
 
 /// What a node is to do, as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -257,7 +260,8 @@ impl Board {
                 Some(held) if anew => v1::Desired { generation: held.generation + 1, tasks, recheck_s },
                 held => desired::next(held.as_deref(), tasks, recheck_s)?,
             };
-            Some((node, next))
+            let generation = next.generation.max(self.unused(&node));
+            Some((node, v1::Desired { generation, ..next }))
         });
         let writes = changed.map(|(node, next)| async move {
             // Durable before it is told: a restarted controller never takes a generation back.
@@ -273,9 +277,43 @@ impl Board {
         Ok(())
     }
 
+    /// A generation that was never given to this node. Until it says which it holds the store may be an older copy, and
+    /// the next number one that had another content: so it is one that grows with the clock, in seconds.
+    fn unused(&self, node: &NodeName) -> u64 {
+        if !self.registry().unheard(node) {
+            return 0;
+        }
+        u64::try_from(self.desk.clock.now().as_secs()).unwrap_or(0)
+    }
+
+    /// Gives nodes that hold a newer generation than is desired of them a newer one still, until told to stop.
+    pub async fn overtake(&self, stop: &CancellationToken) {
+        loop {
+            // Cancel safe: what rang stays rung.
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.registry().ahead() => {}
+            }
+            let rendered = {
+                let _alone = self.desiring.lock().await;
+                self.render(None, false).await
+            };
+            if let Err(error) = rendered {
+                // Any run does it as well.
+                tracing::warn!(why = fleet_model::chain(&error), "nodes ahead of the store are left so");
+            }
+            // All who come at once are overtaken at once.
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(OVERTAKE) => {}
+            }
+        }
+    }
+
     /// The generation that a node says it holds. A number that nobody ever gave it counts for nothing.
     fn seen(&self, node: &NodeName) -> u64 {
-        let seen = self.registry().view(node).observed.map_or(0, |observed| observed.generation);
+        let observed = self.registry().view(node).observed.map_or(0, |observed| observed.generation);
+        let seen = observed.max(self.registry().holds(node));
         if seen < u64::MAX / 2 { seen } else { 0 }
     }
 

@@ -19,7 +19,7 @@ use fleet_proto::{
     refusal::{Refusal, RefusalKind},
     v1,
 };
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tonic::Status;
 
 use super::{
@@ -47,12 +47,18 @@ pub struct Registry {
     membership: AtomicU64,
     /// Grows with every change worth looking at.
     changed: watch::Sender<u64>,
+    /// Rings when a node holds a newer generation than is desired of it.
+    ahead: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Entry {
     live: Option<Arc<Live>>,
     desired: Option<Arc<v1::Desired>>,
+    /// The newest generation that it said it holds, since its last session began.
+    holds: u64,
+    /// It is known from the store alone: what it holds it has not said yet.
+    unheard: bool,
     observed: Option<Arc<v1::Observed>>,
     facts: Option<Arc<v1::Facts>>,
     /// Where it stands with its releases, as said in this session.
@@ -119,6 +125,7 @@ impl Registry {
             next_id: AtomicU64::new(1),
             membership: AtomicU64::new(0),
             changed: watch::Sender::new(0),
+            ahead: Notify::new(),
         }
     }
 
@@ -130,6 +137,7 @@ impl Registry {
         entry.agent_version = record.agent_version;
         entry.last_seen = last_seen;
         entry.written_seen = last_seen;
+        entry.unheard = true;
         entry.observed = record.observed.map(Arc::new);
         entry.facts = record.facts.map(Arc::new);
         entry.slots = Slots { running: record.running_sha256, other: record.other_sha256 };
@@ -214,8 +222,13 @@ impl Registry {
         entry.dirty = true;
         entry.refused = None;
         entry.standing = None;
+        (entry.holds, entry.unheard) = (hello.generation, false);
+        let ahead = entry.is_ahead();
         let older = entry.live.replace(live.clone());
         drop(nodes);
+        if ahead {
+            self.ahead.notify_one();
+        }
         match older {
             Some(older) => older.end(Status::aborted("a newer session of this node took over")),
             None => {
@@ -282,7 +295,11 @@ impl Registry {
     pub fn observed(&self, live: &Live, observed: v1::Observed) {
         self.report(live, |entry| {
             entry.dirty = true;
+            entry.holds = entry.holds.max(observed.generation);
             entry.observed = Some(Arc::new(observed));
+            if entry.is_ahead() {
+                self.ahead.notify_one();
+            }
         });
     }
 
@@ -296,6 +313,24 @@ impl Registry {
         drop(nodes);
         self.touch();
         true
+    }
+
+    /// The newest generation that a node said it holds; zero if it has not said so to this controller.
+    pub fn holds(&self, node: &NodeName) -> u64 {
+        self.nodes().get(node).map_or(0, |entry| entry.holds)
+    }
+
+    /// Whether a node is known from the store alone: what it holds it has not said yet.
+    pub fn unheard(&self, node: &NodeName) -> bool {
+        self.nodes().get(node).is_some_and(|entry| entry.unheard)
+    }
+
+    /// Waits until a node holds a newer generation than is desired of it: the store is an older copy.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time: what rang stays rung.
+    pub async fn ahead(&self) {
+        self.ahead.notified().await;
     }
 
     /// One node as seen now.
@@ -436,6 +471,10 @@ impl Entry {
             return Some(Holds::Runs);
         }
         (other == release).then_some(Holds::Other)
+    }
+
+    fn is_ahead(&self) -> bool {
+        self.holds > self.desired.as_ref().map_or(0, |desired| desired.generation)
     }
 
     fn seen(&self) -> Timestamp {

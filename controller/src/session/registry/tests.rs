@@ -133,3 +133,24 @@ fn silence_is_what_passes_and_not_what_the_clock_shows() {
     check(true, "the clock was set back by decades");
     registry.enter(&node, &hello("m2"), peer()).expect("its successor");
 }
+
+#[tokio::test]
+async fn who_holds_a_newer_generation_than_the_store_rings() {
+    let registry = Registry::new(Arc::new(ManualClock::at(Timestamp::from_millis(0))));
+    let node: NodeName = "a".parse().expect("a name");
+    registry.remember(node.clone(), ObservedRecord::default());
+    assert!(registry.unheard(&node), "what it holds nobody knows");
+    registry.set_desired(&node, Arc::new(v1::Desired { generation: 5, ..v1::Desired::default() }));
+    let rings = async || tokio::time::timeout(Duration::from_millis(1), registry.ahead()).await.is_ok();
+    let enter = |generation| {
+        let hello = v1::Hello { generation, ..v1::Hello::default() };
+        registry.enter(&node, &hello, Arc::new(Peer::of_node(node.clone()))).expect("let in").0
+    };
+    let live = enter(5);
+    assert!(!registry.unheard(&node) && !rings().await);
+    registry.observed(&live, v1::Observed { generation: 6, ..v1::Observed::default() });
+    assert!(rings().await);
+    enter(7);
+    assert!(rings().await);
+    assert_eq!(registry.holds(&node), 7);
+}
