@@ -8,7 +8,7 @@ use std::{path::Path, pin::pin, time::Duration};
 
 use fleet_controller::{home, rollout::note};
 use fleet_model::FleetName;
-use fleet_proto::v1::{ClearLineRequest, LineReply, StopLineRequest};
+use fleet_proto::v1::{ClearLineRequest, LineReply, RolloutRequest, StopLineRequest};
 use futures::future::join_all;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -50,11 +50,21 @@ pub async fn stop(global: &Global, reason: String) -> Result<Exit, Failure> {
     let home = Home::of(global)?;
     let fleets = chosen(global, &home)?;
     // All at once: one that hangs must not keep the others rolling.
-    let all = join_all(fleets.iter().map(|fleet| stop_one(&home, fleet, &reason, PATIENCE))).await;
+    let all = join_all(
+        fleets.iter().map(|fleet| stop_one(&home, fleet, &reason, PATIENCE, is_stopped(&home, fleet))),
+    )
+    .await;
     finish(&fleets, &all, global.output)
 }
 
-async fn stop_one(home: &Home, fleet: &FleetName, reason: &str, patience: Patience) -> Told {
+/// `stopped` says whether its controller has it.
+async fn stop_one(
+    home: &Home,
+    fleet: &FleetName,
+    reason: &str,
+    patience: Patience,
+    stopped: impl Future<Output = Result<bool, Failure>>,
+) -> Told {
     let started = Instant::now();
     let left = home.leave_line(fleet, reason);
     let mut saying = pin!(say_stop(home, fleet, reason));
@@ -69,12 +79,21 @@ async fn stop_one(home: &Home, fleet: &FleetName, reason: &str, patience: Patien
         return Told::Noted("stopped; its controller does not run, and finds that when it starts".to_owned());
     }
     let mut patient = pin!(sleep_until(started + patience.notice));
-    let mut taking = pin!(taken(&dir));
-    loop {
+    let mut found = pin!(async {
+        taken(&dir).await;
+        // Somebody else may have withdrawn it: that it is gone says nothing.
+        stopped.await
+    });
+    let mut withdrawn = false;
+    while !(withdrawn && why.is_some()) {
         // Cancel safe: all of them go on where they were.
         tokio::select! {
-            () = &mut taking, if left.is_ok() => {
-                return Told::Heard("stopped; its controller found the word that was left for it".to_owned());
+            stopped = &mut found, if left.is_ok() && !withdrawn => {
+                if matches!(stopped, Ok(true)) {
+                    let said = "stopped; its controller found the word that was left for it";
+                    return Told::Heard(said.to_owned());
+                }
+                withdrawn = true;
             }
             said = &mut saying, if why.is_none() => match said {
                 Ok(said) => return heard(home, fleet, said),
@@ -85,6 +104,11 @@ async fn stop_one(home: &Home, fleet: &FleetName, reason: &str, patience: Patien
     }
     let why = why.unwrap_or_else(|| silent(patience.notice));
     Told::Not(match left {
+        Ok(()) if !note::waits(&dir) => {
+            format!(
+                "{why}; the word that was left for its controller is gone, and it does not say that it stopped"
+            )
+        }
         Ok(()) => format!("{why}; the word that was left for its controller stops the line once it looks"),
         Err(unwritten) => format!("{why}; and no word could be left for its controller: {unwritten}"),
     })
@@ -104,6 +128,13 @@ async fn taken(dir: &Path) {
     while note::waits(dir) {
         sleep(LOOK_AGAIN).await;
     }
+}
+
+/// Whether its controller says that the line is stopped.
+async fn is_stopped(home: &Home, fleet: &FleetName) -> Result<bool, Failure> {
+    let mut client = rollouts(&home.fleet(fleet), fleet).await?;
+    let all = client.list(RolloutRequest::default()).await.map_err(|status| refused(&status))?;
+    Ok(all.into_inner().line.is_some_and(|line| line.stopped))
 }
 
 async fn say_stop(home: &Home, fleet: &FleetName, reason: &str) -> Result<String, Failure> {
@@ -233,7 +264,7 @@ mod tests {
     #[tokio::test]
     async fn one_that_does_not_run_finds_the_word_and_that_is_said() {
         let (_dir, home, fleet) = place();
-        let told = stop_one(&home, &fleet, "a doubt", HURRY).await;
+        let told = stop_one(&home, &fleet, "a doubt", HURRY, async { Ok(false) }).await;
         assert!(matches!(told, Told::Noted(_)), "{told:?}");
         assert!(note::waits(&home.fleet(&fleet)));
     }
@@ -242,7 +273,7 @@ mod tests {
     async fn one_that_is_busy_was_not_told_and_the_word_stays() {
         let (_dir, home, fleet) = place();
         let _busy = hang(&home, &fleet);
-        let told = stop_one(&home, &fleet, "a doubt", HURRY).await;
+        let told = stop_one(&home, &fleet, "a doubt", HURRY, async { Ok(false) }).await;
         let Told::Not(why) = &told else { panic!("{told:?}") };
         assert!(why.contains("the word that was left for its controller stops the line"), "{why}");
         assert!(note::waits(&home.fleet(&fleet)));
@@ -256,26 +287,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_takes_the_word_has_heard_it() {
+    async fn one_that_took_the_word_has_heard_it_and_one_that_lost_it_has_not() {
         let (_dir, home, fleet) = place();
         let _busy = hang(&home, &fleet);
         let dir = home.fleet(&fleet);
-        let patience = Patience { notice: Duration::from_secs(60), ..HURRY };
-        let looks = async {
-            while !note::waits(&dir) {
-                tokio::task::yield_now().await;
-            }
-            note::withdraw(&dir).expect("taken");
+        let tell = async |stopped| {
+            let looks = async {
+                while !note::waits(&dir) {
+                    tokio::task::yield_now().await;
+                }
+                note::withdraw(&dir).expect("taken");
+            };
+            let patience = Patience { notice: Duration::from_secs(1), ..HURRY };
+            tokio::join!(stop_one(&home, &fleet, "a doubt", patience, async { Ok(stopped) }), looks).0
         };
-        let (told, ()) = tokio::join!(stop_one(&home, &fleet, "a doubt", patience), looks);
+        let told = tell(true).await;
         assert!(matches!(told, Told::Heard(_)), "{told:?}");
+        let told = tell(false).await;
+        let Told::Not(why) = &told else { panic!("{told:?}") };
+        assert!(why.contains("is gone, and it does not say that it stopped"), "{why}");
     }
 
     #[tokio::test]
     async fn where_no_word_can_be_left_nobody_claims_so() {
         let (_dir, home, fleet) = place();
         fs::create_dir(home.fleet(&fleet).join("line.json")).expect("in its place");
-        let told = stop_one(&home, &fleet, "a doubt", HURRY).await;
+        let told = stop_one(&home, &fleet, "a doubt", HURRY, async { Ok(false) }).await;
         let Told::Not(why) = &told else { panic!("{told:?}") };
         assert!(why.contains("no word could be left"), "{why}");
     }
