@@ -219,7 +219,10 @@ async fn a_member_goes_away_only_while_all_others_stand_firm() {
     assert!(!answer.granted && answer.reason == reason, "{answer:?}");
     let answer = seed.ask("join/fleet", "db").await;
     assert!(!answer.granted && answer.reason == reason, "{answer:?}");
-    // It has converged: one of the two is told by itself, the other once that one is done and stands again.
+    // Those who wait for other permits are looked at one after the other: a report that comes between counts for the
+    // second only.
+    eventually("both wait", || !fixture.desk.permits.shown(&node("seed")).is_empty()).await;
+    // It has converged: who asked first is told by itself, the other once that one is done and stands again.
     b.report("db", TaskResult::Changed).await;
     assert!(a.answer().await.granted);
     let answer = seed.ask("join/fleet", "db").await;
