@@ -1,7 +1,6 @@
 //! A new server is known by the key under which it first took the password; who shows another one later is sent none.
 
 use std::{
-    convert::Infallible,
     error::Error,
     sync::{Arc, Mutex},
     time::Duration,
@@ -11,33 +10,11 @@ use async_trait::async_trait;
 use fleet_model::Secret;
 use fleet_provider::bootstrap::{BootstrapError, SshTarget, push, ssh::FirstKey};
 use russh::{
-    keys::{
-        Algorithm, HashAlg, PrivateKey,
-        signature::rand_core::{TryCryptoRng, TryRng},
-    },
+    keys::{HashAlg, PrivateKey, ssh_key::private::Ed25519Keypair},
     server::{self, Auth, Config},
 };
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::sync::CancellationToken;
-
-/// Randomness as keys want it.
-struct Random;
-
-impl TryRng for Random {
-    type Error = Infallible;
-    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        Ok(rand::random())
-    }
-    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        Ok(rand::random())
-    }
-    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
-        bytes.iter_mut().for_each(|byte| *byte = rand::random());
-        Ok(())
-    }
-}
-
-impl TryCryptoRng for Random {}
 
 /// What answers at the address, and what it was told.
 #[derive(Debug, Default)]
@@ -83,7 +60,7 @@ impl FirstKey for Noted {
 
 #[tokio::test]
 async fn who_answers_later_under_another_key_is_sent_nothing() {
-    let keys = [0, 1, 2].map(|_| PrivateKey::random(&mut Random, Algorithm::Ed25519).expect("a key"));
+    let keys = [0, 1, 2].map(|_| PrivateKey::from(Ed25519Keypair::from_seed(&rand::random())));
     let doings = Arc::<Mutex<Doings>>::default();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");

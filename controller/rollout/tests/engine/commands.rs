@@ -1,20 +1,20 @@
-//! What operators' words do, and who may start when.
+//! What operators' words do.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use fleet_model::Timestamp;
 use fleet_rollout::{
-    Effect, Event, Finish, Kind, Member, Obstacle, Outcome, Phase, Policy, Reason, Rollout, Spec, Standing,
-    State, Step, Target, explain, preview,
+    Effect, Event, Finish, Kind, Member, Outcome, Phase, Policy, Reason, Rollout, Spec, Standing, State,
+    Step, Target, explain, preview,
 };
 use serde_json::json;
 
 use crate::world::{NEW, OLD, World, because, name, policy};
 
-const NODES: [&str; 4] = ["a", "b", "c", "d"];
+pub const NODES: [&str; 4] = ["a", "b", "c", "d"];
 
 /// All are there, and the canary is on its way.
-fn started() -> World {
+pub fn started() -> World {
     let mut world = World::new(policy(), &NODES);
     world.window(true);
     for node in NODES {
@@ -25,7 +25,7 @@ fn started() -> World {
 }
 
 /// The canary has proved the release, and the wave of all others has begun.
-fn second_wave() -> World {
+pub fn second_wave() -> World {
     let mut world = started();
     world.update("a");
     world.wait(130);
@@ -33,7 +33,7 @@ fn second_wave() -> World {
     world
 }
 
-fn finished() -> World {
+pub fn finished() -> World {
     let mut world = second_wave();
     for _ in 0..3 {
         let next = NODES.into_iter().find(|node| world.state(node) == State::Held).expect("somebody's turn");
@@ -44,7 +44,7 @@ fn finished() -> World {
     world
 }
 
-fn halt(world: &mut World) {
+pub fn halt(world: &mut World) {
     world.event(Event::Halt { by: "me".into(), reason: "a doubt".into() });
 }
 
@@ -103,135 +103,6 @@ fn halting_takes_back_what_has_not_begun_and_resuming_offers_it_again() {
     assert_eq!(world.state("a"), State::Pending);
     world.event(Event::Resume { retry: false });
     assert_eq!(world.state("a"), State::Held);
-}
-
-/// What stops a rollout, and the event that lets it go on.
-fn stops() -> [(Event, Event); 3] {
-    let (by, reason) = (|| "me".to_owned(), || "a doubt".to_owned());
-    [
-        (Event::Halt { by: by(), reason: reason() }, Event::Resume { retry: false }),
-        (Event::StopLine { by: by(), reason: reason() }, Event::ClearLine),
-        (Event::Hold { node: name("a"), reason: reason() }, Event::Release { node: name("a") }),
-    ]
-}
-
-/// The canary's effects: what it is told.
-fn withdrawn(world: &World) -> bool {
-    world.last.iter().any(|effect| matches!(effect, Effect::Withdraw { .. }))
-}
-
-#[test]
-fn whoever_fetches_is_stopped_as_well_and_goes_on_later() {
-    for (stop, go_on) in stops() {
-        let mut world = started();
-        world.answer("a", "before", true);
-        world.say("a", NEW, Step::Fetching);
-        let order = world.rollout.nodes[&name("a")].order;
-        world.event(stop.clone());
-        assert!(withdrawn(&world), "{stop:?}: {:?}", world.last);
-        // Words of before the withdrawal change nothing about it.
-        world.say_of("a", order, NEW, Step::Fetching);
-        world.connect("a");
-        assert!(withdrawn(&world), "{stop:?}: said again");
-        world.say("a", OLD, Step::Committed);
-        assert_eq!(world.state("a"), State::Pending, "{stop:?}");
-        assert!(!world.rollout.nodes[&name("a")].touched, "{stop:?}");
-        world.event(go_on);
-        // Another canary took the place of one that was held.
-        let next = if matches!(stop, Event::Hold { .. }) { State::Pending } else { State::Held };
-        assert_eq!(world.state("a"), next, "{stop:?}");
-        world.replays();
-    }
-}
-
-/// An agent whose disk was full could not even write down that it failed, and would begin again once there is room.
-#[test]
-fn what_failed_before_the_switch_is_taken_back_too() {
-    for (kind, taken) in [(Kind::DiskFull, true), (Kind::NotReady, false)] {
-        let mut world = started();
-        world.answer("a", "before", true);
-        let reason = because(kind);
-        world.say("a", NEW, Step::Failed { reason: reason.clone() });
-        assert_eq!(world.rollout.standing(), Standing::Halted, "{kind:?}");
-        assert_eq!(withdrawn(&world), taken, "{kind:?}: {:?}", world.last);
-        world.fail_over(Duration::from_secs(60));
-        assert_eq!(withdrawn(&world), taken, "{kind:?}: said again: {:?}", world.last);
-        // It has nothing in hand now; that it failed is known all the same, however long it takes.
-        world.say("a", OLD, Step::Committed);
-        world.wait(3600);
-        assert_eq!(world.rollout.nodes[&name("a")].reason, Some(reason), "{kind:?}");
-        assert_eq!(world.state("a"), State::Failed, "{kind:?}");
-        world.event(Event::Resume { retry: true });
-        assert_eq!(world.state("a"), State::Held, "{kind:?}");
-        world.update("a");
-        assert!(!world.rollout.nodes[&name("a")].withdrawn, "{kind:?}");
-        world.replays();
-    }
-}
-
-#[test]
-fn whoever_switched_before_the_withdrawal_came_stays_on_trial() {
-    for (stop, go_on) in stops() {
-        let mut world = started();
-        world.answer("a", "before", true);
-        world.say("a", NEW, Step::Fetching);
-        world.event(stop.clone());
-        world.say("a", NEW, Step::Trial);
-        assert_eq!(world.state("a"), State::Trial, "{stop:?}");
-        world.event(go_on);
-        assert_eq!(world.state("a"), State::Trial, "{stop:?}");
-        world.say("a", NEW, Step::Committed);
-        assert_eq!(world.state("a"), State::Proving, "{stop:?}");
-    }
-}
-
-#[test]
-fn whoever_goes_on_fetching_after_a_return_is_stopped_too() {
-    let mut world = started();
-    world.answer("a", "before", true);
-    world.say("a", NEW, Step::Fetching);
-    world.lose("a");
-    world.wait(400);
-    assert_eq!(world.state("a"), State::Silent);
-    halt(&mut world);
-    world.connect("a");
-    world.say("a", NEW, Step::Fetching);
-    assert!(withdrawn(&world), "{:?}", world.last);
-}
-
-#[test]
-fn who_never_answers_a_withdrawal_is_silent_not_failed() {
-    let mut world = started();
-    world.answer("a", "before", true);
-    world.say("a", NEW, Step::Fetching);
-    halt(&mut world);
-    world.wait(600);
-    assert_eq!(world.state("a"), State::Silent);
-}
-
-#[test]
-fn an_undo_while_the_line_is_stopped_leaves_withdrawals_standing() {
-    let mut world = started();
-    world.answer("a", "before", true);
-    world.say("a", NEW, Step::Fetching);
-    world.event(Event::StopLine { by: "me".into(), reason: "a doubt".into() });
-    world.event(Event::Undo);
-    world.connect("a");
-    assert!(withdrawn(&world), "{:?}", world.last);
-    world.say("a", OLD, Step::Committed);
-    assert_eq!(world.state("a"), State::RolledBack);
-    world.event(Event::ClearLine);
-    assert_eq!(world.rollout.phase, Phase::Finished { finish: Finish::Undone });
-}
-
-#[test]
-fn a_node_that_began_before_the_halt_is_shown_as_what_it_says() {
-    let mut world = started();
-    world.answer("a", "before", true);
-    halt(&mut world);
-    world.say("a", NEW, Step::Trial);
-    assert_eq!(world.state("a"), State::Trial);
-    assert_eq!(world.rollout.standing(), Standing::Halted);
 }
 
 #[test]
@@ -489,94 +360,6 @@ fn the_line_stops_everything_and_clearing_it_goes_on() {
     halt(&mut world);
     world.event(Event::ClearLine);
     assert_eq!(world.rollout.standing(), Standing::Halted);
-}
-
-#[test]
-fn a_closed_window_holds_and_says_when_it_opens() {
-    let mut world = started();
-    world.update("a");
-    world.window(false);
-    world.wait(130);
-    let node = name("b");
-    let told = explain(&world.rollout, &node).expect("known");
-    assert!(
-        told.obstacles.iter().any(|o| matches!(o, Obstacle::WindowClosed { opens: Some(_), .. })),
-        "{told}"
-    );
-    world.window(true);
-    assert!(NODES.iter().any(|node| world.state(node) == State::Held));
-}
-
-fn reference_fleet() -> (Rollout, Timestamp) {
-    let members = (0..5)
-        .map(|i| Member { cluster: Some("todo".into()), seed: i == 0, ..Member::new(name(&format!("n{i}"))) })
-        .collect();
-    let spec = Spec {
-        id: "r".into(),
-        target: NEW.into(),
-        previous: Some(OLD.into()),
-        policy: Policy {
-            waves: Vec::new(),
-            budgets: fleet_rollout::policy::Budgets {
-                in_flight: fleet_rollout::policy::Amount::Percent(100),
-                unavailable: fleet_rollout::policy::Amount::Percent(100),
-                ..Default::default()
-            },
-            wave_budgets: fleet_rollout::policy::Budgets {
-                in_flight: fleet_rollout::policy::Amount::Percent(100),
-                unavailable: fleet_rollout::policy::Amount::Percent(100),
-                ..Default::default()
-            },
-            ..Policy::default()
-        },
-        spare: BTreeMap::from([("todo".into(), 1)]),
-    };
-    let now = Timestamp::from_millis(0);
-    (Rollout::draft(spec, members, now).expect("sound"), now)
-}
-
-#[test]
-fn database_nodes_go_one_by_one_and_the_seed_last() {
-    let (mut rollout, mut now) = reference_fleet();
-    let mut order = Vec::new();
-    let send =
-        |rollout: &mut Rollout, event, now| fleet_rollout::advance(rollout, event, now).expect("lawful");
-    for i in 0..5 {
-        send(&mut rollout, Event::Connected { node: name(&format!("n{i}")) }, now);
-    }
-    send(&mut rollout, Event::Start, now);
-    for _ in 0..1000 {
-        let busy: Vec<_> = rollout.nodes.values().filter(|n| n.state.in_flight()).collect();
-        assert!(busy.len() <= 1);
-        if let Some(node) = busy.first() {
-            let (node, at) = (node.member.node.clone(), node.order);
-            order.push(node.to_string());
-            let event =
-                Event::Report { node, order: at, target: NEW.into(), step: Step::Committed, health: None };
-            send(&mut rollout, event, now);
-        }
-        now = now.after(Duration::from_secs(10));
-        send(&mut rollout, Event::Tick, now);
-        let nodes = rollout.awaited().into_iter().cloned().collect();
-        send(&mut rollout, Event::Well { nodes }, now);
-    }
-    assert_eq!(rollout.standing(), Standing::Finished);
-    assert_eq!(order.len(), 5);
-    assert_eq!(order[4], "n0");
-}
-
-#[test]
-fn no_member_starts_while_another_is_away() {
-    let (mut rollout, now) = reference_fleet();
-    let send = |rollout: &mut Rollout, event| fleet_rollout::advance(rollout, event, now).expect("lawful");
-    for i in 0..4 {
-        send(&mut rollout, Event::Connected { node: name(&format!("n{i}")) });
-    }
-    send(&mut rollout, Event::Start);
-    assert!(rollout.nodes.values().all(|node| !node.state.in_flight()));
-    let canary = preview(&rollout)[0].nodes[0].clone();
-    let told = explain(&rollout, &canary).expect("known");
-    assert!(told.obstacles.iter().any(|o| matches!(o, Obstacle::Cluster { .. })), "{told}");
 }
 
 #[test]

@@ -3,5 +3,7 @@
 mod commands;
 mod faults;
 mod properties;
+mod turns;
 mod watch;
+mod withdrawals;
 mod world;

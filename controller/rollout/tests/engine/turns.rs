@@ -1,0 +1,101 @@
+//! Who may start when: windows, and members of a cluster.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use fleet_model::Timestamp;
+use fleet_rollout::{
+    Event, Member, Obstacle, Policy, Rollout, Spec, Standing, State, Step, explain, preview,
+};
+
+use crate::{
+    commands::{NODES, started},
+    world::{NEW, OLD, name},
+};
+
+#[test]
+fn a_closed_window_holds_and_says_when_it_opens() {
+    let mut world = started();
+    world.update("a");
+    world.window(false);
+    world.wait(130);
+    let node = name("b");
+    let told = explain(&world.rollout, &node).expect("known");
+    assert!(
+        told.obstacles.iter().any(|o| matches!(o, Obstacle::WindowClosed { opens: Some(_), .. })),
+        "{told}"
+    );
+    world.window(true);
+    assert!(NODES.iter().any(|node| world.state(node) == State::Held));
+}
+
+fn reference_fleet() -> (Rollout, Timestamp) {
+    let members = (0..5)
+        .map(|i| Member { cluster: Some("todo".into()), seed: i == 0, ..Member::new(name(&format!("n{i}"))) })
+        .collect();
+    let spec = Spec {
+        id: "r".into(),
+        target: NEW.into(),
+        previous: Some(OLD.into()),
+        policy: Policy {
+            waves: Vec::new(),
+            budgets: fleet_rollout::policy::Budgets {
+                in_flight: fleet_rollout::policy::Amount::Percent(100),
+                unavailable: fleet_rollout::policy::Amount::Percent(100),
+                ..Default::default()
+            },
+            wave_budgets: fleet_rollout::policy::Budgets {
+                in_flight: fleet_rollout::policy::Amount::Percent(100),
+                unavailable: fleet_rollout::policy::Amount::Percent(100),
+                ..Default::default()
+            },
+            ..Policy::default()
+        },
+        spare: BTreeMap::from([("todo".into(), 1)]),
+    };
+    let now = Timestamp::from_millis(0);
+    (Rollout::draft(spec, members, now).expect("sound"), now)
+}
+
+#[test]
+fn database_nodes_go_one_by_one_and_the_seed_last() {
+    let (mut rollout, mut now) = reference_fleet();
+    let mut order = Vec::new();
+    let send =
+        |rollout: &mut Rollout, event, now| fleet_rollout::advance(rollout, event, now).expect("lawful");
+    for i in 0..5 {
+        send(&mut rollout, Event::Connected { node: name(&format!("n{i}")) }, now);
+    }
+    send(&mut rollout, Event::Start, now);
+    for _ in 0..1000 {
+        let busy: Vec<_> = rollout.nodes.values().filter(|n| n.state.in_flight()).collect();
+        assert!(busy.len() <= 1);
+        if let Some(node) = busy.first() {
+            let (node, at) = (node.member.node.clone(), node.order);
+            order.push(node.to_string());
+            let event =
+                Event::Report { node, order: at, target: NEW.into(), step: Step::Committed, health: None };
+            send(&mut rollout, event, now);
+        }
+        now = now.after(Duration::from_secs(10));
+        send(&mut rollout, Event::Tick, now);
+        let nodes = rollout.awaited().into_iter().cloned().collect();
+        send(&mut rollout, Event::Well { nodes }, now);
+    }
+    assert_eq!(rollout.standing(), Standing::Finished);
+    assert_eq!(order.len(), 5);
+    assert_eq!(order[4], "n0");
+}
+
+#[test]
+fn no_member_starts_while_another_is_away() {
+    let (mut rollout, now) = reference_fleet();
+    let send = |rollout: &mut Rollout, event| fleet_rollout::advance(rollout, event, now).expect("lawful");
+    for i in 0..4 {
+        send(&mut rollout, Event::Connected { node: name(&format!("n{i}")) });
+    }
+    send(&mut rollout, Event::Start);
+    assert!(rollout.nodes.values().all(|node| !node.state.in_flight()));
+    let canary = preview(&rollout)[0].nodes[0].clone();
+    let told = explain(&rollout, &canary).expect("known");
+    assert!(told.obstacles.iter().any(|o| matches!(o, Obstacle::Cluster { .. })), "{told}");
+}

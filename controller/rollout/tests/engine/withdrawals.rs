@@ -1,0 +1,139 @@
+//! What a halt, a stopped line and an undo take back of what is under way, and who is too late to hear it.
+
+use std::time::Duration;
+
+use fleet_rollout::{Effect, Event, Finish, Kind, Phase, Standing, State, Step};
+
+use crate::{
+    commands::{halt, started},
+    world::{NEW, OLD, World, because, name},
+};
+
+/// What stops a rollout, and the event that lets it go on.
+fn stops() -> [(Event, Event); 3] {
+    let (by, reason) = (|| "me".to_owned(), || "a doubt".to_owned());
+    [
+        (Event::Halt { by: by(), reason: reason() }, Event::Resume { retry: false }),
+        (Event::StopLine { by: by(), reason: reason() }, Event::ClearLine),
+        (Event::Hold { node: name("a"), reason: reason() }, Event::Release { node: name("a") }),
+    ]
+}
+
+/// The canary's effects: what it is told.
+fn withdrawn(world: &World) -> bool {
+    world.last.iter().any(|effect| matches!(effect, Effect::Withdraw { .. }))
+}
+
+#[test]
+fn whoever_fetches_is_stopped_as_well_and_goes_on_later() {
+    for (stop, go_on) in stops() {
+        let mut world = started();
+        world.answer("a", "before", true);
+        world.say("a", NEW, Step::Fetching);
+        let order = world.rollout.nodes[&name("a")].order;
+        world.event(stop.clone());
+        assert!(withdrawn(&world), "{stop:?}: {:?}", world.last);
+        // Words of before the withdrawal change nothing about it.
+        world.say_of("a", order, NEW, Step::Fetching);
+        world.connect("a");
+        assert!(withdrawn(&world), "{stop:?}: said again");
+        world.say("a", OLD, Step::Committed);
+        assert_eq!(world.state("a"), State::Pending, "{stop:?}");
+        assert!(!world.rollout.nodes[&name("a")].touched, "{stop:?}");
+        world.event(go_on);
+        // Another canary took the place of one that was held.
+        let next = if matches!(stop, Event::Hold { .. }) { State::Pending } else { State::Held };
+        assert_eq!(world.state("a"), next, "{stop:?}");
+        world.replays();
+    }
+}
+
+/// An agent whose disk was full could not even write down that it failed, and would begin again once there is room.
+#[test]
+fn what_failed_before_the_switch_is_taken_back_too() {
+    for (kind, taken) in [(Kind::DiskFull, true), (Kind::NotReady, false)] {
+        let mut world = started();
+        world.answer("a", "before", true);
+        let reason = because(kind);
+        world.say("a", NEW, Step::Failed { reason: reason.clone() });
+        assert_eq!(world.rollout.standing(), Standing::Halted, "{kind:?}");
+        assert_eq!(withdrawn(&world), taken, "{kind:?}: {:?}", world.last);
+        world.fail_over(Duration::from_secs(60));
+        assert_eq!(withdrawn(&world), taken, "{kind:?}: said again: {:?}", world.last);
+        // It has nothing in hand now; that it failed is known all the same, however long it takes.
+        world.say("a", OLD, Step::Committed);
+        world.wait(3600);
+        assert_eq!(world.rollout.nodes[&name("a")].reason, Some(reason), "{kind:?}");
+        assert_eq!(world.state("a"), State::Failed, "{kind:?}");
+        world.event(Event::Resume { retry: true });
+        assert_eq!(world.state("a"), State::Held, "{kind:?}");
+        world.update("a");
+        assert!(!world.rollout.nodes[&name("a")].withdrawn, "{kind:?}");
+        world.replays();
+    }
+}
+
+#[test]
+fn whoever_switched_before_the_withdrawal_came_stays_on_trial() {
+    for (stop, go_on) in stops() {
+        let mut world = started();
+        world.answer("a", "before", true);
+        world.say("a", NEW, Step::Fetching);
+        world.event(stop.clone());
+        world.say("a", NEW, Step::Trial);
+        assert_eq!(world.state("a"), State::Trial, "{stop:?}");
+        world.event(go_on);
+        assert_eq!(world.state("a"), State::Trial, "{stop:?}");
+        world.say("a", NEW, Step::Committed);
+        assert_eq!(world.state("a"), State::Proving, "{stop:?}");
+    }
+}
+
+#[test]
+fn whoever_goes_on_fetching_after_a_return_is_stopped_too() {
+    let mut world = started();
+    world.answer("a", "before", true);
+    world.say("a", NEW, Step::Fetching);
+    world.lose("a");
+    world.wait(400);
+    assert_eq!(world.state("a"), State::Silent);
+    halt(&mut world);
+    world.connect("a");
+    world.say("a", NEW, Step::Fetching);
+    assert!(withdrawn(&world), "{:?}", world.last);
+}
+
+#[test]
+fn who_never_answers_a_withdrawal_is_silent_not_failed() {
+    let mut world = started();
+    world.answer("a", "before", true);
+    world.say("a", NEW, Step::Fetching);
+    halt(&mut world);
+    world.wait(600);
+    assert_eq!(world.state("a"), State::Silent);
+}
+
+#[test]
+fn an_undo_while_the_line_is_stopped_leaves_withdrawals_standing() {
+    let mut world = started();
+    world.answer("a", "before", true);
+    world.say("a", NEW, Step::Fetching);
+    world.event(Event::StopLine { by: "me".into(), reason: "a doubt".into() });
+    world.event(Event::Undo);
+    world.connect("a");
+    assert!(withdrawn(&world), "{:?}", world.last);
+    world.say("a", OLD, Step::Committed);
+    assert_eq!(world.state("a"), State::RolledBack);
+    world.event(Event::ClearLine);
+    assert_eq!(world.rollout.phase, Phase::Finished { finish: Finish::Undone });
+}
+
+#[test]
+fn a_node_that_began_before_the_halt_is_shown_as_what_it_says() {
+    let mut world = started();
+    world.answer("a", "before", true);
+    halt(&mut world);
+    world.say("a", NEW, Step::Trial);
+    assert_eq!(world.state("a"), State::Trial);
+    assert_eq!(world.rollout.standing(), Standing::Halted);
+}
