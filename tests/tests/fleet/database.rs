@@ -57,7 +57,8 @@ async fn whole(database: &Connection) -> Result<(), String> {
     if issues.is_empty() { Ok(()) } else { Err(format!("issues: {issues:#?}")) }
 }
 
-async fn ask(address: SocketAddr) -> Connection {
+/// A connection to the database at an address.
+pub async fn ask(address: SocketAddr) -> Connection {
     Connection::open(address, &Options::default()).await.expect("the database answers")
 }
 

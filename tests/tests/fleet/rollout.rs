@@ -13,13 +13,17 @@ use std::{
     time::Duration,
 };
 
-use fleet_tests::{Sandbox, eventually, program};
+use fleet_reql::{Connection, db};
+use fleet_tests::{Sandbox, Tunnel, eventually, program};
 use reqwest::{Client, StatusCode};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use serde_json::{Value, json};
 use tokio::{task::JoinSet, time};
 
-use crate::nodes::{NODES, Ways, node, status};
+use crate::{
+    database,
+    nodes::{NODES, Ways, node, status},
+};
 
 /// How often everybody is asked.
 const EVERY: Duration = Duration::from_secs(1);
@@ -30,13 +34,14 @@ const LEAST: usize = 4;
 /// Quick, and one node at a time.
 const POLICY: [&str; 6] = ["rollout", "start", "--set", "canaryBake=5s", "--set", "bake=5s"];
 
-/// Rolls a release out and back. Every second each node is asked for the list, and one after the other takes a todo into
-/// the table and out of it again: a write that succeeds is the proof that the table is available.
+/// Rolls a release out and back. Every second each node is asked for the list; one after the other takes a todo into
+/// the table and out of it again, and its database is asked whether the table may be read and written.
 pub fn reaches_everybody_unnoticed(sandbox: &Sandbox, ways: &Ways, queries: &tokio::runtime::Runtime) {
     let before = versions(sandbox);
     let version = release(sandbox, &before);
     let over = Arc::new(AtomicBool::new(false));
-    let prober = queries.spawn(probe(clients(ways), over.clone()));
+    let tunnels = NODES.map(|name| ways.login(name).tunnel(28015));
+    let prober = queries.spawn(probe(queries.block_on(asked(ways, &tunnels)), over.clone()));
     let wait = |wanted: &str| {
         sandbox.run(&["rollout", "watch"]).expect(0);
         eventually(&format!("everybody runs {wanted} and is ready"), Duration::from_secs(180), || {
@@ -62,6 +67,8 @@ struct Second {
     silent: Vec<String>,
     /// Why nothing could be written, if so.
     unwritten: Option<String>,
+    /// What the database said of a table that cannot be read and written, if so.
+    away: Option<String>,
     slowest: Duration,
 }
 
@@ -69,20 +76,23 @@ fn told(seconds: &[Second]) {
     let most = seconds.iter().map(|second| second.silent.len()).max().unwrap_or(0);
     let slowest = seconds.iter().map(|second| second.slowest).max().unwrap_or_default();
     let unwritten: Vec<&Second> = seconds.iter().filter(|second| second.unwritten.is_some()).collect();
+    let away: Vec<&Second> = seconds.iter().filter(|second| second.away.is_some()).collect();
     eprintln!(
         "a release went to {} nodes and back: asked in {} seconds, at least {} answered in each; the table took \
-         {} of {} writes; the slowest answer took {} ms",
+         {} of {} writes, and was ready for them in {}; the slowest answer took {} ms",
         NODES.len(),
         seconds.len(),
         NODES.len() - most,
         seconds.len() - unwritten.len(),
         seconds.len(),
+        seconds.len() - away.len(),
         slowest.as_millis(),
     );
     let few: Vec<&Second> =
         seconds.iter().filter(|second| NODES.len() - second.silent.len() < LEAST).collect();
     assert!(few.is_empty(), "fewer than {LEAST} answered: {few:#?}");
-    assert!(unwritten.is_empty(), "the table was away: {unwritten:#?}");
+    assert!(unwritten.is_empty(), "nothing could be written: {unwritten:#?}");
+    assert!(away.is_empty(), "the table was away: {away:#?}");
     assert!(seconds.len() >= 10, "only {} seconds were looked at", seconds.len());
 }
 
@@ -119,8 +129,16 @@ fn release(sandbox: &Sandbox, before: &str) -> String {
     version
 }
 
-/// A client of each node's own, that trusts nobody but the fleet.
-fn clients(ways: &Ways) -> Vec<(String, Client)> {
+/// A node, and how it is asked.
+#[derive(Clone)]
+struct Asked {
+    name: &'static str,
+    /// Trusts nobody but the fleet.
+    application: Client,
+    database: Connection,
+}
+
+async fn asked(ways: &Ways, tunnels: &[Tunnel]) -> Vec<Asked> {
     let ca = ways.login(NODES[0]).run("sudo -n cat /var/lib/fleet-agent/service/ca.pem").stdout;
     let mut trust = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&ca) {
@@ -131,63 +149,74 @@ fn clients(ways: &Ways) -> Vec<(String, Client)> {
         .expect("versions")
         .with_root_certificates(trust)
         .with_no_client_auth();
-    let client = |name: &&str| {
+    let mut asked = Vec::new();
+    for (name, tunnel) in NODES.into_iter().zip(tunnels) {
         let address = SocketAddr::new(ways.login(name).address.parse().expect("an address"), 5000);
-        let client = Client::builder()
+        let application = Client::builder()
             .tls_backend_preconfigured(tls.clone())
             .resolve(&name.to_lowercase(), address)
             .timeout(ANSWER)
             .build()
             .expect("a client");
-        ((*name).to_owned(), client)
-    };
-    NODES.iter().map(client).collect()
+        asked.push(Asked { name, application, database: database::ask(tunnel.address()).await });
+    }
+    asked
 }
 
 /// Asks everybody each second, however long answers to earlier questions take.
-async fn probe(clients: Vec<(String, Client)>, over: Arc<AtomicBool>) -> Vec<Second> {
+async fn probe(nodes: Vec<Asked>, over: Arc<AtomicBool>) -> Vec<Second> {
     let mut clock = time::interval(EVERY);
-    let mut asked = JoinSet::new();
+    let mut questions = JoinSet::new();
     let mut second = 0;
     while !over.load(Ordering::Relaxed) {
         clock.tick().await;
-        asked.spawn(ask(clients.clone(), second));
+        questions.spawn(ask(nodes.clone(), second));
         second += 1;
     }
-    asked.join_all().await
+    questions.join_all().await
 }
 
-async fn ask(clients: Vec<(String, Client)>, number: usize) -> Second {
+async fn ask(nodes: Vec<Asked>, number: usize) -> Second {
     let started = time::Instant::now();
     let mut second = Second::default();
-    let write = write(clients[number % clients.len()].clone(), number);
-    let reads = clients.into_iter().map(|(name, client)| async move {
+    let one = &nodes[number % nodes.len()];
+    let reads = nodes.iter().map(|Asked { name, application, .. }| async move {
         let url = format!("https://{name}:5000/api/todos");
-        match client.get(url).send().await {
+        match application.get(url).send().await {
             Ok(reply) if reply.status() == StatusCode::OK => None,
             Ok(reply) => Some(format!("{name}: {}", reply.status())),
             Err(why) => Some(format!("{name}: {why:?}")),
         }
     });
-    let (reads, written) = futures::join!(futures::future::join_all(reads), write);
+    let (reads, written, ready) =
+        futures::join!(futures::future::join_all(reads), write(one, number), ready(one));
     second.silent = reads.into_iter().flatten().collect();
     second.unwritten = written.err();
+    second.away = ready.err();
     second.slowest = started.elapsed();
     second
 }
 
 /// A todo into the table, and out of it again.
-async fn write((name, client): (String, Client), number: usize) -> Result<(), String> {
+async fn write(Asked { name, application, .. }: &Asked, number: usize) -> Result<(), String> {
     let url = format!("https://{name}:5000/api/todos");
     let seen = |reply: reqwest::Response| format!("{name}: {}", reply.status());
     let text = json!({ "text": format!("second {number}") }).to_string();
-    let request = client.post(&url).header("content-type", "application/json").body(text);
+    let request = application.post(&url).header("content-type", "application/json").body(text);
     let made = request.send().await.map_err(|why| format!("{name}: {why:?}"))?;
     if made.status() != StatusCode::CREATED {
         return Err(seen(made));
     }
     let place = made.headers().get("location").and_then(|place| place.to_str().ok()).unwrap_or_default();
-    let removed = client.delete(format!("https://{name}:5000{place}")).send().await;
+    let removed = application.delete(format!("https://{name}:5000{place}")).send().await;
     let removed = removed.map_err(|why| format!("{name}: {why:?}"))?;
     if removed.status().is_success() { Ok(()) } else { Err(seen(removed)) }
+}
+
+/// Whether the table may be read and written, by the word of a node's own database.
+async fn ready(Asked { name, database, .. }: &Asked) -> Result<(), String> {
+    let status = db("todo").table("tasks").status();
+    let found: Value = database.run_within(status, ANSWER).await.map_err(|why| format!("{name}: {why}"))?;
+    let is = |what: &str| found["status"][what] == json!(true);
+    if is("ready_for_reads") && is("ready_for_writes") { Ok(()) } else { Err(format!("{name}: {found}")) }
 }

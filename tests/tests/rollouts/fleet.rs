@@ -121,13 +121,19 @@ impl Fleet {
             nodes.insert((*name).to_owned(), node);
         }
         nodes.values().for_each(Container::booted);
-        fs::write(dir.path().join(PLAN), plan_of(&nodes)).expect("written");
         let fleet = Self { sandbox, nodes, dir, patch: FIRST, _network: network };
+        fleet.wants("{file: {path: /etc/motd, text: ours}}", "{}");
         fleet.sandbox.run(&["up", &fleet.plan()]).expect(0);
         fleet
     }
 
-    fn plan(&self) -> String {
+    /// Changes the plan: what every node is to do, and under which policy.
+    pub fn wants(&self, task: &str, policy: &str) {
+        fs::write(self.plan(), plan_of(&self.nodes, task, policy)).expect("written");
+    }
+
+    /// The plan's file.
+    pub fn plan(&self) -> String {
         self.dir.path().join(PLAN).display().to_string()
     }
 
@@ -316,9 +322,9 @@ fn quicken(node: &Container) {
     fs::write(folder.join("quick.conf"), text).expect("written");
 }
 
-fn plan_of(nodes: &BTreeMap<String, Container>) -> String {
+fn plan_of(nodes: &BTreeMap<String, Container>, task: &str, policy: &str) -> String {
     let mut plan = format!(
-        "fleet: {FLEET}\ncloud: hosts\ndefaults:\n  login: root\n  tasks:\n    - file: {{path: /etc/motd, text: \"ours\\n\"}}\n\
+        "fleet: {FLEET}\ncloud: hosts\nrollout: {policy}\ndefaults:\n  login: root\n  tasks:\n    - {task}\n\
          locations:\n  - id: lab\n    nodes:\n"
     );
     for (name, node) in nodes {

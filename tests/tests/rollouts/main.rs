@@ -8,3 +8,4 @@ mod bad;
 mod fleet;
 mod forged;
 mod kills;
+mod plans;
