@@ -21,6 +21,10 @@
 //! having looked whether there is room, and then replaces `schema` in one step. The old work stays untouched: it is the
 //! copy. Whatever is cut, either the old work counts, whole, or the new.
 //!
+//! Where nothing is to be converted, the marker says who was here and no more: on a disk that takes no byte the agent
+//! works on without it, says so, and tries again before it asks for another version ([`sign`]). A version that could not
+//! start for that would leave the node with none.
+//!
 //! An agent that finds a newer schema takes its own work back only if it is, by digest, the very program that left it;
 //! that is again one step. Any other one says so in one line and ends, which the supervisor counts as a start that failed.
 //!
@@ -162,6 +166,25 @@ pub(crate) fn take(places: Places, own: Option<Digest>) -> Result<Places, StateE
     Ok(places.with_work(work))
 }
 
+/// Notes that this program works here, where that could not be noted when it began: a version that comes after it and has
+/// another schema may only so be left for it again.
+///
+/// # Errors
+/// [`StateError`]; what is on disk is as it was.
+pub(crate) fn sign(places: &Places, own: Option<Digest>) -> Result<(), StateError> {
+    note(&mut Host, &places.state(), FORMS.schema, own)
+}
+
+fn note<D: Disk>(disk: &mut D, folder: &Path, schema: u32, own: Option<Digest>) -> Result<(), StateError> {
+    let found = read(disk, &path(folder))?.as_deref().and_then(Marker::decode);
+    let before = found.as_ref().and_then(|marker| marker.before);
+    let marker = Marker { schema, writer: own, before };
+    match found == Some(marker.clone()) {
+        true => Ok(()),
+        false => write(disk, &path(folder), &marker.encode()),
+    }
+}
+
 /// Of the program that runs; none if that cannot be known.
 pub(crate) fn digest(supervised: Option<&Supervised>) -> Option<Digest> {
     let Some(Supervised { slots, slot, trial }) = supervised else {
@@ -180,25 +203,35 @@ fn open<D: Disk>(
     own: Option<Digest>,
 ) -> Result<Work, StateError> {
     let found = read(disk, &path(folder))?;
-    let marker = match found.as_deref().map(Marker::decode) {
-        Some(Some(marker)) => marker,
-        unmarked => {
-            if unmarked.is_some() {
+    let known = found.as_deref().and_then(Marker::decode);
+    let marker = match known.clone() {
+        Some(marker) => marker,
+        None => {
+            if found.is_some() {
                 tracing::warn!(path = %path(folder).display(), "is damaged; going by the folders there are");
             }
             let marker = Marker { schema: newest(disk, folder, forms.schema)?, writer: None, before: None };
-            // Before anything else, so that a folder half filled is never taken for one that counts.
-            write(disk, &path(folder), &marker.encode())?;
+            if marker.schema != forms.schema {
+                // Before anything else, so that a folder half filled is never taken for one that counts.
+                write(disk, &path(folder), &marker.encode())?;
+            }
             marker
         }
     };
     let marker = match marker.schema.cmp(&forms.schema) {
         std::cmp::Ordering::Less => convert(disk, folder, forms, &marker, own)?,
         std::cmp::Ordering::Greater => give_back(disk, folder, forms, &marker, own)?,
-        std::cmp::Ordering::Equal if marker.writer == own => marker,
         std::cmp::Ordering::Equal => {
             let marker = Marker { writer: own, ..marker };
-            write(disk, &path(folder), &marker.encode())?;
+            if known.as_ref() != Some(&marker)
+                && let Err(error) = write(disk, &path(folder), &marker.encode())
+            {
+                // Nothing is lost by that; a version that ended for it would leave the node with none.
+                tracing::warn!(
+                    error = fleet_model::chain(&error),
+                    "which program works here cannot be noted; free some space on the node (`df -h`, `apt clean`)"
+                );
+            }
             marker
         }
     };

@@ -162,7 +162,15 @@ fn the_old_work_or_the_new_wherever_the_power_goes() {
 
 #[test]
 fn a_call_that_fails_and_a_full_disk_leave_the_old_work() {
-    for (start, program) in [(after(&[OLD]), NEW), (after(&[OLD, NEW]), OLD), (unmarked(), NEW)] {
+    let (converts, notes) = (true, false);
+    for (start, program, converts) in [
+        (after(&[OLD]), NEW, converts),
+        (after(&[OLD, NEW]), OLD, converts),
+        (unmarked(), NEW, converts),
+        (after(&[OLD]), ALIKE, notes),
+        (after(&[OLD, ALIKE]), OLD, notes),
+        (unmarked(), OLD, notes),
+    ] {
         let calm = Held::new(&start, Fault::Nothing);
         program.opens(&calm).expect("opens");
         let wanted = program.reads(&start);
@@ -170,6 +178,7 @@ fn a_call_that_fails_and_a_full_disk_leave_the_old_work() {
             for fault in [Fault::Error(at), Fault::Full(at)] {
                 let disk = Held::new(&start, fault);
                 if let Err(why) = program.opens(&disk) {
+                    assert!(converts, "{program:?} does not start after {fault:?}: {why}");
                     let text = fleet_model::chain(&why);
                     assert!(text.contains("/agent") && text.lines().count() == 1, "{text}");
                 }
@@ -183,6 +192,25 @@ fn a_call_that_fails_and_a_full_disk_leave_the_old_work() {
             assert_eq!(program.reads(&disk.image()), wanted);
         }
     }
+}
+
+#[test]
+fn a_version_that_comes_back_to_a_full_disk_works_on_and_signs_once_there_is_room() {
+    let image = after(&[OLD, ALIKE]);
+    let disk = Held::new(&image, Fault::Full(0));
+    let work = OLD.opens(&disk).expect("nothing is to be converted");
+    assert_eq!((work.folder.as_path(), work.copy.as_ref()), (Path::new("/agent"), None));
+    assert_eq!(disk.image(), image, "the old work is what it reads");
+    let sign = |disk: &Held| note(&mut disk.clone(), Path::new("/agent"), OLD.1, Some(OLD.digest()));
+    sign(&disk).expect_err("still full: no other version is asked for");
+    // A version of another schema that comes now would keep the work for somebody else.
+    let (_, taken) = NEW.on(&image);
+    assert!(matches!(OLD.on(&taken).0, Err(StateError::Newer { .. })));
+    let disk = Held::new(&image, Fault::Nothing);
+    sign(&disk).expect("room again");
+    sign(&disk).expect("once is enough");
+    let (_, taken) = NEW.on(&disk.image());
+    assert_eq!(OLD.reads(&taken), first());
 }
 
 #[test]

@@ -42,6 +42,7 @@ use crate::{
         Line,
         artifacts::{self, Lacking},
     },
+    state,
     worker::Board,
 };
 
@@ -107,6 +108,8 @@ pub(crate) struct Update<D = Host> {
     pause: Option<Instant>,
     /// This process has asked something of the supervisor, which takes it once it is gone.
     asked: bool,
+    /// Where to note that this program works here, and which it is.
+    signs: Option<(Places, Option<Digest>)>,
     ways: Ways,
 }
 
@@ -146,8 +149,9 @@ impl Update {
             let slots = Slots::new(&supervised.slots, Host);
             (supervised, slots)
         });
+        let signs = Some((places.clone(), own));
         let own = own.map(|digest| digest.to_string()).unwrap_or_default();
-        Self { crashes, ..Self::on(Store::new(places), clock, supervised, own, ways) }
+        Self { crashes, signs, ..Self::on(Store::new(places), clock, supervised, own, ways) }
     }
 
     /// Works until this process has to make room for another: then it should end in order.
@@ -180,9 +184,15 @@ impl Update {
     /// Fills the idle slot. Not to be cut short: what it writes last starts a trial.
     async fn install(&mut self, plan: Plan, packed: std::path::PathBuf) {
         let Some((_, slots)) = &self.supervised else { return };
-        let (mut slots, store) = (slots.clone(), self.store.clone());
+        let (mut slots, store, signs) = (slots.clone(), self.store.clone(), self.signs.clone());
         // Waiting for the disk must not hold the session up.
-        let filled = tokio::task::spawn_blocking(move || plan.install(&mut slots, &store, &packed)).await;
+        let filled = tokio::task::spawn_blocking(move || {
+            if let Some((places, own)) = signs {
+                state::sign(&places, own)?;
+            }
+            plan.install(&mut slots, &store, &packed)
+        })
+        .await;
         let broken = || Verdict::new(StandingReason::StandingOther, "the installation ended abnormally");
         self.doing = match filled.map_err(|_| broken()).and_then(|result| result) {
             Ok(()) => {
@@ -220,6 +230,7 @@ impl<D: Disk + Clone> Update<D> {
             again: Instant::now(),
             pause: None,
             asked: false,
+            signs: None,
             ways,
         };
         let on_trial = update.supervised.as_ref().is_some_and(|(supervised, _)| supervised.trial.is_some());
@@ -434,6 +445,15 @@ impl<D: Disk + Clone> Update<D> {
         }
         match want {
             Want::Back(v1::Return { reason, .. }) => {
+                // The way back is open on a disk that takes nothing, too.
+                if let Some((places, own)) = &self.signs
+                    && let Err(error) = state::sign(places, *own)
+                {
+                    tracing::warn!(
+                        error = fleet_model::chain(&error),
+                        "which program works here is not noted"
+                    );
+                }
                 let Some((_, slots)) = &mut self.supervised else { return Next::Rest };
                 match install::go_back(slots, &reason, &id) {
                     Ok(()) => {

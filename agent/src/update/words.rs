@@ -1,11 +1,13 @@
 //! Why a release was not taken, in the words of the wire: one reason, one line with the next step.
 
+use std::io;
+
 use fleet_proto::v1::StandingReason;
 use fleet_release::Refusal;
 use fleet_supervisor::{install, record::Why};
 use fleet_task::{TaskError, atomic::AtomicError};
 
-use crate::controller::artifacts::Lacking;
+use crate::{StateError, controller::artifacts::Lacking};
 
 /// What came of an order that did not lead where it should.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,9 +66,6 @@ impl From<&Refusal> for Verdict {
 
 impl From<&install::Error> for Verdict {
     fn from(error: &install::Error) -> Self {
-        let full = |error: &std::io::Error| {
-            matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
-        };
         let reason = match error {
             install::Error::FailedBefore { .. } => StandingReason::StandingKnownBad,
             install::Error::Space { .. } => StandingReason::StandingDiskFull,
@@ -81,6 +80,19 @@ impl From<&install::Error> for Verdict {
             _ => "",
         };
         Self::new(reason, format!("{}{next}", fleet_model::chain(error)))
+    }
+}
+
+impl From<StateError> for Verdict {
+    fn from(error: StateError) -> Self {
+        let text = fleet_model::chain(&error);
+        match &error {
+            StateError::Disk { source, .. } if full(source) => Self::new(
+                StandingReason::StandingDiskFull,
+                format!("{text}; free some space on the node (`df -h`, `apt clean`)"),
+            ),
+            _ => Self::new(StandingReason::StandingOther, format!("{text}; look at this node's disk")),
+        }
     }
 }
 
@@ -104,6 +116,10 @@ impl From<AtomicError> for Verdict {
         };
         Self::new(reason, format!("{}; {}", fleet_model::chain(&error), error.next_step()))
     }
+}
+
+fn full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// What the supervisor saw of a version that failed.
