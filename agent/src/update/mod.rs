@@ -5,6 +5,9 @@
 //! stands is read from the supervisor's record each time ([`judge`]), so that a restart, a power cut or a rollback
 //! in between changes nothing: whatever process runs next says what is so. Doing an order twice changes nothing.
 //!
+//! An order found on disk may have been taken back while the node was off: it is not begun before it was heard again, in
+//! a session or at the rescue door. What the supervisor was asked for already goes on.
+//!
 //! The agent never replaces the file it runs from: it fills the idle slot, asks for a trial, and exits in order. The
 //! version that starts on trial decides by [`trial`] what it says of itself.
 
@@ -101,6 +104,8 @@ pub(crate) struct Update<D = Host> {
     /// How often this node's agent crashed.
     crashes: Option<u64>,
     doing: Doing,
+    /// Whether the order was said to this process, not only found on disk.
+    heard: bool,
     retry: Backoff,
     /// Not to be tried again before.
     again: Instant,
@@ -119,6 +124,8 @@ enum Doing {
     Nothing,
     Fetching,
     Waiting(String),
+    /// Until the order is said to this process: it may not stand any more.
+    Unheard,
     /// Until the order is said again.
     Stuck(Verdict),
 }
@@ -226,6 +233,7 @@ impl<D: Disk + Clone> Update<D> {
             own,
             crashes: None,
             doing: failed.map_or(Doing::Nothing, Doing::Stuck),
+            heard: false,
             retry: Backoff::new(first, most),
             again: Instant::now(),
             pause: None,
@@ -248,6 +256,7 @@ impl<D: Disk + Clone> Update<D> {
             Word::Order(order) if order.number > self.record.number => {
                 tracing::info!(order = order.number, "new order");
                 self.record = Record::new(&order, self.runs().0);
+                self.heard = true;
                 self.retry.reset();
                 self.pause = None;
                 self.doing = match self.store.keep_record(&self.record) {
@@ -256,8 +265,9 @@ impl<D: Disk + Clone> Update<D> {
                 };
             }
             Word::Order(order) if order.number == self.record.number => {
+                self.heard = true;
                 // Said again: what was in its way may be gone.
-                if matches!(self.doing, Doing::Stuck(_)) {
+                if matches!(self.doing, Doing::Stuck(_) | Doing::Unheard) {
                     self.record.fail(None);
                     self.doing = Doing::Nothing;
                 }
@@ -361,6 +371,10 @@ impl<D: Disk + Clone> Update<D> {
                 Some(Progress::Done) => self.done(),
                 Some(Progress::Back(_) | Progress::Not(_)) => {
                     self.doing = Doing::Nothing;
+                    Next::Rest
+                }
+                Some(Progress::Due(_)) | None if !self.heard => {
+                    self.doing = Doing::Unheard;
                     Next::Rest
                 }
                 _ if self.again > Instant::now() => Next::Again(self.again - Instant::now()),
@@ -532,13 +546,17 @@ impl<D: Disk + Clone> Update<D> {
         let target = self.record.target.as_ref().map(|target| target.digest.clone());
         let on_trial = state.as_ref().is_some_and(|state| self.on_trial(state));
         let progress = if on_trial { None } else { self.progress() };
+        let waits = |what: &str| Some(Verdict::new(StandingReason::Unspecified, format!("waits for {what}")));
         let (step, verdict, release) = match (&self.doing, progress) {
             _ if on_trial => (StandingStep::StandingTrial, None, Some(running_sha256.clone())),
             (Doing::Fetching, _) => (StandingStep::StandingFetching, None, target),
-            (Doing::Waiting(what), _) => {
-                let verdict = Verdict::new(StandingReason::Unspecified, format!("waits for {what}"));
-                (StandingStep::StandingBusy, Some(verdict), target)
-            }
+            (Doing::Waiting(what), _) => (StandingStep::StandingBusy, waits(what), target),
+            // No word that nothing is in hand: whoever gave the order would take it for cut off.
+            (Doing::Unheard, _) => (
+                StandingStep::StandingBusy,
+                waits("the controller to say that its order still stands"),
+                target,
+            ),
             (Doing::Stuck(verdict), _) => (StandingStep::StandingFailed, Some(verdict.clone()), target),
             (Doing::Nothing, Some(Progress::Trial)) => (StandingStep::StandingTrial, None, target),
             (Doing::Nothing, Some(Progress::Back(verdict))) => {

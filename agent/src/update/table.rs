@@ -453,6 +453,55 @@ async fn every_place_of_an_order_times_every_fault() {
     assert_eq!(cases, 108);
 }
 
+/// The node was off, and nobody has said anything to it since.
+fn unheard(place: Place) -> Node {
+    let mut node = reach(place);
+    node.exits(Some(Crash { why: Why::Killed, how: "the power went".into() }));
+    node.word = None;
+    node.boot();
+    node.settle(None);
+    node
+}
+
+#[tokio::test]
+async fn an_order_from_before_a_power_cut_is_not_begun_unheard() {
+    for place in [Place::Heard, Place::Fetching] {
+        let mut node = unheard(place);
+        assert_eq!(node.said(), "old busy", "{place:?}");
+        assert_eq!(
+            node.slots.requested().expect("readable"),
+            None,
+            "{place:?}: the supervisor is asked nothing"
+        );
+        assert!(node.state.b.is_none(), "{place:?}");
+        // An older one is no word on it.
+        node.update().hear(Word::Order(v1::Order { number: 6, want: None }));
+        node.settle(None);
+        assert_eq!(node.said(), "old busy", "{place:?}");
+        node.update().hear(Word::Withdraw(v1::Withdraw { number: 7 }));
+        node.settle(None);
+        assert_eq!(node.said(), "old committed", "{place:?}");
+    }
+    // Said again it goes on, and another in its place is begun as ever.
+    for number in [7, 8] {
+        let mut node = unheard(Place::Fetching);
+        let want = node.update().record.want();
+        node.told(v1::Order { number, want });
+        node.settle(None);
+        assert_eq!(node.said(), "new committed", "order {number}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_asked_of_the_supervisor_goes_on_unheard() {
+    for place in [Place::Filled, Place::Starting, Place::Ready] {
+        assert_eq!(unheard(place).said(), "new committed", "{place:?}");
+    }
+    assert_eq!(unheard(Place::Back).said(), "old committed");
+    let mut node = unheard(Place::ToldBack);
+    assert_eq!(node.said(), "old committed", "the request was written");
+}
+
 /// A node that is at work when it could switch, as if the order had come then.
 fn at_work(order: impl FnOnce(&mut Node)) -> Node {
     let mut node = reach(Place::Fetching);
