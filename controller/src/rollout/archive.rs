@@ -25,6 +25,7 @@ use fleet_rollout::{Entry, Event, Reason, Rollout, replay};
 use fleet_store::{Expected, Key};
 use serde::{Deserialize, Serialize};
 
+use super::core::superseded;
 use crate::records::{RecordError, Records, keys};
 
 /// Events after which a snapshot takes their place.
@@ -39,6 +40,8 @@ const LARGEST: u64 = 256 * 1024 * 1024;
 const REASON: usize = 300;
 /// What people were told, kept for status.
 const NOTICES: usize = 20;
+/// Longest of these, in characters.
+const NOTICE: usize = 2000;
 /// Age before which a state that nobody names is left alone.
 const YOUNG: Duration = Duration::from_secs(3600);
 /// Rollouts kept after others took their place.
@@ -70,6 +73,17 @@ pub struct Told {
     pub at: Timestamp,
     /// What.
     pub text: String,
+}
+
+impl Told {
+    /// This, cut where it is too long: it may name every node of a large fleet, and what is stored is bounded.
+    pub fn new(at: Timestamp, text: &str) -> Self {
+        let mut cut: String = text.chars().take(NOTICE).collect();
+        if cut.len() < text.len() {
+            cut.push_str("… (`fleetctl rollout status` has all of it)");
+        }
+        Self { at, text: cut }
+    }
 }
 
 /// A rollout as stored, but for the snapshot.
@@ -205,7 +219,7 @@ impl Archive {
     pub async fn append(&self, kept: &mut Kept, entry: Entry, told: Vec<String>) -> Result<(), RecordError> {
         let key = keys::rollout(&kept.rollout.spec.id);
         let mut head = kept.head.clone();
-        head.notices.extend(told.into_iter().map(|text| Told { at: entry.at, text }));
+        head.notices.extend(told.iter().map(|text| Told::new(entry.at, text)));
         let old = head.notices.len().saturating_sub(NOTICES);
         head.notices.drain(..old);
         // Controllers of before read what that comes to, and cannot read the event itself.
@@ -250,14 +264,16 @@ impl Archive {
         }
     }
 
-    /// Forgets old rollouts, and states that a cut left behind. Only for whoever drives.
+    /// Forgets old rollouts that others took the place of, and states that a cut left behind. Only for whoever drives.
     ///
     /// # Errors
     /// [`RecordError`] if the store fails; the next call finishes what was begun.
     pub async fn tidy(&self, all: &mut BTreeMap<u64, Kept>) -> Result<(), RecordError> {
-        while all.len() > KEPT {
-            let Some((id, _)) = all.pop_first() else { break };
+        let replaced = all.iter().filter(|(_, kept)| superseded(&kept.rollout)).map(|(id, _)| *id);
+        let surplus: Vec<u64> = replaced.take(all.len().saturating_sub(KEPT)).collect();
+        for id in surplus {
             self.records.delete(&keys::rollout(&id.to_string())).await?;
+            all.remove(&id);
         }
         let now = self.records.store().clock().now();
         let named: Vec<&str> = all.values().map(|kept| kept.head.snapshot.0.as_str()).collect();

@@ -9,7 +9,7 @@ use fleet_rollout::{
 };
 
 use super::{
-    archive::{Head, Kept, LineRecord},
+    archive::{Head, Kept, LineRecord, Told},
     catalogue::Offerable,
     core::{Core, superseded},
     members::Members,
@@ -358,6 +358,11 @@ impl Core {
             ));
         }
         let Ok(id) = kept.rollout.spec.id.parse() else { return Err(none()) };
+        if matches!(event, Event::Resume { .. } | Event::Undo) {
+            // Each counts only what it changes itself.
+            let others = self.driven().into_iter().filter(|other| *other != id);
+            others.filter_map(|other| self.kept(other)).try_for_each(under_way)?;
+        }
         if matches!(event, Event::Resume { retry: true }) {
             // What fails where it went wrong was heard when that happened, and may be mended by now.
             let wrong = |node: &&Node| matches!(node.state, State::Failed | State::RolledBack);
@@ -474,7 +479,7 @@ impl Core {
 impl Head {
     fn tell(&mut self, at: fleet_model::Timestamp, effects: &[Effect]) {
         self.notices.extend(effects.iter().filter_map(|effect| match effect {
-            Effect::Announce(notice) => Some(super::archive::Told { at, text: notice.to_string() }),
+            Effect::Announce(notice) => Some(Told::new(at, &notice.to_string())),
             _ => None,
         }));
     }
@@ -499,19 +504,17 @@ fn plain(error: &serde_json::Error) -> String {
     text.split(" at line ").next().unwrap_or(&text).to_owned()
 }
 
-/// Refuses while `kept` is under way.
+/// Refuses while `kept` is under way. A stopped line makes it wait and no more: once that is clear, it moves again.
 fn under_way(kept: &Kept) -> Result<(), Trouble> {
-    match kept.rollout.standing() {
-        Standing::Running | Standing::Baking | Standing::Undoing => Err(Trouble::request(
-            format!(
-                "rollout {} of {} is under way",
-                kept.rollout.spec.id,
-                what(&kept.rollout, &kept.head.version)
-            ),
-            "wait for its end, or `fleetctl rollout halt` it: the next one then takes its place",
-        )),
-        Standing::Draft | Standing::Halted | Standing::Finished => Ok(()),
+    let Rollout { phase, halt, spec, .. } = &kept.rollout;
+    let begun = matches!(phase, Phase::Running | Phase::Baking { .. } | Phase::Undoing);
+    if !begun || halt.is_some() {
+        return Ok(());
     }
+    Err(Trouble::request(
+        format!("rollout {} of {} is under way", spec.id, what(&kept.rollout, &kept.head.version)),
+        format!("wait for its end, or `fleetctl rollout halt --rollout {}` first", spec.id),
+    ))
 }
 
 /// What a rollout brings, in words.

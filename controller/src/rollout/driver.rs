@@ -47,16 +47,20 @@ impl Driver {
         let mut watch = self.watch();
         let mut elsewhere = false;
         loop {
+            // Nothing goes on while somebody wants it stopped and that is not stored.
             // Cancel safe: a bell that rang stays rung, the next tick keeps its time, a change is seen once.
             let done = tokio::select! {
                 () = stop.cancelled() => break,
                 () = self.desk.rollouts.bell() => {
-                    let news = self.desk.rollouts.take();
-                    self.turn().await.news(news).await
+                    let mut turn = self.turn().await;
+                    // What is not taken in now is there at the next bell, and heard anew after a failure.
+                    match turn.heed(&self.dir).await {
+                        Ok(()) => turn.news(self.desk.rollouts.take()).await,
+                        unheard => unheard,
+                    }
                 }
                 () = sleep_until(next) => {
                     let mut turn = self.turn().await;
-                    // Nothing goes on while somebody wants it stopped and that is not stored.
                     let done = match turn.heed(&self.dir).await {
                         Ok(()) => turn.tick().await,
                         unheard => unheard,

@@ -34,6 +34,7 @@ use crate::{
 
 mod course;
 mod cuts;
+mod kept;
 mod plans;
 mod watched;
 

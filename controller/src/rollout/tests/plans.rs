@@ -1,5 +1,7 @@
 //! Rollouts of plans: the real board and registry, on a store that fails, with agents that do as told.
 
+mod turns;
+
 use fleet_provider::event::Addresses;
 use futures::task::noop_waker;
 
