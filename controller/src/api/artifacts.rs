@@ -40,8 +40,11 @@ impl Shelf {
         Self { artifacts, todo, keeping: Semaphore::new(AT_ONCE) }
     }
 
-    pub(super) fn missing(&self, wanted: &[v1::Artifact]) -> Result<Vec<v1::Artifact>, Status> {
-        Ok(self.artifacts.missing(wanted)?)
+    /// Those of `wanted` that have to be brought: they are not here, or were damaged here.
+    pub(super) async fn missing(&self, wanted: Vec<v1::Artifact>) -> Result<Vec<v1::Artifact>, Status> {
+        let artifacts = self.artifacts.clone();
+        let looking = tokio::task::spawn_blocking(move || artifacts.missing(&wanted)).await;
+        Ok(looking.map_err(|_| stopping())??)
     }
 
     /// Takes one artifact in.
@@ -52,7 +55,7 @@ impl Shelf {
         let _place = self.keeping.try_acquire().map_err(|_| busy())?;
         let first = next(&mut chunks).await?.ok_or_else(|| nameless("nothing came"))?;
         let announced = first.artifact.ok_or_else(|| nameless("the first message names no artifact"))?;
-        if self.artifacts.missing(std::slice::from_ref(&announced))?.is_empty() {
+        if self.missing(vec![announced.clone()]).await?.is_empty() {
             return Ok(());
         }
         let artifacts = self.artifacts.clone();
@@ -79,7 +82,7 @@ impl Shelf {
         drop(sender);
         match writing.await {
             Ok(kept) => Ok(kept?),
-            Err(_) => Err(Status::unavailable("the controller is stopping")),
+            Err(_) => Err(stopping()),
         }
     }
 
@@ -92,7 +95,7 @@ impl Shelf {
     ///
     /// # Errors
     /// A refusal that names all that is missing, and the next step.
-    pub(super) fn complete(&self, plan: &ResolvedPlan, record: &PlanRecord) -> Result<(), Status> {
+    pub(super) async fn complete(&self, plan: &ResolvedPlan, record: &PlanRecord) -> Result<(), Status> {
         if let Err(why) = &self.todo
             && record.todo.is_none()
             && wants_todo(plan)
@@ -105,9 +108,9 @@ impl Shelf {
         }
         let brought: Vec<v1::Artifact> =
             record.artifacts.iter().chain(&record.todo).cloned().map(Into::into).collect();
-        let named: BTreeSet<&str> = brought.iter().map(|artifact| artifact.name.as_str()).collect();
-        let unnamed = plan.files().into_iter().filter(|file| !named.contains(file)).map(str::to_owned);
-        let absent = self.artifacts.missing(&brought)?.into_iter().map(|artifact| artifact.name);
+        let named: BTreeSet<String> = brought.iter().map(|artifact| artifact.name.clone()).collect();
+        let unnamed = plan.files().into_iter().filter(|file| !named.contains(*file)).map(str::to_owned);
+        let absent = self.missing(brought).await?.into_iter().map(|artifact| artifact.name);
         let lacking: Vec<String> = unnamed.chain(absent).map(|name| format!("`{name}`")).collect();
         if lacking.is_empty() {
             return Ok(());
@@ -129,6 +132,10 @@ async fn next(
 ) -> Result<Option<v1::KeepChunk>, Status> {
     let next = tokio::time::timeout(STALLED, chunks.next()).await;
     next.map_err(|_| Status::deadline_exceeded("no more of the artifact came"))?.transpose()
+}
+
+fn stopping() -> Status {
+    Status::unavailable("the controller is stopping")
 }
 
 fn nameless(what: &str) -> Status {

@@ -85,7 +85,7 @@ impl OperatorService {
         }
         let fleet = self.driver.tools().fleet().await.map_err(|error| internal(&error))?;
         given.fits(&fleet.value).map_err(|error| bad_request(error.to_string(), error.hint()))?;
-        self.shelf.complete(&given.plan, &given.record)?;
+        self.shelf.complete(&given.plan, &given.record).await?;
         rollout::known_zones(&given.plan.rollout, self.desk().clock.now())?;
         Ok(given)
     }
@@ -227,7 +227,7 @@ impl Operator for OperatorService {
         request: Request<v1::ArtifactList>,
     ) -> Result<Response<v1::ArtifactList>, Status> {
         operator(&request)?;
-        let artifacts = self.shelf.missing(&request.into_inner().artifacts)?;
+        let artifacts = self.shelf.missing(request.into_inner().artifacts).await?;
         Ok(Response::new(v1::ArtifactList { artifacts }))
     }
 
@@ -250,7 +250,7 @@ impl Operator for OperatorService {
         };
         let Some(given) = self.board().given() else { return Err(no_plan()) };
         // It may have been kept by an earlier controller; said before anything is destroyed.
-        self.shelf.complete(&given.plan, &given.record)?;
+        self.shelf.complete(&given.plan, &given.record).await?;
         self.may_lose_its_disks(&given, &node)?;
         tracing::info!(operator = who, %node, "replace");
         match self.driver.start_alone(Order::Replace { given, node }).await {

@@ -152,7 +152,7 @@ impl Artifacts {
         Ok(Self { dir: dir.into(), clock, pinned: Arc::default() })
     }
 
-    /// Those of `wanted` that are not kept here, each once.
+    /// Those of `wanted` that are not kept here, each once; what was damaged on this disk is not. Blocks: all are read.
     ///
     /// # Errors
     /// [`ArtifactError::NoDigest`] if one does not say what it is.
@@ -174,8 +174,23 @@ impl Artifacts {
         Ok(missing)
     }
 
+    /// Whether it is here, byte by byte. One that is damaged stays where it is until another takes its place.
     fn holds(&self, digest: &Digest, size: u64) -> bool {
-        fs::metadata(self.path(digest)).is_ok_and(|file| file.is_file() && file.len() == size)
+        let path = self.path(digest);
+        if !fs::metadata(&path).is_ok_and(|file| file.is_file() && file.len() == size) {
+            return false;
+        }
+        match digest_of(&path) {
+            Ok((found, _)) if found == *digest => true,
+            Ok((found, _)) => {
+                tracing::error!(%digest, %found, "artifact damaged on this disk; it counts as missing");
+                false
+            }
+            Err(error) => {
+                tracing::error!(%digest, %error, "artifact unreadable; it counts as missing");
+                false
+            }
+        }
     }
 
     /// Keeps a copy of a file of this host; says what it is. Blocks.
@@ -373,6 +388,28 @@ mod tests {
         assert_eq!(fs::read(&file).expect("there"), b"hello, world");
         assert_eq!(file.metadata().expect("there").permissions().mode() & 0o777, 0o600);
         assert_eq!(artifacts.dir.metadata().expect("there").permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn what_was_damaged_here_is_missing_until_it_is_brought_again() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (artifacts, _) = opened(dir.path());
+        let good = artifact("x.deb", b"hello, world");
+        keep(&artifacts, &good, b"hello, world").expect("kept");
+        let file = artifacts.dir.join(&good.sha256);
+        let is_missing = || !artifacts.missing(std::slice::from_ref(&good)).expect("digests").is_empty();
+        let damage = || fs::write(&file, b"hello, w\0rld").expect("written");
+        damage();
+        assert!(is_missing());
+        keep(&artifacts, &good, b"hello, world").expect("kept");
+        assert!(!is_missing());
+        assert_eq!(fs::read(&file).expect("there"), b"hello, world");
+        // A file of this host as well.
+        let source = dir.path().join("x.deb");
+        fs::write(&source, b"hello, world").expect("written");
+        damage();
+        artifacts.adopt(&source, "x.deb").expect("kept");
+        assert!(!is_missing());
     }
 
     #[test]
