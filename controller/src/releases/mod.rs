@@ -8,6 +8,7 @@
 //! A release is known by the SHA-256 of its agent program, unpacked. It stays until it is removed, which is refused while
 //! somebody needs it.
 
+mod leave;
 mod record;
 mod refused;
 mod service;
@@ -22,6 +23,7 @@ use fleet_model::{Clock, FleetName, Timestamp};
 use fleet_release::{Accepted, Kind, Manifest, Refusal, Signed, Trust, Version, Warning, outlook, rise};
 use fleet_store::Expected;
 
+pub use leave::Leave;
 pub use record::{ReleaseRecord, TrustRecord};
 pub use refused::ReleaseError;
 pub use service::ReleasesService;
@@ -45,8 +47,8 @@ pub struct StoredRelease {
     pub manifest_bytes: Vec<u8>,
     /// What it says; its signatures were good when it was kept.
     pub manifest: Manifest,
-    /// The signed permit to go back to it, if there is one.
-    pub permit: Option<Vec<u8>>,
+    /// Leave to go back to it; a node is given one that names it, while that is in time.
+    pub permits: Vec<Leave>,
     /// When it was kept.
     pub published: Timestamp,
     /// Which operator brought it.
@@ -55,12 +57,15 @@ pub struct StoredRelease {
 
 impl StoredRelease {
     fn read(release: &str, record: ReleaseRecord) -> Result<Self, Refusal> {
-        let ReleaseRecord { manifest, permit, published, by } = record;
+        let ReleaseRecord { manifest, permits, published, by } = record;
         Ok(Self {
             release: release.to_owned(),
             manifest: Signed::decode(Kind::Manifest, manifest.as_bytes())?.claim()?,
             manifest_bytes: manifest.into_bytes(),
-            permit: permit.map(String::into_bytes),
+            permits: permits
+                .into_iter()
+                .map(|one| Leave::read(one.into_bytes()))
+                .collect::<Result<_, _>>()?,
             published,
             by,
         })
@@ -159,6 +164,15 @@ impl Releases {
         // Whoever has kept a release has a trust.
         let Some(trust) = &state.trust else { return Ok(()) };
         judge(trust, &kept.manifest_bytes, self.clock.now()).map(drop)
+    }
+
+    /// Those of its permits that nodes which they name would take now.
+    pub fn leave(&self, kept: &StoredRelease) -> Vec<Leave> {
+        let state = self.state();
+        let Some(trust) = &state.trust else { return Vec::new() };
+        let now = self.clock.now();
+        let counts = |one: &&Leave| one.counts(trust, &kept.manifest_bytes, &kept.manifest, now);
+        kept.permits.iter().filter(counts).cloned().collect()
     }
 
     /// What expires soon, or did: the newest root, and this release if one is named.
@@ -274,7 +288,7 @@ impl Releases {
     async fn write(&self, state: &State, fresh: &StoredRelease) -> Result<bool, ReleaseError> {
         let record = ReleaseRecord {
             manifest: text(fresh.manifest_bytes.clone())?,
-            permit: fresh.permit.clone().map(text).transpose()?,
+            permits: fresh.permits.iter().map(|one| text(one.bytes.clone())).collect::<Result<_, _>>()?,
             published: fresh.published,
             by: fresh.by.clone(),
         };
@@ -355,12 +369,13 @@ impl State {
         fleet: &FleetName,
     ) -> Result<(StoredRelease, Accepted), ReleaseError> {
         let manifest = judge(trust, &offered.manifest, now)?;
-        let permit = offered.permit.as_deref();
-        if let Some(bytes) = permit {
-            let permit = trust.permit(bytes, &offered.manifest, &manifest)?;
+        let brought = offered.permit.clone().map(|bytes| {
+            let permit = trust.permit(&bytes, &offered.manifest, &manifest)?;
             permit.in_time(now)?;
             permit.for_fleet(fleet)?;
-        }
+            Ok::<_, Refusal>(Leave { bytes, permit })
+        });
+        let brought = brought.transpose()?;
         let agent = manifest.artifact(AGENT).ok_or(ReleaseError::NoAgent(manifest.version))?;
         let release = agent.sha256.clone();
         let wanted = Accepted { version: manifest.version, artifacts: manifest.artifacts_sha256() };
@@ -374,14 +389,18 @@ impl State {
         }
         // What is kept already may be signed afresh, however old it is.
         let known = held.is_some_and(|kept| kept.is(&wanted));
-        let highest = rise(self.highest.as_ref(), &manifest, permit.is_some() || known)?;
-        // A permit is for one signed manifest: it stays only while that does.
+        let highest = rise(self.highest.as_ref(), &manifest, brought.is_some() || known)?;
+        // Permits are for one signed manifest: they stay only while that does.
         let same = held.filter(|kept| kept.manifest_bytes == offered.manifest);
-        let permit = permit.map(<[u8]>::to_vec).or_else(|| same.and_then(|kept| kept.permit.clone()));
+        let mut permits = same.map(|kept| kept.permits.clone()).unwrap_or_default();
+        if let Some(brought) = brought {
+            permits.retain(|one| *one != brought && one.counts(trust, &offered.manifest, &manifest, now));
+            permits.push(brought);
+        }
         let published = held.map_or(now, |kept| kept.published);
         let by = held.map_or(by, |kept| &kept.by).to_owned();
         let manifest_bytes = offered.manifest.clone();
-        Ok((StoredRelease { release, manifest_bytes, manifest, permit, published, by }, highest))
+        Ok((StoredRelease { release, manifest_bytes, manifest, permits, published, by }, highest))
     }
 }
 

@@ -52,7 +52,7 @@ impl ReleasesService {
             warnings: words(&self.releases.outlook(Some(&kept))),
             release: kept.release,
             manifest: kept.manifest_bytes,
-            permit: kept.permit.unwrap_or_default(),
+            permits: kept.permits.into_iter().map(|one| one.bytes).collect(),
             published_ms: kept.published.as_millis(),
             published_by: kept.by,
         }

@@ -51,6 +51,7 @@ pub struct RescueService {
 
 /// What a node is ordered.
 struct Ordered {
+    node: NodeName,
     number: u64,
     again: bool,
     release: Offerable,
@@ -104,7 +105,7 @@ impl RescueService {
         let release = self.catalogue.get(rollout.spec.target.digest());
         let Some(release) = release.filter(|release| release.refused.is_none()) else { return Ok(None) };
         let again = rollout.nodes.get(&node).is_some_and(|node| node.again);
-        Ok(Some(Ordered { number, again, release, rollout }))
+        Ok(Some(Ordered { node, number, again, release, rollout }))
     }
 
     /// What `node` is ordered, if there is a place for it among those in flight, which it then takes.
@@ -125,8 +126,8 @@ impl RescueService {
     }
 
     fn reply(&self, ordered: &Ordered) -> AskReply {
-        let Ordered { number, again, release, rollout } = ordered;
-        let order = wire::offer(release, self.catalogue.roots(), *number, *again, &rollout.spec.policy);
+        let Ordered { node, number, again, release, rollout } = ordered;
+        let order = wire::offer(release, node, self.catalogue.roots(), *number, *again, &rollout.spec.policy);
         let to_agent::Message::Order(v1::Order { want: Some(Want::Release(offer)), .. }) = order else {
             return AskReply::default();
         };

@@ -2,9 +2,10 @@
 
 use std::fmt::Debug;
 
+use fleet_model::NodeName;
 use fleet_release::Warning;
 
-use crate::releases::Releases;
+use crate::releases::{Leave, Releases};
 
 /// A release as a rollout needs to know it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,14 +16,23 @@ pub struct Offerable {
     pub version: String,
     /// The signed manifest.
     pub manifest: Vec<u8>,
-    /// The signed permit, if there is one.
-    pub permit: Option<Vec<u8>>,
+    /// Leave to go back to it that counts now.
+    pub leave: Vec<Leave>,
     /// SHA-256 of everything a node fetches of it.
     pub packed: Vec<String>,
     /// Why no node would take it now.
     pub refused: Option<String>,
     /// What is worth knowing before it is rolled out.
     pub warnings: Vec<String>,
+}
+
+impl Offerable {
+    /// The signed permit by which this node may go back to it, if there is one. No other is ever given it: a node refuses
+    /// what comes with a permit that it cannot use, also where it needs none.
+    pub fn permit_for(&self, node: &NodeName) -> Option<&[u8]> {
+        let named = self.leave.iter().filter(|one| one.permit.nodes.contains(node));
+        named.max_by_key(|one| one.permit.expires).map(|one| one.bytes.as_slice())
+    }
 }
 
 /// All releases.
@@ -49,9 +59,9 @@ impl Catalogue for Releases {
             packed: kept.manifest.artifacts.iter().map(|artifact| artifact.packed_sha256.clone()).collect(),
             refused: self.verdict(&kept).err().map(|why| why.to_string()),
             warnings: self.outlook(Some(&kept)).iter().chain(&self.outlook(None)).map(ahead).collect(),
+            leave: self.leave(&kept),
             release: kept.release,
             manifest: kept.manifest_bytes,
-            permit: kept.permit,
         })
     }
 

@@ -12,6 +12,7 @@ use super::{
     archive::{Head, Kept, LineRecord, Told},
     catalogue::Offerable,
     core::{Core, superseded},
+    leave,
     members::Members,
     note::{self, Note},
     plans,
@@ -53,6 +54,7 @@ impl Core {
         let policy = read_policy(policy)?;
         known_zones(&policy, now)?;
         let Members { members, spare } = self.floor.members().await?;
+        leave::all_have_it(&*self.floor, &release, &members)?;
         let (previous, previous_version) =
             self.before(&release.release, members.iter().map(|member| &member.node));
         let spec = Spec {

@@ -23,6 +23,7 @@ pub mod driver;
 pub mod floor;
 mod hear;
 pub mod inbox;
+mod leave;
 pub mod members;
 pub mod note;
 mod perform;

@@ -122,7 +122,8 @@ impl Core {
             );
         };
         self.floor.allow(&node, offerable.packed.clone());
-        let order = wire::offer(&offerable, self.catalogue.roots(), order, again, &rollout.spec.policy);
+        let roots = self.catalogue.roots();
+        let order = wire::offer(&offerable, &node, roots, order, again, &rollout.spec.policy);
         self.floor.tell(&node, order);
         None
     }

@@ -85,9 +85,10 @@ pub fn answer(node: &NodeName, answer: v1::GateAnswer) -> Event {
     Event::Answer { node: node.clone(), gate: answer.gate, passed: answer.passed, detail }
 }
 
-/// The order to take a release.
+/// The order to `node` to take a release.
 pub fn offer(
     release: &Offerable,
+    node: &NodeName,
     roots: Vec<Vec<u8>>,
     number: u64,
     again: bool,
@@ -96,7 +97,7 @@ pub fn offer(
     let offer = v1::ReleaseOffer {
         roots,
         manifest: release.manifest.clone(),
-        permit: release.permit.clone().unwrap_or_default(),
+        permit: release.permit_for(node).unwrap_or_default().to_vec(),
         again,
         trial: Some(trial(policy)),
     };

@@ -95,23 +95,32 @@ impl Releaser {
     }
 
     fn permit(&self, manifest: &[u8]) -> Vec<u8> {
-        self.permit_in(fleet(), manifest)
+        self.permit_in(fleet(), manifest, &["web-1"], DAY)
     }
 
-    fn permit_in(&self, fleet: FleetName, manifest: &[u8]) -> Vec<u8> {
+    fn permit_in(&self, fleet: FleetName, manifest: &[u8], nodes: &[&str], life: Duration) -> Vec<u8> {
         let permit = Permit {
             manifest: artifact("", manifest).sha256,
             fleet,
-            nodes: ["web-1".parse().expect("a name")].into(),
+            nodes: nodes.iter().map(|name| name.parse().expect("a name")).collect(),
             reason: "0.3.0 eats memory".to_owned(),
             created: self.now,
-            expires: self.now.after(DAY),
+            expires: self.now.after(life),
         };
         sign(&permit, &[&self.permit])
     }
 
     fn request(&self, manifest: Vec<u8>) -> PublishRequest {
         PublishRequest { chain: Some(RootChain { roots: self.chain.clone() }), manifest, permit: vec![] }
+    }
+
+    /// Leave for these nodes to go back to what was published before; says how it was signed.
+    pub async fn allow(&self, fixture: &Fixture, text: &str, nodes: &[&str], life: Duration) -> Vec<u8> {
+        let manifest = self.signed(text);
+        let permit = self.permit_in(fleet(), &manifest, nodes, life);
+        let request = PublishRequest { permit: permit.clone(), ..self.request(manifest) };
+        publish(fixture, request).await.expect("kept");
+        permit
     }
 
     /// With its artifacts.
@@ -276,19 +285,19 @@ async fn versions_rise_and_none_ever_changes() {
     let said = why(publish(&fixture, with(&releaser.permit(b"another"))).await);
     assert!(said.contains("is for another manifest"), "{said}");
     let elsewhere: FleetName = "other".parse().expect("a name");
-    let said = why(publish(&fixture, with(&releaser.permit_in(elsewhere, &manifest))).await);
+    let said = why(publish(&fixture, with(&releaser.permit_in(elsewhere, &manifest, &["web-1"], DAY))).await);
     assert!(said.contains("is for nodes of fleet `other`, and this is fleet"), "{said}");
     publish(&fixture, with(&permit)).await.expect("kept");
-    assert_eq!(list(&fixture).await.releases[1].permit, permit);
+    assert_eq!(list(&fixture).await.releases[1].permits, std::slice::from_ref(&permit));
     let said = why(releaser.publish(&fixture, "0.2.9").await);
     assert!(said.contains("0.2.9 is older than 0.3.0"), "{said}");
     // Known now, it may come again, and keeps its permit; signed afresh, it has none.
     releaser.publish(&fixture, "0.2.0").await.expect("known");
-    assert_eq!(list(&fixture).await.releases[1].permit, permit);
+    assert_eq!(list(&fixture).await.releases[1].permits, std::slice::from_ref(&permit));
     let mut fresh = releaser.manifest("0.2.0");
     fresh.expires = releaser.now.after(DAY * 300);
     publish(&fixture, releaser.request(sign(&fresh, &[&releaser.release]))).await.expect("known");
-    assert_eq!(list(&fixture).await.releases[1].permit, b"");
+    assert!(list(&fixture).await.releases[1].permits.is_empty());
     // One version, one set of programs; one agent, one version.
     bring(&fixture, "0.9.0").await;
     for text in ["0.3.0", "0.2.0"] {
@@ -302,6 +311,32 @@ async fn versions_rise_and_none_ever_changes() {
     let said = why(publish(&fixture, releaser.request(sign(&same, &[&releaser.release]))).await);
     assert_eq!(said, "release 0.3.1 has the very agent of release 0.3.0");
     assert_eq!(list(&fixture).await.releases.len(), 2);
+    fixture.stop().await;
+}
+
+#[tokio::test]
+async fn permits_are_kept_side_by_side_until_they_end() {
+    let (fixture, _) = start(&[]).await;
+    let mut releaser = Releaser::new(&fixture);
+    releaser.publish(&fixture, "0.2.0").await.expect("kept");
+    let permits = async |fixture: &Fixture| list(fixture).await.releases.remove(0).permits;
+    let long = releaser.allow(&fixture, "0.2.0", &["web-1"], DAY * 3).await;
+    let short = releaser.allow(&fixture, "0.2.0", &["web-2"], DAY).await;
+    assert_eq!(permits(&fixture).await, [long.clone(), short.clone()]);
+    publish(&fixture, releaser.request(releaser.signed("0.2.0"))).await.expect("known");
+    assert_eq!(permits(&fixture).await, [long.clone(), short], "without another one, all stay");
+    let again = releaser.allow(&fixture, "0.2.0", &["web-1"], DAY * 3).await;
+    assert_eq!((permits(&fixture).await.len(), &again), (2, &long), "the same once");
+    let (fixture, _) = start_in(fixture.stop().await, &[], |_| {}).await;
+    assert_eq!(permits(&fixture).await.len(), 2);
+    // The next one sweeps away those that ended, and those of a key that was withdrawn.
+    fixture.clock.advance(DAY * 2);
+    let third = releaser.allow(&fixture, "0.2.0", &["web-3"], DAY * 4).await;
+    assert_eq!(permits(&fixture).await, [long, third]);
+    releaser.permit = key();
+    releaser.link(&[]);
+    let fourth = releaser.allow(&fixture, "0.2.0", &["web-4"], DAY * 4).await;
+    assert_eq!(permits(&fixture).await, [fourth]);
     fixture.stop().await;
 }
 

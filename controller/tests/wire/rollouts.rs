@@ -1,10 +1,10 @@
 //! Rollouts through real sessions: scripted agents are told, say how it goes, and are heard.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use fleet_controller::rollout::note;
 use fleet_proto::{
-    refusal::RefusalKind,
+    refusal::{Refusal, RefusalKind},
     v1::{
         self, ClearLineRequest, ExplainRequest, FetchRequest, NoopRequest, RollbackRequest, Rollout,
         RolloutAct, RolloutActKind, RolloutReply, RolloutRequest, RolloutStanding, StandingReason,
@@ -107,12 +107,14 @@ struct Fleet {
     fixture: Fixture,
     nodes: BTreeMap<String, Node>,
     release: String,
+    releaser: Releaser,
 }
 
 /// Some nodes that run the old release and have said so, and a new one that is published.
 async fn fleet(names: &[&str]) -> Fleet {
     let (fixture, tokens) = start(names).await;
-    let release = Releaser::new(&fixture).publish(&fixture, "0.2.0").await.expect("kept");
+    let releaser = Releaser::new(&fixture);
+    let release = releaser.publish(&fixture, "0.2.0").await.expect("kept");
     let mut nodes = BTreeMap::new();
     for (name, token) in names.iter().zip(&tokens) {
         let agent = Agent::home(&fixture, token, name).await;
@@ -120,7 +122,7 @@ async fn fleet(names: &[&str]) -> Fleet {
         one.say(StandingStep::StandingCommitted, OLD, OLD).await;
         nodes.insert((*name).to_owned(), one);
     }
-    let fleet = Fleet { fixture, nodes, release };
+    let fleet = Fleet { fixture, nodes, release, releaser };
     fleet.heard().await;
     fleet
 }
@@ -333,6 +335,75 @@ async fn a_stopped_line_holds_those_that_come_later_and_they_catch_up_when_it_is
     back.update(&release).await;
     let rollout = fleet.until_standing(RolloutStanding::RolloutFinished).await;
     assert!(rollout.nodes.iter().all(|node| node.outcome == "updated"), "{:?}", rollout.nodes);
+    fleet.fixture.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_damaged_on_the_controllers_disk_is_published_again_and_reaches_nodes_sound() {
+    let mut fleet = fleet(&["a"]).await;
+    let sha256 = artifact("", &packed("0.2.0")).sha256;
+    let file = fleet.fixture.dir.path().join("artifacts").join(&sha256);
+    let mut bytes = std::fs::read(&file).expect("kept");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, bytes).expect("damaged");
+    fleet.releaser.publish(&fleet.fixture, "0.2.0").await.expect("brought again");
+    fleet.start(POLICY, false).await.expect("starts");
+    fleet.node("a").offered().await;
+    let got = fleet.nodes["a"].fetch(&fleet.fixture, &sha256).await.expect("given");
+    assert!(got == packed("0.2.0"));
+    fleet.fixture.stop().await;
+}
+
+/// Everybody at once.
+const ALL: &str = r#"{"canaries":{"named":["a","b","c"],"drawn":0},"budgets":{"inFlight":"100%","unavailable":"100%"},
+    "canaryBudgets":{"inFlight":"100%","unavailable":"100%"}}"#;
+
+#[tokio::test]
+async fn leave_to_go_back_is_given_to_whom_it_names_while_it_lasts() {
+    let mut fleet = fleet(&["a", "b", "c"]).await;
+    for name in ["a", "b"] {
+        let standing = v1::Standing {
+            step: StandingStep::StandingCommitted.into(),
+            running_sha256: OLD.replace('1', "2"),
+            running_version: "0.2.1".to_owned(),
+            ..v1::Standing::default()
+        };
+        fleet.node(name).session.say(from_agent::Message::Standing(standing)).await;
+    }
+    let newer = |name| fleet.fixture.desk.registry.standing_of(&node(name));
+    let heard = || ["a", "b"].map(newer).iter().flatten().all(|said| said.running_version == "0.2.1");
+    fleet.fixture.until("they say what they run", heard).await;
+    // Who has to go back and may not is named before anything is touched.
+    let refused = async |fleet: &Fleet, preview| {
+        let refused = fleet.start(ALL, preview).await.expect_err("no leave");
+        let refusal = Refusal::from_status(&refused).expect("a refusal");
+        (refusal.message, refusal.hint)
+    };
+    for preview in [true, false] {
+        let (message, hint) = refused(&fleet, preview).await;
+        assert!(message.ends_with("go back to 0.2.0: a, b"), "{message}");
+        assert!(hint.starts_with("`fleetctl release permit 0.2.0 --nodes a,b --reason"), "{hint}");
+    }
+    let minute = Duration::from_secs(60);
+    let for_a = fleet.releaser.allow(&fleet.fixture, "0.2.0", &["a"], minute * 60).await;
+    let (message, _) = refused(&fleet, true).await;
+    assert!(message.ends_with("go back to 0.2.0: b"), "{message}");
+    let for_b = fleet.releaser.allow(&fleet.fixture, "0.2.0", &["b"], minute).await;
+    fleet.start(ALL, true).await.expect("everybody may");
+    fleet.start(ALL, false).await.expect("starts");
+    for (name, permit) in [("a", &for_a[..]), ("b", &for_b), ("c", &[])] {
+        assert_eq!(fleet.node(name).offered().await.permit, permit, "{name}");
+    }
+    // Ordered again a minute later: what ended is not sent along, for a node refuses whatever comes with it.
+    fleet.fixture.clock.advance(minute);
+    for (name, permit) in [("a", &for_a[..]), ("b", &[]), ("c", &[])] {
+        let Node { agent, session, .. } = fleet.nodes.remove(name).expect("a node");
+        drop(session);
+        let mut again = Node::open(&fleet.fixture, agent).await;
+        assert_eq!(again.offered().await.permit, permit, "{name}, again");
+        fleet.nodes.insert(name.to_owned(), again);
+    }
     fleet.fixture.stop().await;
 }
 

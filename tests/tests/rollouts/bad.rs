@@ -154,10 +154,17 @@ impl Stage {
         self.fleet.sandbox.run(&permit).expect(0);
         self.fleet.publish(&release).expect(0);
         // A controller that somebody broke into offers it without the leave that makes it lawful.
-        forge(&self.fleet, &release, |record| {
-            assert!(record.permit.take().is_some(), "it came with its permit");
+        let gate = json!([{
+            "name": "door", "when": "before", "check": {"command": {"argv": ["/usr/bin/test", "-e", "/run/leave"]}},
+        }]);
+        let fleet = &self.fleet;
+        let why = "going back needs a signed permit";
+        self.stops_when(&release, canary, &[&format!("gates={gate}")], why, || {
+            forge(fleet, &release, |record| {
+                assert_eq!(std::mem::take(&mut record.permits).len(), 1, "it came with its permit");
+            });
+            fleet.node(canary).expect("touch /run/leave");
         });
-        self.stops(&release, canary, &[], "going back needs a signed permit");
     }
 
     /// The controller does not take a release, and says `why`.

@@ -43,7 +43,7 @@ pub enum Release {
         /// Its version
         release: Version,
     },
-    /// Sign leave for some nodes of a fleet to go back to an older release; it takes the place of an earlier one for that release
+    /// Sign leave for some nodes of a fleet to go back to an older release, beside others signed before
     Permit(Permit),
 }
 

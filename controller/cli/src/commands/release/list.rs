@@ -1,5 +1,7 @@
 //! `fleetctl release list` and `show VERSION`.
 
+use std::collections::BTreeSet;
+
 use fleet_model::{Clock as _, SystemClock, Timestamp};
 use fleet_proto::v1::{KeptRelease, ReleasesReply, ReleasesRequest};
 use fleet_release::{Kind, Manifest, Permit, Signed, Version};
@@ -18,7 +20,7 @@ use crate::{
 struct Kept {
     wire: KeptRelease,
     manifest: Manifest,
-    permit: Option<Permit>,
+    permits: Vec<Permit>,
     /// Who runs it, as nodes say.
     nodes: Vec<String>,
 }
@@ -77,13 +79,11 @@ fn read(reply: ReleasesReply) -> Result<All, Failure> {
     for wire in reply.releases {
         let signed = Signed::decode(Kind::Manifest, &wire.manifest).map_err(unread)?;
         let manifest: Manifest = signed.claim().map_err(unread)?;
-        let permit = match wire.permit.as_slice() {
-            [] => None,
-            bytes => Some(Signed::decode(Kind::Permit, bytes).and_then(|one| one.claim()).map_err(unread)?),
-        };
+        let permit = |bytes: &Vec<u8>| Signed::decode(Kind::Permit, bytes).and_then(|one| one.claim());
+        let permits = wire.permits.iter().map(permit).collect::<Result<_, _>>().map_err(unread)?;
         let at = running.iter().position(|(version, _)| *version == manifest.version.to_string());
         let nodes = at.map(|at| running.swap_remove(at).1).unwrap_or_default();
-        kept.push(Kept { wire, manifest, permit, nodes });
+        kept.push(Kept { wire, manifest, permits, nodes });
     }
     let mut others: Vec<_> = running.into_iter().map(|(version, nodes)| (version, nodes.len())).collect();
     others.sort();
@@ -109,14 +109,14 @@ fn document(kept: &Kept) -> Value {
     document["refused"] = or_null(&kept.wire.refused).into();
     document["warnings"] = kept.wire.warnings.clone().into();
     document["nodes"] = kept.nodes.clone().into();
-    document["permit"] = kept.permit.as_ref().map_or(Value::Null, |permit| {
+    let permits = kept.permits.iter().zip(&kept.wire.permits).map(|(permit, signed)| {
         let nodes: Vec<String> = permit.nodes.iter().map(ToString::to_string).collect();
         json!({
             "fleet": permit.fleet, "nodes": nodes, "reason": permit.reason, "created": permit.created.to_string(),
-            "expires": permit.expires.to_string(),
-            "signed_by": words::signers(Kind::Permit, &kept.wire.permit),
+            "expires": permit.expires.to_string(), "signed_by": words::signers(Kind::Permit, signed),
         })
     });
+    document["permits"] = permits.collect();
     document
 }
 
@@ -127,13 +127,18 @@ fn list_text(all: &All, now: Timestamp) -> String {
     } else {
         let mut rows =
             vec![["VERSION", "MADE", "EXPIRES", "NODES", "RELEASE", "NOTES"].map(str::to_owned).to_vec()];
-        for Kept { wire, manifest, permit, nodes } in &all.kept {
+        for Kept { wire, manifest, permits, nodes } in &all.kept {
             let mut notes = Vec::new();
             if !wire.refused.is_empty() {
                 notes.push("no node takes it".to_owned());
             }
-            if let Some(permit) = permit {
-                notes.push(format!("permit for {}", permit.nodes.len()));
+            let named: BTreeSet<_> = permits
+                .iter()
+                .filter(|permit| permit.expires > now)
+                .flat_map(|permit| &permit.nodes)
+                .collect();
+            if !named.is_empty() {
+                notes.push(format!("permit for {}", named.len()));
             }
             rows.push(vec![
                 manifest.version.to_string(),
@@ -155,7 +160,7 @@ fn list_text(all: &All, now: Timestamp) -> String {
 }
 
 fn text(kept: &Kept, now: Timestamp) -> String {
-    let Kept { wire, manifest, permit, nodes } = kept;
+    let Kept { wire, manifest, permits, nodes } = kept;
     let minimum = &manifest.minimum;
     let mut rows = vec![
         ("release", format!("{}, {}", manifest.version, wire.release)),
@@ -169,7 +174,7 @@ fn text(kept: &Kept, now: Timestamp) -> String {
     if !wire.refused.is_empty() {
         rows.push(("refused", wire.refused.clone()));
     }
-    if let Some(permit) = permit {
+    for permit in permits {
         let nodes: Vec<String> = permit.nodes.iter().map(ToString::to_string).collect();
         rows.push((
             "permit",
@@ -232,11 +237,11 @@ mod tests {
         }
     }
 
-    fn permit() -> Vec<u8> {
+    fn permit(nodes: &[&str]) -> Vec<u8> {
         let permit = Permit {
             manifest: "0a".repeat(32),
             fleet: "reference".parse().expect("a name"),
-            nodes: ["a1", "a2"].map(|name| name.parse().expect("a name")).into(),
+            nodes: nodes.iter().map(|name| name.parse().expect("a name")).collect(),
             reason: "0.3.0 eats memory".to_owned(),
             created: now(),
             expires: now().after(DAY * 7),
@@ -252,7 +257,10 @@ mod tests {
         ReleasesReply {
             releases: vec![
                 kept("0.3.0", 180),
-                KeptRelease { permit: permit(), ..kept("0.2.0", 20) },
+                KeptRelease {
+                    permits: vec![permit(&["a1", "a2"]), permit(&["a2", "b1"])],
+                    ..kept("0.2.0", 20)
+                },
                 KeptRelease {
                     refused: "the manifest is signed by nobody known".to_owned(),
                     ..kept("0.1.0", 1)
@@ -283,7 +291,7 @@ mod tests {
     #[test]
     fn whoever_signed_is_named() {
         let (key, _) = SigningKey::generate().expect("a key");
-        let mut signed = Signed::decode(Kind::Permit, &permit()).expect("one");
+        let mut signed = Signed::decode(Kind::Permit, &permit(&["a1"])).expect("one");
         signed.sign(&key);
         assert_eq!(words::signers(Kind::Permit, &signed.encode()), [key.public().id().to_string()]);
     }
