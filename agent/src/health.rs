@@ -138,6 +138,7 @@ mod tests {
             task: TaskId::new("lvm"),
             outcome,
             warnings: warnings.iter().map(ToString::to_string).collect(),
+            missing_members: None,
             at: NOW,
             took: Duration::ZERO,
         }

@@ -236,7 +236,14 @@ mod tests {
 
     fn report(outcome: Outcome) -> Report {
         let at = Timestamp::from_millis(0);
-        Report { task: TaskId::new("t"), outcome, warnings: Vec::new(), at, took: Duration::ZERO }
+        Report {
+            task: TaskId::new("t"),
+            outcome,
+            warnings: Vec::new(),
+            missing_members: None,
+            at,
+            took: Duration::ZERO,
+        }
     }
 
     #[test]

@@ -45,7 +45,14 @@ mod tests {
     fn who_may_stay() {
         let report = |outcome| {
             let at = Timestamp::from_millis(0);
-            Report { task: TaskId::new("t"), outcome, warnings: Vec::new(), at, took: Duration::ZERO }
+            Report {
+                task: TaskId::new("t"),
+                outcome,
+                warnings: Vec::new(),
+                missing_members: None,
+                at,
+                took: Duration::ZERO,
+            }
         };
         let at_work = |outcome| Board { reports: vec![report(outcome)], running: true, ..Board::default() };
         let cycled = || Board { cycled: true, ..Board::default() };

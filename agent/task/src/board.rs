@@ -67,6 +67,6 @@ impl Board {
 
 impl Report {
     fn new(task: TaskId, outcome: Outcome, at: Timestamp) -> Self {
-        Self { task, outcome, warnings: Vec::new(), at, took: Duration::ZERO }
+        Self { task, outcome, warnings: Vec::new(), missing_members: None, at, took: Duration::ZERO }
     }
 }

@@ -41,6 +41,8 @@ pub struct Report {
     pub outcome: Outcome,
     /// What needs a person's attention although the outcome is fine.
     pub warnings: Vec<String>,
+    /// Names of servers that should be in the database cluster and are not; `None` if the task saw no cluster.
+    pub missing_members: Option<Vec<String>>,
     /// When this became so.
     pub at: Timestamp,
     /// How long it took.
@@ -78,6 +80,7 @@ impl From<&Report> for v1::TaskReport {
         let mut parts = vec![reason];
         parts.extend(report.warnings.iter().cloned());
         parts.retain(|part| !part.is_empty());
+        let missing = report.missing_members.clone();
         Self {
             name: report.task.to_string(),
             result: result.into(),
@@ -87,6 +90,7 @@ impl From<&Report> for v1::TaskReport {
             took_ms: u32::try_from(report.took.as_millis()).unwrap_or(u32::MAX),
             drift,
             drift_since_ms: since_ms,
+            cluster: missing.map(|missing_members| v1::ObservedCluster { missing_members }),
         }
     }
 }
@@ -122,6 +126,7 @@ mod tests {
             task: TaskId::new("lvm"),
             outcome: Outcome::Unchanged,
             warnings: vec!["/dev/sdc was left alone".into()],
+            missing_members: None,
             at: Timestamp::from_millis(7),
             took: Duration::from_millis(3),
         };
@@ -132,12 +137,32 @@ mod tests {
     }
 
     #[test]
+    fn a_whole_cluster_is_told_from_one_nobody_saw() {
+        let check = |missing_members: Option<Vec<String>>| {
+            let report = Report {
+                task: TaskId::new("rethinkdb"),
+                outcome: Outcome::Unchanged,
+                warnings: Vec::new(),
+                missing_members: missing_members.clone(),
+                at: Timestamp::from_millis(7),
+                took: Duration::ZERO,
+            };
+            let wire = v1::TaskReport::from(&report);
+            assert_eq!(wire.cluster.map(|cluster| cluster.missing_members), missing_members);
+        };
+        check(None);
+        check(Some(Vec::new()));
+        check(Some(vec!["b1".into(), "f1".into()]));
+    }
+
+    #[test]
     fn drift_travels_with_its_age() {
         let since = Timestamp::from_millis(5);
         let report = Report {
             task: TaskId::new("hosts"),
             outcome: Outcome::Drifted { lines: vec!["a line".into()], since },
             warnings: Vec::new(),
+            missing_members: None,
             at: Timestamp::from_millis(7),
             took: Duration::ZERO,
         };

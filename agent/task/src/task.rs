@@ -37,6 +37,8 @@ pub struct Finding {
     pub waiting: Option<String>,
     /// What is worth a person's attention though it is not this task's to change.
     pub warnings: Vec<String>,
+    /// Names of servers that should be in the database cluster and are not; `None` if the look saw no cluster.
+    pub missing_members: Option<Vec<String>>,
     /// Permit of the controller that `apply` needs; it is asked for first, and given back once converged.
     pub permit: Option<String>,
     /// Whether what is done under it takes nothing away from anybody, should it fail half way: then it is given back at

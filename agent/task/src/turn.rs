@@ -41,14 +41,15 @@ pub(crate) struct Turn {
 /// How a turn ended.
 struct End {
     outcome: Outcome,
-    warnings: Vec<String>,
+    /// By the last look; nothing, if none came to an end.
+    found: Finding,
 }
 
 impl Turn {
     pub(crate) async fn work(self) -> Report {
         let (id, started) = (self.id().clone(), Instant::now());
         let deadline = self.planned.task.deadline();
-        let End { outcome, warnings } = match tokio::time::timeout(deadline, self.converge()).await {
+        let End { outcome, found } = match tokio::time::timeout(deadline, self.converge()).await {
             Ok(end) => end,
             Err(_) => {
                 self.close();
@@ -56,7 +57,7 @@ impl Turn {
                     "it did not end within {} s; next: look at what it runs on the node (`systemctl status fleet-agent`)",
                     deadline.as_secs()
                 );
-                self.failed(&mut self.node.journal().standing(&id), why, Vec::new())
+                self.failed(&mut self.node.journal().standing(&id), why, Finding::default())
             }
         };
         match &outcome {
@@ -66,7 +67,8 @@ impl Turn {
             Outcome::Drifted { lines, .. } => tracing::info!(task = %id, ?lines, "task has drifted"),
             Outcome::Unchanged | Outcome::Running => tracing::debug!(task = %id, "task unchanged"),
         }
-        Report { task: id, outcome, warnings, at: self.clock.now(), took: started.elapsed() }
+        let Finding { warnings, missing_members, .. } = found;
+        Report { task: id, outcome, warnings, missing_members, at: self.clock.now(), took: started.elapsed() }
     }
 
     async fn converge(&self) -> End {
@@ -76,7 +78,7 @@ impl Turn {
         standing.repairing |= self.repair;
         let first = match self.look().await {
             Ok(finding) => finding,
-            Err(error) => return self.stuck(&mut standing, error, Vec::new()),
+            Err(error) => return self.stuck(&mut standing, error, Finding::default()),
         };
         if first.drift.is_empty() {
             if let Some(intent) = interrupted
@@ -94,10 +96,8 @@ impl Turn {
                 if let Err(error) = self.keep(&standing) {
                     tracing::warn!(task = %self.id(), %error, "since when it differs is not remembered");
                 }
-                return End {
-                    outcome: Outcome::Drifted { lines: first.drift, since },
-                    warnings: first.warnings,
-                };
+                let outcome = Outcome::Drifted { lines: first.drift.clone(), since };
+                return End { outcome, found: first };
             }
         }
         let interruptions = match &interrupted {
@@ -112,7 +112,7 @@ impl Turn {
                  stopped it, then run `fleet-agent --once` there",
                 first.drift.join(", ")
             );
-            return self.failed(&mut standing, why, first.warnings);
+            return self.failed(&mut standing, why, first);
         }
         let resumed = interrupted.is_some();
         self.stages(standing, first, interruptions, resumed).await
@@ -129,10 +129,8 @@ impl Turn {
         for _ in 0..MAX_STAGES {
             if let Some(wait) = self.permitted(&mut standing, finding.permit.as_deref()) {
                 return match wait {
-                    Ok(what) => self.waiting(&mut standing, what, finding.warnings),
-                    Err(error) => {
-                        self.failed(&mut standing, TaskError::from(error).explain(), finding.warnings)
-                    }
+                    Ok(what) => self.waiting(&mut standing, what, finding),
+                    Err(error) => self.failed(&mut standing, TaskError::from(error).explain(), finding),
                 };
             }
             let intent = Intent {
@@ -149,7 +147,7 @@ impl Turn {
             if let Err(error) = begun {
                 // Nothing was begun after all.
                 standing.disturbed = disturbed;
-                return self.failed(&mut standing, TaskError::from(error).explain(), finding.warnings);
+                return self.failed(&mut standing, TaskError::from(error).explain(), finding);
             }
             // Only tells the board; a full channel means it is being told anyway.
             let _ = self.begun.try_send(self.id().clone());
@@ -168,15 +166,15 @@ impl Turn {
                     return self.settled(&mut standing, second);
                 }
                 Verdict::Next(second) => finding = second,
-                Verdict::Stuck(error, warnings) => return self.stuck(&mut standing, error, warnings),
-                Verdict::Differs(why, warnings) => return self.failed(&mut standing, why, warnings),
+                Verdict::Stuck(error, found) => return self.stuck(&mut standing, error, found),
+                Verdict::Differs(why, found) => return self.failed(&mut standing, why, found),
             }
         }
         let why = format!(
             "still differs after {MAX_STAGES} applies: {}; next: something on the node undoes it",
             finding.drift.join(", ")
         );
-        self.failed(&mut standing, why, finding.warnings)
+        self.failed(&mut standing, why, finding)
     }
 
     fn id(&self) -> &TaskId {
@@ -220,9 +218,9 @@ impl Turn {
     }
 
     /// Nothing differs: converged, or waiting.
-    fn settled(&self, standing: &mut Standing, finding: Finding) -> End {
-        if let Some(what) = finding.waiting {
-            return self.waiting(standing, what, finding.warnings);
+    fn settled(&self, standing: &mut Standing, mut found: Finding) -> End {
+        if let Some(what) = found.waiting.take() {
+            return self.waiting(standing, what, found);
         }
         let mut changed = std::mem::take(&mut standing.changed);
         if let Some(since) = standing.differs_since.take()
@@ -238,28 +236,28 @@ impl Turn {
             tracing::warn!(task = %self.id(), %error, "that it converged is not remembered");
         }
         let outcome = if changed.is_empty() { Outcome::Unchanged } else { Outcome::Changed(changed) };
-        End { outcome, warnings: finding.warnings }
+        End { outcome, found }
     }
 
     /// Not yet. A permit stays with it until its lease ends, and what was done so far is not forgotten.
-    fn waiting(&self, standing: &mut Standing, what: String, warnings: Vec<String>) -> End {
+    fn waiting(&self, standing: &mut Standing, what: String, found: Finding) -> End {
         if let Err(error) = self.keep(standing) {
             tracing::warn!(task = %self.id(), %error, "what was done so far is not remembered");
         }
-        End { outcome: Outcome::Waiting(what), warnings }
+        End { outcome: Outcome::Waiting(what), found }
     }
 
-    fn stuck(&self, standing: &mut Standing, error: TaskError, warnings: Vec<String>) -> End {
+    fn stuck(&self, standing: &mut Standing, error: TaskError, found: Finding) -> End {
         match error {
-            TaskError::NotYet(what) => self.waiting(standing, what, warnings),
-            error => self.failed(standing, error.explain(), warnings),
+            TaskError::NotYet(what) => self.waiting(standing, what, found),
+            error => self.failed(standing, error.explain(), found),
         }
     }
 
     /// It could not be done. Whatever was begun under a permit may have left the node half way through a restart: one
     /// that is away, and others must not go away beside it. Its permit is kept until it has converged, but not for
     /// ever: what fails again and again is not half way through anything, and others wait for their turn.
-    fn failed(&self, standing: &mut Standing, why: String, warnings: Vec<String>) -> End {
+    fn failed(&self, standing: &mut Standing, why: String, found: Finding) -> End {
         if standing.disturbed.is_none_or(|since| self.clock.now().since(since) > KEPT) {
             self.release(standing);
         }
@@ -267,7 +265,7 @@ impl Turn {
         if let Err(error) = self.keep(standing) {
             tracing::warn!(task = %self.id(), %error, "that it failed is not remembered");
         }
-        End { outcome: Outcome::Failed(why), warnings }
+        End { outcome: Outcome::Failed(why), found }
     }
 
     fn keep(&self, standing: &Standing) -> Result<(), JournalError> {

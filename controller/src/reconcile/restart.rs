@@ -30,11 +30,6 @@ use crate::{
 
 /// Between two looks of all.
 const AGAIN: Duration = Duration::from_secs(10);
-/// What agents say, as a warning, of servers that should be in the cluster and are not: their names follow. The report
-/// has no other sign of it.
-const MISSING: &str = "not in the cluster: ";
-/// The same of the node's own.
-const UNLISTED: &str = "the server does not list itself among those connected";
 
 /// Asks the nodes of the plan in force.
 #[derive(Debug)]
@@ -105,17 +100,25 @@ impl Part {
 
     fn lacks(&self) -> Option<String> {
         lacks(&self.view, &self.node, &self.task).or_else(|| {
-            let reason = self.report()?.reason.as_str();
-            let incomplete =
-                missing(reason).next().is_some() || reason.split("; ").any(|part| part == UNLISTED);
-            incomplete.then(|| format!("task `{}` of node `{}`: {reason}", self.task, self.node))
+            let report = self.report()?;
+            let why = match &report.cluster {
+                Some(cluster) if cluster.missing_members.is_empty() => return None,
+                Some(cluster) => format!("not in the cluster: {}", cluster.missing_members.join(", ")),
+                // An older agent, which has a reason if somebody is missing, and may have it for something else.
+                None if report.reason.is_empty() => return None,
+                None => {
+                    let next = "its agent is too old to say whether a server is missing: update it";
+                    format!("{} ({next})", report.reason)
+                }
+            };
+            Some(format!("task `{}` of node `{}`: {why}", self.task, self.node))
         })
     }
 }
 
-/// Servers that a reason says are not in the cluster.
-fn missing(reason: &str) -> impl Iterator<Item = &str> {
-    reason.split("; ").filter_map(|part| part.strip_prefix(MISSING)).flat_map(|names| names.split(", "))
+/// Whether a report says that this server is not in the cluster; one of an older agent never does.
+fn misses(report: &TaskReport, server: &str) -> bool {
+    report.cluster.as_ref().is_some_and(|seen| seen.missing_members.iter().any(|name| name == server))
 }
 
 impl Turns {
@@ -210,13 +213,11 @@ fn is_member(parts: &[Part], node: &NodeName) -> bool {
 
 /// Why `node` should not be off now.
 fn in_the_way(parts: &[Part], node: &NodeName, silent: &BTreeSet<NodeName>) -> Option<String> {
-    let own = parts.iter().find(|part| part.node == *node).and_then(|part| part.server.as_deref());
+    let own = parts.iter().filter(|part| part.node == *node).find_map(|part| part.server.as_deref());
     let others = || parts.iter().filter(|part| part.node != *node);
     let mut witnesses = others().filter_map(|part| part.witness(silent)).peekable();
     // Of all: one that is cut off misses everybody.
-    if witnesses.peek().is_some()
-        && witnesses.all(|report| missing(&report.reason).any(|name| Some(name) == own))
-    {
+    if witnesses.peek().is_some() && witnesses.all(|report| own.is_some_and(|own| misses(report, own))) {
         return None;
     }
     // Whether its own server is well does not matter when it goes; whether it finds the replicas ready does.

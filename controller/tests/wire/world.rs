@@ -81,6 +81,8 @@ pub struct Script {
     pub unsettled: BTreeMap<&'static str, u32>,
     /// It is not as desired either.
     pub waits: bool,
+    /// What this task of the node says though it is fine.
+    pub says: BTreeMap<(&'static str, &'static str), Says>,
     /// A repair is answered with this.
     pub repair_fails: BTreeMap<&'static str, &'static str>,
     /// The cloud does not listen when it is told to stop.
@@ -93,6 +95,15 @@ pub struct Script {
     pub machines: bool,
     /// What is left after a destroy.
     pub left_over: Option<&'static str>,
+}
+
+/// What a task says of itself and of the database cluster.
+#[derive(Clone, Debug)]
+pub struct Says {
+    /// In words.
+    pub reason: &'static str,
+    /// Servers that it misses; `None` from an older agent.
+    pub missing: Option<&'static [&'static str]>,
 }
 
 impl World {
@@ -447,12 +458,30 @@ fn look(node: &NodeName, desired: &v1::Desired, world: &Inner, asked: bool) -> v
         *left -= u32::from(asked);
         for task in seen.tasks.iter_mut().filter(|task| task.name == "database") {
             "not in the cluster: one".clone_into(&mut task.reason);
+            task.cluster = Some(cluster(&["one"]));
             if waits {
                 task.result = v1::TaskResult::Waiting.into();
             }
         }
     }
+    for task in &mut seen.tasks {
+        if let Some(says) = script.says.get(&(node.as_str(), task.name.as_str())) {
+            says.reason.clone_into(&mut task.reason);
+            task.cluster = says.missing.map(cluster);
+        }
+    }
     seen
+}
+
+/// A database cluster in which these servers are missing.
+fn cluster(missing: &[&str]) -> v1::ObservedCluster {
+    v1::ObservedCluster { missing_members: missing.iter().map(ToString::to_string).collect() }
+}
+
+/// Whether a task sees the database cluster.
+fn sees_cluster(task: &v1::TaskSpec) -> bool {
+    use v1::task_spec::Kind;
+    matches!(task.kind, Some(Kind::Rethinkdb(_) | Kind::Database(_)))
 }
 
 fn report(desired: &v1::Desired, broken: Option<&str>) -> v1::Observed {
@@ -463,6 +492,7 @@ fn report(desired: &v1::Desired, broken: Option<&str>) -> v1::Observed {
             name: task.name.clone(),
             result: result.into(),
             reason: if failed { "no space left on device".to_owned() } else { String::new() },
+            cluster: (!failed && sees_cluster(task)).then(|| cluster(&[])),
             ..v1::TaskReport::default()
         }
     });

@@ -35,7 +35,8 @@ impl Database {
         Self { id, spec, cluster: Arc::new(Loopback) }
     }
 
-    async fn look(&self, wanted: &Wanted) -> Result<(Verdict, Vec<String>), TaskError> {
+    /// What is to be done, and what is to be said beside it.
+    async fn look(&self, wanted: &Wanted) -> Result<(Verdict, Finding), TaskError> {
         // The table first: should a server go in between, its replica is one of a server that is away, and not one
         // that a server which is there has lost.
         let table = self.cluster.table(&wanted.spread.database, &wanted.spread.table).await;
@@ -43,7 +44,8 @@ impl Database {
         let view = self.cluster.view().await.map_err(|error| trouble(&error))?;
         let (verdict, mut warnings) = judge(wanted, &view, table.as_ref());
         warnings.extend(issues(&view));
-        Ok((verdict, warnings))
+        let missing = wanted.missing(&view).into_iter().map(str::to_owned).collect();
+        Ok((verdict, Finding { warnings, missing_members: Some(missing), ..Finding::default() }))
     }
 }
 
@@ -66,19 +68,19 @@ impl Task for Database {
 
     async fn check(&self, _node: &Node) -> Result<Finding, TaskError> {
         let wanted = Wanted::read(&self.spec)?;
-        let (verdict, warnings) = self.look(&wanted).await?;
-        let finding = match verdict {
-            Verdict::Leave => Finding::converged(),
-            Verdict::Wait(what) => Finding::waiting(what),
-            Verdict::Create => Finding::drift([format!(
+        let (verdict, mut finding) = self.look(&wanted).await?;
+        match verdict {
+            Verdict::Leave => {}
+            Verdict::Wait(what) => finding.waiting = Some(what),
+            Verdict::Create => finding.drift.push(format!(
                 "there is no table `{}.{}`, to have replicas: {}",
                 wanted.spread.database,
                 wanted.spread.table,
                 wanted.places()
-            )]),
-            Verdict::Move(reasons) => Finding::drift(reasons),
-        };
-        Ok(Finding { warnings, ..finding })
+            )),
+            Verdict::Move(reasons) => finding.drift = reasons,
+        }
+        Ok(finding)
     }
 
     async fn apply(&self, _node: &Node) -> Result<(), TaskError> {
@@ -209,6 +211,7 @@ pub(super) mod tests {
     async fn a_replica_on_a_machine_that_was_replaced_is_moved() {
         let bench = Bench::made().await;
         // The machine is down: nothing is moved, and nothing waits for it.
+        assert_eq!(bench.report(3).await.missing_members, Some(Vec::new()));
         bench.edit(|table| (replica(table, 1).state, table.ready) = (Some("disconnected".into()), false));
         bench.cluster.set(&[FIVE[0], FIVE[1], FIVE[3], FIVE[4]]);
         let report = bench.report(3).await;
@@ -216,6 +219,7 @@ pub(super) mod tests {
             (&report.outcome, report.warnings.as_slice()),
             (&Outcome::Unchanged, &["not in the cluster: b1".to_owned()][..])
         );
+        assert_eq!(report.missing_members, Some(vec!["b1".to_owned()]));
         // The same machine is back before its replica is: it is its id that counts, and that has not changed.
         bench.cluster.set(&FIVE);
         let waits = bench.rig.waits(&bench.task(3)).await;
@@ -331,6 +335,7 @@ pub(super) mod tests {
         let bench = Bench::new();
         bench.cluster.state().view = None;
         assert!(bench.rig.waits(&bench.task(3)).await.starts_with(SERVER));
+        assert_eq!(bench.report(3).await.missing_members, None, "nobody knows");
         bench.cluster.set(&FIVE);
         bench.cluster.state().refuses =
             Some("Can't put 1 replicas on servers with the tag `Brussels`".into());

@@ -66,6 +66,11 @@ impl Wanted {
         self.spread.replicas.values().sum::<u32>() as usize
     }
 
+    /// Names of members that are not in the cluster.
+    pub(super) fn missing<'a>(&'a self, view: &View) -> Vec<&'a str> {
+        view.missing(self.members.iter().map(String::as_str))
+    }
+
     /// Where the replicas go, for people.
     pub(super) fn places(&self) -> String {
         let all: Vec<String> =
@@ -121,7 +126,7 @@ pub(super) enum Verdict {
 /// given up only if its server is not connected while every member of the plan is, each with a name of its own; a
 /// state that is not known, or contradicts who is connected, is waited out.
 pub(super) fn judge(wanted: &Wanted, view: &View, table: Option<&Layout>) -> (Verdict, Vec<String>) {
-    let missing = view.missing(wanted.members.iter().map(String::as_str));
+    let missing = wanted.missing(view);
     let obstacle = obstacle(wanted, view, &missing);
     let Some(table) = table else {
         return (obstacle.map_or(Verdict::Create, Verdict::Wait), Vec::new());

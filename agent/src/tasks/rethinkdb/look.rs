@@ -234,7 +234,7 @@ impl Look {
 
     /// What the cluster says of itself: what is ours to change, what is to be waited for, what others should know.
     fn membership(&mut self, settings: &Settings, view: &View) {
-        let Finding { drift, waiting, warnings, .. } = &mut self.finding;
+        let Finding { drift, waiting, warnings, missing_members, .. } = &mut self.finding;
         match view.own() {
             Some(own) => {
                 if own.name != settings.name {
@@ -265,6 +265,8 @@ impl Look {
         } else if !missing.is_empty() {
             warnings.push(format!("not in the cluster: {}", missing.join(", ")));
         }
+        let unlisted = view.own().is_none().then_some(settings.name.as_str());
+        *missing_members = Some(missing.into_iter().chain(unlisted).map(str::to_owned).collect());
         let known =
             |name: &str| name == settings.name || settings.others.iter().any(|other| other.name == name);
         let foreign: Vec<&str> =

@@ -208,6 +208,10 @@ async fn a_joiner_installs_at_once_and_joins_in_its_turn() {
     );
 }
 
+fn missing(names: &[&str]) -> Option<Vec<String>> {
+    Some(names.iter().map(ToString::to_string).collect())
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_seed_founds_only_if_nobody_answers_and_gets_its_peers_later() {
     let mut bench = Bench::new();
@@ -218,6 +222,7 @@ async fn the_seed_founds_only_if_nobody_answers_and_gets_its_peers_later() {
     let report = bench.report().await;
     assert!(report.is_converged(), "{report:?}");
     assert_eq!(report.warnings, ["not in the cluster: EU7seed, EU8"]);
+    assert_eq!(report.missing_members, missing(&["EU7seed", "EU8"]));
     assert!(!bench.conf().contains("join="), "one that dials nobody waits for nobody: {}", bench.conf());
     // Alone it stays as it is.
     assert_eq!(bench.report().await.outcome, Outcome::Unchanged);
@@ -325,10 +330,20 @@ async fn what_the_cluster_says_is_passed_on() {
             "RethinkDB says: There are multiple servers named `EU7`.",
         ]
     );
+    assert_eq!(report.missing_members, missing(&["EU8"]));
+    // It does not list itself; whoever else has its name is another one.
+    bench.machine.cluster.set(&[("EU6", "Amsterdam"), ("EU7seed", "Amsterdam"), ("EU8", "Amsterdam")]);
+    bench.machine.cluster.state().view.as_mut().expect("set").own = "stranger".into();
+    let report = bench.report().await;
+    assert_eq!(report.outcome, Outcome::Unchanged);
+    assert_eq!(report.warnings, ["the server does not list itself among those connected"]);
+    assert_eq!(report.missing_members, missing(&["EU6"]));
     // Alone, a joiner is no member.
     bench.machine.cluster.set(&[("EU6", "Amsterdam")]);
-    let waits = bench.rig.waits(&bench.task()).await;
-    assert_eq!(waits, "its server to see another one of the cluster: EU7seed, EU8");
+    let report = bench.report().await;
+    let waits = "its server to see another one of the cluster: EU7seed, EU8";
+    assert_eq!(report.outcome, Outcome::Waiting(waits.into()));
+    assert_eq!(report.missing_members, missing(&["EU7seed", "EU8"]));
     // And one that takes no queries says so, with the end of its log.
     bench.machine.cluster.state().view = None;
     bench.answering(&[]);

@@ -15,10 +15,10 @@ pub(super) enum Verdict {
     Settled(Finding),
     /// What still differs needs a permit the apply did not need.
     Next(Finding),
-    /// The apply could not do its work.
-    Stuck(TaskError, Vec<String>),
-    /// The apply says it worked, and it did not.
-    Differs(String, Vec<String>),
+    /// The apply could not do its work; what the last look found.
+    Stuck(TaskError, Finding),
+    /// The apply says it worked, and it did not; what the look after it found.
+    Differs(String, Finding),
 }
 
 /// Judges an apply by the look after it.
@@ -32,7 +32,7 @@ pub(super) fn judge(
         Err(look) => {
             // The apply's own trouble explains more than the look that failed after it.
             let error = applied.err().unwrap_or(look);
-            return Stage { verdict: Verdict::Stuck(error, first.warnings), done: Vec::new() };
+            return Stage { verdict: Verdict::Stuck(error, first), done: Vec::new() };
         }
     };
     let done = first.drift.iter().filter(|line| !second.drift.contains(line)).cloned().collect();
@@ -47,14 +47,14 @@ pub(super) fn judge(
             }
             Verdict::Settled(second)
         }
-        Err(error) => Verdict::Stuck(error, second.warnings),
+        Err(error) => Verdict::Stuck(error, second),
         Ok(()) if second.permit.is_some() && second.permit != first.permit => Verdict::Next(second),
         Ok(()) => {
             let why = format!(
                 "still differs after it was applied: {}; next: something on the node undoes it or hides it",
                 second.drift.join(", ")
             );
-            Verdict::Differs(why, second.warnings)
+            Verdict::Differs(why, second)
         }
     };
     Stage { verdict, done }

@@ -121,6 +121,7 @@ fn task_document(task: &TaskReport) -> Value {
         "name": task.name, "result": words::task(task.result()), "reason": non_empty(&task.reason),
         "changes": task.changes, "at": moment(task.at_ms), "took_ms": task.took_ms,
         "drift": task.drift, "drift_since": moment(task.drift_since_ms),
+        "cluster": task.cluster.as_ref().map(|seen| json!({ "missing_members": seen.missing_members })),
     })
 }
 
@@ -310,7 +311,7 @@ fn coloured_health(level: HealthLevel) -> String {
 
 #[cfg(test)]
 mod tests {
-    use fleet_proto::v1::Health;
+    use fleet_proto::v1::{Health, ObservedCluster};
 
     use super::*;
 
@@ -393,6 +394,22 @@ mod tests {
         let page = &document(&status)["nodes"][0]["tasks"][1];
         assert_eq!(page["drift"][0], "mode is 0600, not 0644");
         assert_eq!(page["drift_since"], "1969-12-31T23:50:01.000Z");
+    }
+
+    #[test]
+    fn a_cluster_is_shown_if_the_task_saw_one() {
+        let mut status = sample();
+        let cluster = |missing: &[&str]| {
+            let missing_members = missing.iter().map(ToString::to_string).collect();
+            Some(ObservedCluster { missing_members })
+        };
+        let mut check = |cluster, expected: Value| {
+            status.nodes[0].tasks[0].cluster = cluster;
+            assert_eq!(document(&status)["nodes"][0]["tasks"][0]["cluster"], expected);
+        };
+        check(None, Value::Null);
+        check(cluster(&[]), json!({ "missing_members": [] }));
+        check(cluster(&["b1"]), json!({ "missing_members": ["b1"] }));
     }
 
     #[test]
