@@ -311,11 +311,12 @@ impl<D: Disk + Clone> Update<D> {
             .ok()?
     }
 
-    /// Whether this very process is on trial still.
+    /// Whether this very process is on trial, or was and is about to be ended: with no commit it says and does nothing
+    /// else any more.
     fn on_trial(&self, state: &State) -> bool {
-        self.supervised.as_ref().is_some_and(|(supervised, _)| {
-            supervised.trial.is_some() && state.trial.is_some() && state.active != supervised.slot
-        })
+        self.supervised
+            .as_ref()
+            .is_some_and(|(supervised, _)| supervised.trial.is_some() && state.active != supervised.slot)
     }
 
     /// Digest and version of what runs.

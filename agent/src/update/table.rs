@@ -502,6 +502,30 @@ async fn what_was_asked_of_the_supervisor_goes_on_unheard() {
     assert_eq!(node.said(), "old committed", "the request was written");
 }
 
+/// The controller was away until the ceiling of the trial.
+fn at_its_ceiling() -> Node {
+    let mut node = reach(Place::Ready);
+    node.happens(Event::Ceiling);
+    node
+}
+
+#[tokio::test]
+async fn a_trial_that_found_no_controller_is_no_rollback_and_is_made_again() {
+    let mut node = at_its_ceiling();
+    // Until it is gone it neither claims to stay nor fills the slot it runs from.
+    assert_eq!(node.said(), "new trial");
+    assert!(matches!(node.update().look(), Next::Again(_)));
+    assert_eq!(node.slots.requested().expect("readable"), None);
+    let take = node.word.take().expect("ordered");
+    node.exits(None);
+    node.boot();
+    node.settle(None);
+    assert_eq!((node.said(), node.state.failed.len()), ("old busy".to_owned(), 0));
+    node.told(take);
+    node.settle(None);
+    assert_eq!(node.said(), "new committed");
+}
+
 /// A node that is at work when it could switch, as if the order had come then.
 fn at_work(order: impl FnOnce(&mut Node)) -> Node {
     let mut node = reach(Place::Fetching);

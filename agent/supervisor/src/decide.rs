@@ -23,6 +23,9 @@ pub const STOPS_FORGIVEN: u32 = 8;
 /// What is said of a slot that rotted, or was never whole.
 const UNSOUND: &str = "the program in its slot is not what its digest says";
 
+/// What is said of a trial that nothing but the controller was missing to.
+const UNHEARD: &str = "it was well until the ceiling of its trial, and found no controller";
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -57,6 +60,9 @@ pub enum Event {
         /// What was missing.
         reason: String,
     },
+    /// The trial has come to its ceiling, and the agent's last word was that it is well and the controller not to be
+    /// had: no verdict on the agent, which may be asked for again.
+    Ceiling,
     /// The agent has run for [`PROBATION`].
     Proved,
     /// The supervisor was told to stop in order.
@@ -154,6 +160,12 @@ pub fn decide(state: &State, event: Event) -> Decision {
         Event::Late { reason } => {
             if state.trial.is_some() {
                 next.fail_trial(Why::Late, &reason);
+                next.actions.push(Action::End);
+            }
+        }
+        Event::Ceiling => {
+            if state.trial.is_some() {
+                next.abandon(UNHEARD);
                 next.actions.push(Action::End);
             }
         }

@@ -24,13 +24,15 @@
 //! **Messages** of the agent to `NOTIFY_SOCKET`, in the form of sd_notify(3): `READY`, `WATCHDOG`, `STATUS` and `ERRNO`
 //! pass through to systemd; `STOPPING` does not, for another agent follows. `X_FLEET_COMMIT=DIGEST` ends the trial well: once `state` is on disk the
 //! agent reads there that its slot is active; until it does, it says so again. `X_FLEET_EXTEND=1` begins the trial's
-//! time anew: "I am well, the controller is not to be had"; all extensions together end at the request's ceiling.
+//! time anew: "I am well, the controller is not to be had"; all extensions together end at the request's ceiling, and
+//! with the last one the trial, with no verdict.
 //!
 //! **Trial.** A request starts the idle slot on trial. Every start is counted on disk *before* it happens, a power cut
 //! counts therefore too; an orderly stop is taken back. No commit in time, no more tries, or a program that is not
 //! what its digest says: the other slot starts, and the digest is remembered with the reason. It is refused from then on,
 //! unless a request says `again`. Nothing that a full or broken disk does not let us count is tried. A slot that cannot be
-//! read and a start for which the system lacks something end the trial with no verdict: it may be asked for again.
+//! read, a start for which the system lacks something, and a ceiling that an agent comes to by asking for more time, end
+//! the trial with no verdict: the other slot starts, and it may be asked for again.
 //!
 //! **Probation.** After a commit, a crash brings the old slot back as well; an agent that was killed or silent, which may be
 //! the node's fault, has [`decide::PROBATION_CRASHES`] such ends. Probation ends with the first run of [`decide::PROBATION`]. The old slot stays for as long as nothing else is put there, and a request `return`

@@ -98,6 +98,8 @@ struct Agent {
     alive: Instant,
     /// Until when the trial must be committed, and until when it may be extended at most.
     trial: Option<(Instant, Instant, Terms)>,
+    /// It has asked for more time in this trial.
+    extended: bool,
     ready: bool,
     /// We told it to end, and kill it then.
     kill: Option<Instant>,
@@ -203,6 +205,7 @@ impl Loop {
                     since: now,
                     alive: now,
                     trial,
+                    extended: false,
                     ready: false,
                     kill: None,
                     fault: None,
@@ -238,6 +241,7 @@ impl Loop {
                 && let Some((until, most, terms)) = &mut agent.trial
             {
                 *until = later(now, terms.trial_ms).min(*most);
+                agent.extended = true;
             }
             // An agent that is being ended no longer decides anything.
             let commit = said.commit.filter(|_| agent.kill.is_none() && agent.trial.is_some());
@@ -349,12 +353,14 @@ impl Loop {
         if let Some((until, most, _)) = &agent.trial
             && *until <= now
         {
-            let reason = match (agent.ready, until == most) {
-                (false, _) => "it was not ready in time",
-                (true, false) => "it was ready and did not commit in time",
-                (true, true) => "it did not commit before its last extension ended",
+            let late = |reason: &str| Event::Late { reason: reason.to_owned() };
+            let event = match (agent.ready, agent.extended && until == most) {
+                (false, _) => late("it was not ready in time"),
+                (true, false) => late("it was ready and did not commit in time"),
+                // Its last extension was cut short by the ceiling alone.
+                (true, true) => Event::Ceiling,
             };
-            let actions = self.decide(Event::Late { reason: reason.to_owned() });
+            let actions = self.decide(event);
             if actions.contains(&Action::End) {
                 self.end(libc::SIGTERM, GRACE_FAILED);
             }

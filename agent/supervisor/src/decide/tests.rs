@@ -144,6 +144,13 @@ fn what_the_system_lacks_ends_a_trial_with_no_verdict() {
         assert_eq!(started(&actions), Some(Slot::A));
         actions
     });
+    check(&|state, _| {
+        let actions = happen(state, Event::Ceiling);
+        assert_eq!(actions.last(), Some(&Action::End));
+        happen(state, Event::Commit { digest: Digest::of(b"new") });
+        assert_eq!(state.active, Slot::A, "too late is too late");
+        actions
+    });
     // The agent that served has no trial to end.
     let (mut state, found) = offered();
     happen(&mut state, unstarted(Slot::A));
@@ -366,6 +373,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => prop_oneof![Just(Digest::of(b"new")), Just(Digest::of(b"old"))]
             .prop_map(|digest| Event::Commit { digest }),
         1 => Just(Event::Late { reason: "late".to_owned() }),
+        1 => Just(Event::Ceiling),
         1 => Just(Event::Proved),
         1 => Just(Event::Stopped),
     ]

@@ -50,6 +50,7 @@ fn main() {
                 process::exit(5);
             }
             ("extending", Some(_)) if turn < 300 => tell("X_FLEET_EXTEND=1".to_owned()),
+            ("lonely", Some(_)) => tell("X_FLEET_EXTEND=1".to_owned()),
             (_, Some(digest)) => tell(format!("X_FLEET_COMMIT={digest}")),
             (_, None) => (),
         }

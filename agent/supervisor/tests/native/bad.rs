@@ -2,7 +2,11 @@
 
 use std::{fs, os::unix::process::CommandExt, process::Command};
 
-use fleet_supervisor::{digest::Digest, install, record::Terms};
+use fleet_supervisor::{
+    digest::Digest,
+    install,
+    record::{Terms, Why},
+};
 
 use crate::support::{Node, SHORT_WATCHDOG_US, program};
 
@@ -146,6 +150,34 @@ fn a_controller_that_is_away_fails_nobody() {
     node.wait("its first start", |node| node.starts("new") > 0);
     node.wait("the end of its trial", |node| node.state().trial.is_none());
     assert_eq!((node.active().version.as_str(), node.state().failed), ("new", Vec::new()));
+}
+
+#[test]
+fn a_controller_that_stays_away_has_the_old_one_back_and_condemns_nobody() {
+    let mut node = Node::new();
+    node.start();
+    node.heard("READY=1");
+    let lonely = program("new", "lonely");
+    let terms = Terms { tries: 3, trial_ms: LONG, ceiling_ms: 1_000 };
+    // As often as it is asked for: each time it goes back, and may be asked for once more.
+    for turn in 1..=2 {
+        node.install("new", &lonely, terms.clone()).expect("install");
+        node.agent_exits();
+        node.wait("its start", |node| node.starts("new") >= turn);
+        node.wait("the end of its trial", |node| node.state().trial.is_none());
+        node.wait("the old agent", |node| node.runs() == "old");
+        assert_eq!((node.active().version.as_str(), node.state().failed), ("old", Vec::new()));
+        assert!(node.state().untried, "nobody goes back to it");
+        assert_eq!(node.starts("new"), turn, "one start is as long as a trial may be");
+    }
+    // One that never asked for more time was given all it had.
+    let idle = program("idle", "uncommitted");
+    let terms = Terms { tries: 3, trial_ms: 300, ceiling_ms: 300 };
+    node.install("idle", &idle, terms).expect("install");
+    node.agent_exits();
+    node.wait("its failure", |node| node.state().failure(Digest::of(&idle)).is_some());
+    node.wait("the old agent", |node| node.runs() == "old");
+    assert_eq!(node.state().failure(Digest::of(&idle)).map(|failed| failed.why), Some(Why::Late));
 }
 
 #[test]
