@@ -76,8 +76,10 @@ pub(super) fn verify<D: Disk + Clone>(
         Verdict::new(v1::StandingReason::StandingMismatch, format!("this agent's own version: {why}"))
     })?;
     let highest = store.highest().map_err(|error| {
-        let why =
-            format!("the highest release accepted here cannot be read: {error}; look at this node's disk");
+        let why = format!(
+            "the highest release accepted here cannot be read: {error}; look at this node's disk, then `fleetctl \
+             replace NODE`, or remove that file if nobody could have put an older release there"
+        );
         Verdict::new(v1::StandingReason::StandingOther, why)
     })?;
     let Named { fleet, node } = named;

@@ -128,13 +128,20 @@ impl<D: Disk + Clone> Store<D> {
     /// The highest release ever accepted here.
     ///
     /// # Errors
-    /// It is there and cannot be read: then nobody may say that there is none.
+    /// It is there and cannot be read, or is damaged: then nobody may say that there is none, which would let in what
+    /// was left behind.
     pub(super) fn highest(&self) -> io::Result<Option<Accepted>> {
-        self.read("highest")
+        let Some(bytes) = self.bytes("highest")? else { return Ok(None) };
+        serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+            let path = self.folder.join("highest");
+            io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged: {error}", path.display()))
+        })
     }
 
     pub(super) fn keep_highest(&self, highest: &Accepted) -> Result<(), AtomicError> {
-        if self.highest().is_ok_and(|held| held.as_ref() == Some(highest)) {
+        let held =
+            self.highest().map_err(|error| AtomicError::from_io(&self.folder.join("highest"), 0, error))?;
+        if held.as_ref() == Some(highest) {
             return Ok(());
         }
         self.write("highest", &serde_json::to_vec(highest).expect("text and numbers always become JSON"))
@@ -213,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_kept_comes_back_and_damage_counts_as_nothing() {
+    fn what_is_kept_comes_back_and_damage_counts_as_nothing_but_for_the_highest() {
         let root = tempfile::tempdir().expect("folder");
         let store = Store::new(&Places::below(root.path()));
         assert_eq!(store.record(), Record::default());
@@ -229,6 +236,15 @@ mod tests {
         assert_eq!((store.record().failed(), &store.record()), (Some(full), &failed));
         fs::write(root.path().join("var/lib/fleet-agent/release/order"), "{").expect("damage");
         assert_eq!(store.record(), Record::default());
+        let accepted = Accepted { version: "0.3.0".parse().expect("a version"), artifacts: "00".into() };
+        let lower = Accepted { version: "0.2.0".parse().expect("a version"), ..accepted.clone() };
+        store.keep_highest(&accepted).expect("kept");
+        let path = root.path().join("var/lib/fleet-agent/release/highest");
+        fs::write(&path, "{").expect("damage");
+        let why = store.highest().expect_err("no word that there is none").to_string();
+        assert!(why.contains("/highest is damaged: "), "{why}");
+        store.keep_highest(&lower).expect_err("it may have been higher");
+        assert_eq!(fs::read(&path).expect("there"), b"{", "untouched");
         let withdrawn = Record::withdrawn(8);
         assert_eq!((withdrawn.stands(), withdrawn.want()), (false, None));
     }
