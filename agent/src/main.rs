@@ -7,7 +7,10 @@ use std::{env, io, process::ExitCode, time::Duration};
 use fleet_agent::{AgentError, Settings};
 use fleet_program::{fail, log, say, tell_systemd};
 use fleet_task::Outcome;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::flags::{Action, Flags};
@@ -41,10 +44,19 @@ fn main() -> ExitCode {
     }
 }
 
+/// What systemd may pass on through the supervisor has no meaning here; dying of it on probation would be a rollback.
+/// An ignored signal would stay ignored in every program started from here: each is caught, and nothing comes of it.
+async fn pass_over(signals: Vec<Signal>) {
+    let pass = |mut signal: Signal| async move { while signal.recv().await.is_some() {} };
+    signals.into_iter().map(pass).collect::<JoinSet<_>>().join_all().await;
+}
+
 async fn run(flags: Flags) -> Result<ExitCode, AgentError> {
     let stop = CancellationToken::new();
-    // Ends with the process.
+    // Both end with the process.
     tokio::spawn(stop_on_signal(stop.clone()));
+    let meaningless = [SignalKind::hangup(), SignalKind::user_defined1(), SignalKind::user_defined2()];
+    tokio::spawn(pass_over(meaningless.into_iter().filter_map(|kind| signal(kind).ok()).collect()));
     let mut settings = Settings::new(flags.root);
     if let Some(recheck) = flags.recheck {
         settings.recheck = recheck;

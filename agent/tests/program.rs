@@ -88,6 +88,12 @@ fn ready_before_enrolled_and_gone_when_told() {
     assert_eq!(hear(), "READY=1");
     assert_eq!(hear(), "WATCHDOG=1");
     let pid = Pid::from_raw(i32::try_from(agent.0.id()).expect("a process id"));
+    // The supervisor passes these on; an agent that ended by them would be rolled back.
+    for meaningless in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2] {
+        kill(pid, meaningless).expect("signal");
+        assert_eq!(hear(), "WATCHDOG=1", "{meaningless}");
+        assert_eq!(hear(), "WATCHDOG=1", "{meaningless}");
+    }
     kill(pid, Signal::SIGTERM).expect("signal");
     assert!(agent.ended().success());
     assert_eq!(hear(), "STOPPING=1");
