@@ -4,8 +4,7 @@
 //! only what that variable says, is in them.
 
 use std::{
-    env,
-    fs::{self, File},
+    env, fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
     process::Stdio,
@@ -20,12 +19,14 @@ use sha2::{Digest as _, Sha256};
 use tokio::process::Command;
 
 use super::{
+    chain,
+    draft::Draft,
     folder,
     keys::{Keys, RoleName},
     note, words,
 };
 use crate::{
-    args::{Output, release::Create},
+    args::{Global, Output, release::Create},
     commands::serve,
     failure::{Exit, Failure},
     home::Home,
@@ -35,26 +36,20 @@ use crate::{
 /// A program says its version at once.
 const ANSWER: Duration = Duration::from_secs(10);
 
-pub async fn run(home: &Home, args: Create, output: Output) -> Result<Exit, Failure> {
+pub async fn run(global: &Global, home: &Home, args: Create) -> Result<Exit, Failure> {
     let agent = serve::find_agent(args.agent.as_deref())?;
     let todo = serve::find_todo(args.todo.as_deref())?;
     let version = version(&agent, args.version).await?;
     let created = created(env::var("SOURCE_DATE_EPOCH").ok().as_deref())?;
     let keys = Keys::ensure(home, note)?;
+    chain::fits(home, &chain::fleets(global, home), &keys, |_| true).await?;
     let out = args.out.unwrap_or_else(|| PathBuf::from(format!("release-{version}")));
     if out.exists() {
         return Err(Failure::new(Exit::Input, format!("{} is there already", out.display()))
             .hint("name another folder with --out, or remove that one"));
     }
-    // Beside its place until it is whole.
-    let mut draft = out.clone().into_os_string();
-    draft.push(".new");
-    let draft = PathBuf::from(draft);
-    let failed = |why: io::Error| Failure::new(Exit::Failed, format!("write {}: {why}", draft.display()));
-    match fs::remove_dir_all(&draft) {
-        Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(failed(why)),
-        _ => fs::create_dir_all(&draft).map_err(failed)?,
-    }
+    let failed = |why: io::Error| Failure::new(Exit::Failed, format!("write {}: {why}", out.display()));
+    let draft = Draft::beside(&out).map_err(failed)?;
     let mut artifacts = vec![pack("fleet-agent", &agent, &draft)?];
     if let Some(todo) = &todo {
         artifacts.push(pack("fleet-todo", todo, &draft)?);
@@ -63,13 +58,13 @@ pub async fn run(home: &Home, args: Create, output: Output) -> Result<Exit, Fail
     let minimum = Minimum { controller: oldest, agent: oldest };
     let manifest = Manifest { version, created, expires: created.after(args.expires), minimum, artifacts };
     let signed = keys.sign(RoleName::Release, &manifest)?;
-    fs::write(draft.join(folder::MANIFEST), &signed).map_err(failed)?;
+    draft.write(folder::MANIFEST, &signed).map_err(failed)?;
     for (number, root) in (1..).zip(keys.chain()) {
-        fs::write(draft.join(format!("root.{number}")), root).map_err(failed)?;
+        draft.write(&format!("root.{number}"), root).map_err(failed)?;
     }
-    fs::rename(&draft, &out).map_err(failed)?;
+    draft.settle(&out).map_err(failed)?;
     words::warn(&words::outlook(keys.trust(), Some(&manifest)));
-    match output {
+    match global.output {
         Output::Json => {
             let mut document = words::manifest_document(&manifest);
             document["folder"] = json!(out);
@@ -131,7 +126,7 @@ fn created(epoch: Option<&str>) -> Result<Timestamp, Failure> {
 }
 
 /// Packs `program` as `name`; says what it is, packed and unpacked.
-fn pack(name: &str, program: &Path, dir: &Path) -> Result<Artifact, Failure> {
+fn pack(name: &str, program: &Path, draft: &Draft) -> Result<Artifact, Failure> {
     let bytes = fs::read(program)
         .map_err(|why| Failure::new(Exit::Input, format!("read {}: {why}", program.display())))?;
     if bytes.is_empty() {
@@ -142,8 +137,7 @@ fn pack(name: &str, program: &Path, dir: &Path) -> Result<Artifact, Failure> {
     let mut packer = GzEncoder::new(Vec::new(), Compression::best());
     packer.write_all(&bytes).map_err(failed)?;
     let packed = packer.finish().map_err(failed)?;
-    let mut file = File::create_new(dir.join(format!("{name}.gz"))).map_err(failed)?;
-    file.write_all(&packed).and_then(|()| file.sync_all()).map_err(failed)?;
+    draft.write(&format!("{name}.gz"), &packed).map_err(failed)?;
     Ok(Artifact {
         name: name.to_owned(),
         size: bytes.len() as u64,
@@ -163,7 +157,6 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
-    use crate::args::Global;
 
     /// An agent as far as `create` can tell.
     fn agent(dir: &Path, version: &str) -> PathBuf {
@@ -186,10 +179,15 @@ mod tests {
     #[tokio::test]
     async fn a_folder_is_made_once_whole_and_signed() {
         let dir = tempfile::tempdir().expect("a folder");
-        let global = Global { home: Some(dir.path().join("home")), fleet: None, output: Output::Text };
+        let global = Global { home: Some(dir.path().join("home")), fleet: None, output: Output::Json };
         let home = Home::of(&global).expect("a home");
         let (agent, out) = (agent(dir.path(), "0.7.1"), dir.path().join("out"));
-        run(&home, told(&agent, &out), Output::Json).await.expect("made");
+        // Another's work of nearly that name stays what it is.
+        let other = dir.path().join("out.new");
+        fs::create_dir(&other).expect("made");
+        fs::write(other.join("manifest"), "another").expect("written");
+        run(&global, &home, told(&agent, &out)).await.expect("made");
+        assert_eq!(fs::read(other.join("manifest")).expect("still there"), b"another");
         let release = folder::Folder::read(&out, &[]).expect("good");
         assert_eq!(release.manifest.version.to_string(), "0.7.1");
         assert_eq!(release.manifest.minimum.agent.to_string(), "0.6.0");
@@ -200,7 +198,7 @@ mod tests {
             assert_eq!(packed[4..8], [0; 4], "no time in it");
         }
         assert_eq!(release.manifest.artifacts[0].sha256, sha256(&fs::read(&agent).expect("reads")));
-        let again = run(&home, told(&agent, &out), Output::Json).await.expect_err("it is there");
+        let again = run(&global, &home, told(&agent, &out)).await.expect_err("it is there");
         assert!(again.to_string().ends_with("is there already"), "{again}");
         // Whatever is changed in it afterwards is noticed, before anything is sent.
         fs::remove_file(out.join("fleet-agent.gz")).expect("removed");

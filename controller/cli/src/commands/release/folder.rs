@@ -3,7 +3,7 @@
 //! ```text
 //! manifest        signed
 //! root.1 root.2 … signed: the chain by which the manifest is judged
-//! permit          signed: leave to go back to it, if there is one
+//! permit permit.2 … signed: leave to go back to it, if there is any
 //! NAME.gz         each program the manifest names, packed
 //! ```
 
@@ -23,8 +23,10 @@ use crate::{
 
 /// The signed manifest's file.
 pub const MANIFEST: &str = "manifest";
-/// The signed permit's file.
-pub const PERMIT: &str = "permit";
+/// The file of a signed permit, the first one being number 1.
+pub fn permit_name(number: usize) -> String {
+    if number == 1 { "permit".to_owned() } else { format!("permit.{number}") }
+}
 
 /// A release's folder, read and found good.
 #[derive(Debug)]
@@ -36,7 +38,7 @@ pub struct Folder {
     /// What it says.
     pub manifest: Manifest,
     /// Signed.
-    pub permit: Option<Vec<u8>>,
+    pub permits: Vec<Vec<u8>>,
     dir: PathBuf,
 }
 
@@ -64,11 +66,13 @@ impl Folder {
         };
         let trust = Trust::of_chain(&chain).map_err(wrong)?;
         let manifest = trust.manifest(&manifest_bytes).map_err(wrong)?;
-        let permit = document(&dir.join(PERMIT))?;
-        if let Some(permit) = &permit {
-            trust.permit(permit, &manifest_bytes, &manifest).map_err(wrong)?;
+        let mut permits = Vec::new();
+        for number in 1.. {
+            let Some(permit) = document(&dir.join(permit_name(number)))? else { break };
+            trust.permit(&permit, &manifest_bytes, &manifest).map_err(wrong)?;
+            permits.push(permit);
         }
-        Ok(Self { chain, manifest_bytes, manifest, permit, dir: dir.to_owned() })
+        Ok(Self { chain, manifest_bytes, manifest, permits, dir: dir.to_owned() })
     }
 
     /// Its packed programs, as files and as the controller is to know them.

@@ -1,6 +1,6 @@
 //! `fleetctl release permit VERSION|DIR`.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, slice};
 
 use fleet_model::{Clock as _, FleetName, SystemClock};
 use fleet_proto::v1::{PublishRequest, ReleasesRequest, RootChain};
@@ -8,9 +8,9 @@ use fleet_release::{Kind, Manifest, Permit as Leave, Signed, Version};
 use serde_json::json;
 
 use super::{
-    client,
+    chain, client,
     create::sha256,
-    folder::{Folder, PERMIT},
+    folder::{Folder, permit_name},
     keys::{Keys, RoleName},
     publish::send,
 };
@@ -43,6 +43,9 @@ pub async fn run(global: &Global, home: &Home, args: Permit) -> Result<Exit, Fai
                 return Err(Failure::new(Exit::Input, format!("the controller has no release {version}"))
                     .hint("`fleetctl release list` shows what it has; a folder that was not published can be named too"));
             };
+            if let Some(apart) = chain::apart(keys.chain(), &reply.roots) {
+                return Err(apart.refusal(&fleet, &keys));
+            }
             let permit = sign(&keys, &args, &fleet, &found.manifest)?;
             let chain = Some(RootChain { roots: keys.chain().to_vec() });
             send(&mut client, PublishRequest { chain, manifest: found.manifest.clone(), permit }).await?;
@@ -51,8 +54,10 @@ pub async fn run(global: &Global, home: &Home, args: Permit) -> Result<Exit, Fai
         Err(_) => {
             let release = Folder::read(dir, keys.chain())?;
             let fleet = fleet()?;
+            chain::fits(home, slice::from_ref(&fleet), &keys, |_| true).await?;
             let permit = sign(&keys, &args, &fleet, &release.manifest_bytes)?;
-            let file = dir.join(PERMIT);
+            // Beside those that are there: each is for its own nodes.
+            let file = dir.join(permit_name(release.permits.len() + 1));
             fs::write(&file, permit)
                 .map_err(|why| Failure::new(Exit::Failed, format!("write {}: {why}", file.display())))?;
             (release.manifest.version, fleet)
