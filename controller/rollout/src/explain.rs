@@ -5,7 +5,7 @@ use std::fmt;
 use fleet_model::NodeName;
 
 use crate::{
-    engine::start::{Obstacle, Tally, obstacles},
+    engine::start::{Obstacle, Tally, obstacles, obstacles_back},
     policy::{Limits, When},
     state::{Rollout, State},
 };
@@ -37,7 +37,11 @@ impl fmt::Display for Explanation {
 pub fn explain(rollout: &Rollout, name: &NodeName) -> Option<Explanation> {
     let node = rollout.nodes.get(name)?;
     let waits = matches!(node.state, State::Pending | State::CatchingUp | State::Silent);
-    let obstacles = if waits { obstacles(rollout, node, &Tally::of(rollout)) } else { Vec::new() };
+    let obstacles = match () {
+        () if node.returns => obstacles_back(rollout, node, &Tally::of(rollout)),
+        () if waits => obstacles(rollout, node, &Tally::of(rollout)),
+        () => Vec::new(),
+    };
     let mut notes: Vec<String> = node.reason.iter().map(ToString::to_string).collect();
     let when = match node.state {
         State::Held => Some(When::Before),
@@ -61,6 +65,9 @@ pub fn explain(rollout: &Rollout, name: &NodeName) -> Option<Explanation> {
     }
     if rollout.awaited().contains(&name) {
         notes.push("it has been watched, and has yet to be heard to be well".into());
+    }
+    if node.returns {
+        notes.push("it is to go back, and waits for its turn".into());
     }
     if node.returning && node.state == State::Failed {
         notes.push("it was told to go back".into());

@@ -28,8 +28,8 @@
 //! | held | nothing; its gates before are asked | offered; failed if a gate answers no until its deadline |
 //! | offered | nothing yet | fetching, trial, committed, failed; silent |
 //! | fetching, on trial | that it does | committed or proving, failed, rolled back; catching up if cut; silent |
-//! | proving | that it committed; its gates after are asked | committed; failed and told to return |
-//! | committed | that it has the target; its gates after are asked on | rolled back (late crash); silent; failed and told to return if it does worse than before |
+//! | proving | that it committed; its gates after are asked | committed; failed, and told to return when that is its turn |
+//! | committed | that it has the target; its gates after are asked on | rolled back (late crash); silent; failed if it does worse than before, and told to return when that is its turn |
 //! | failed, rolled back | why | what it says next, or a retry by an operator |
 //! | silent | nothing since the deadline | catching up when it returns |
 //! | catching up | that it is there | offered the *current* target, within the budgets |
@@ -40,7 +40,8 @@
 //! - Absence is no failure. A node that is away is silent, which has a budget of its own, and only if it was touched.
 //!   A node that says others are busy is waited for. A deadline counts time during which a controller listened
 //!   ([`state::Moment`]), so an absent controller and a jumping clock are nobody's failure.
-//! - Nothing starts that would pass a budget, and nothing at all while halted or while the line is stopped.
+//! - Nothing starts that would pass a budget, and nothing at all while halted or while the line is stopped; but a halt
+//!   keeps nobody from going back that failed with the target.
 //! - A node passes its bake by its own word, said after it: nobody passes because nothing was heard. What it was asked
 //!   to pass it passes for as long as it is watched; its agent does not crash, and no task fails that did not before.
 //! - Numbers of orders are above all that a node says it has seen, whatever the store remembers.

@@ -20,6 +20,9 @@ use crate::{
 pub const SCHEMA: u32 = 2;
 /// Version in which rollouts of releases are stored: older programs can go on with those.
 const RELEASES: u32 = 1;
+/// Newest rules by which an event changes a rollout. They rise when the same event comes to something else, so that a
+/// log gives what it gave.
+const RULES: u32 = 1;
 
 /// Time during which a controller was there to listen, since the rollout was made.
 ///
@@ -65,6 +68,9 @@ pub struct Rollout {
     /// then says of nobody that it is well, and comes to what it came to.
     #[serde(default)]
     pub watched: bool,
+    /// The rules it was drawn under, and goes on under: none in what was stored before they were counted.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub rules: u32,
     /// What is wanted.
     pub spec: Spec,
     /// Number of the newest entry of the log that is in here.
@@ -196,16 +202,25 @@ pub struct Node {
     /// Whether what it was offered last stands with it, as far as is known: neither done nor failed nor taken back.
     #[serde(default, skip_serializing_if = "is_not")]
     pub ordered: bool,
+    /// Whether it said of that order that it tries it.
+    #[serde(default, skip_serializing_if = "is_not")]
+    pub begun: bool,
     /// Whether that order was taken back, or what it failed with before it switched.
     pub withdrawn: bool,
     /// Whether an operator asked to try once more what failed here.
     pub again: bool,
     /// Whether it was told to go back although the rollout goes forward.
     pub returning: bool,
+    /// Whether it failed with the target, and is to be told to go back when it is its turn.
+    #[serde(default, skip_serializing_if = "is_not")]
+    pub returns: bool,
     /// How often it was offered what it is to run.
     pub attempts: u32,
     /// Why an operator holds it.
     pub hold: Option<String>,
+    /// Whether that is because the operator sent it back: an undo asks for no less.
+    #[serde(default, skip_serializing_if = "is_not")]
+    pub kept_back: bool,
     /// Why it failed, went back or is silent.
     pub reason: Option<Reason>,
     /// Whether an operator resumed knowing of this.
@@ -229,6 +244,11 @@ pub struct Node {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
 fn is_zero(number: &u64) -> bool {
     *number == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_none(rules: &u32) -> bool {
+    *rules == 0
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
@@ -428,6 +448,7 @@ impl Rollout {
         Ok(Self {
             schema: if spec.target.is_plan() { SCHEMA } else { RELEASES },
             watched: true,
+            rules: RULES,
             spec,
             seq: 0,
             clock: now,
@@ -511,6 +532,35 @@ impl Rollout {
         self.nodes.values().filter(awaited).map(|node| &node.member.node).collect()
     }
 
+    /// Whether it goes by the rules that hold now.
+    pub(crate) fn is_of_now(&self) -> bool {
+        self.rules >= RULES
+    }
+
+    /// Whether a node was told to go back by itself, and may be about it. Who was to be through with it long ago is
+    /// out of service for all that is known, but keeps nobody else from his turn.
+    pub(crate) fn turns_back(&self, node: &Node) -> bool {
+        let deadlines = &self.spec.policy.deadlines;
+        self.is_of_now()
+            && node.state == State::Failed
+            && node.returning
+            && self.moment.since(node.since) < deadlines.answer + deadlines.trial
+    }
+
+    /// Whether a node is back and may be in the middle of what it was ordered. Who goes forward says so at once, or has
+    /// nothing in hand; who is to go back may try what is to be undone all the while.
+    pub(crate) fn may_go_on(&self, node: &Node) -> bool {
+        let heard =
+            || self.moment.since(node.since.max(node.connected_since)) >= self.spec.policy.deadlines.answer;
+        self.is_of_now() && node.state == State::CatchingUp && node.ordered && (self.goes_back() || !heard())
+    }
+
+    /// Whether what a node was offered stands with it, though it fell silent before it said that it tries that.
+    pub(crate) fn never_begun(&self, node: &Node) -> bool {
+        let unheard = matches!(node.state, State::Silent | State::CatchingUp);
+        self.is_of_now() && unheard && node.ordered && !node.begun
+    }
+
     /// Bounds of wave `index`.
     pub fn wave_limits(&self, index: usize) -> Limits {
         self.spec.policy.budgets_of(index).limits(self.sizes.get(index).copied().unwrap_or(0))
@@ -545,11 +595,14 @@ impl Node {
             order: 0,
             seen: 0,
             ordered: false,
+            begun: false,
             withdrawn: false,
             again: false,
             returning: false,
+            returns: false,
             attempts: 0,
             hold: None,
+            kept_back: false,
             reason: None,
             forgiven: false,
             gates: BTreeMap::new(),

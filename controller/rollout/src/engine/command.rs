@@ -124,6 +124,7 @@ impl Turn<'_> {
             let node = self.rollout.nodes.get_mut(&name).expect("just listed");
             if again {
                 node.attempts = 0;
+                node.withdrawn = false;
                 node.again = true;
                 node.returning = false;
             } else {
@@ -137,9 +138,13 @@ impl Turn<'_> {
         self.rollout.phase = Phase::Undoing;
         self.announce(Notice::Undoing);
         for name in self.names(|node| node.touched) {
+            let never_begun = self.rollout.never_begun(&self.rollout.nodes[&name]);
             let node = self.rollout.nodes.get_mut(&name).expect("just listed");
             node.attempts = 0;
             node.again = false;
+            if std::mem::take(&mut node.kept_back) {
+                node.hold = None;
+            }
             match node.state {
                 State::RolledBack => {}
                 // It has its place in flight and keeps it: the order is turned round. A stopped line forbids even that.
@@ -155,6 +160,10 @@ impl Turn<'_> {
                     self.put(&name, State::CatchingUp, None);
                     self.next_order(&name);
                 }
+            }
+            // Its turn to go back may be long in coming, and it is not to begin meanwhile.
+            if never_begun {
+                self.withdraw(&name);
             }
         }
         for name in

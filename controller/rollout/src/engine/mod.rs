@@ -201,21 +201,24 @@ impl Turn<'_> {
 
     /// Puts a node in a state, with everything that belongs to entering it.
     fn put(&mut self, name: &NodeName, state: State, reason: Option<Reason>) {
-        let moment = self.rollout.moment;
+        let (moment, of_now) = (self.rollout.moment, self.rollout.is_of_now());
         let node = self.rollout.nodes.get_mut(name).expect("the callers looked it up");
         node.state = state;
         node.since = moment;
         node.busy = None;
         node.reason = reason;
         node.forgiven = false;
+        node.returns = false;
         if matches!(state, State::Held | State::Proving) {
             node.gates.clear();
         }
-        if !state.may_be_taken_back() {
+        // Who falls silent, or comes back, has to hear it still.
+        let unheard = of_now && matches!(state, State::Silent | State::CatchingUp);
+        if !state.may_be_taken_back() && !unheard {
             node.withdrawn = false;
         }
         if matches!(state, State::Pending | State::Committed | State::Failed | State::RolledBack) {
-            node.ordered = false;
+            (node.ordered, node.begun) = (false, false);
         }
         self.changed = true;
     }
@@ -246,18 +249,21 @@ impl Turn<'_> {
         }
         node.attempts += 1;
         node.touched = true;
+        // Who is in the middle of it is told once more.
+        node.begun &= node.ordered && !back;
         node.ordered = true;
         node.withdrawn = false;
         node.returning = false;
         self.remind(name);
     }
 
-    /// Takes back every offer that has not come to a trial, as far as is known; also where it failed before that, for an
-    /// agent that could not write that down would try again once there is room.
+    /// Takes back every offer that has not come to a trial, as far as is known, whether or not the node can hear it now;
+    /// also where it failed before that, for an agent that could not write that down would try again once there is room.
     fn withdraw_all(&mut self) {
         let rollout = &*self.rollout;
         let failing = rollout.watched && !rollout.goes_back() && !rollout.spec.target.is_plan();
-        for name in self.names(|node| node.state.may_be_taken_back() || (failing && failed_early(node))) {
+        let stands = |node: &Node| node.state.may_be_taken_back() || rollout.never_begun(node);
+        for name in self.names(|node| stands(node) || (failing && failed_early(node))) {
             self.withdraw(&name);
         }
     }
@@ -270,7 +276,7 @@ impl Turn<'_> {
             return;
         }
         node.withdrawn = true;
-        node.ordered = false;
+        (node.ordered, node.begun) = (false, false);
         node.busy = None;
         // It has as long to answer this as an offer.
         node.since = moment;

@@ -106,12 +106,13 @@ impl Turn<'_> {
         let node = self.rollout.nodes.get_mut(name).expect("admitted");
         if node.hold.as_ref() != reason {
             node.hold = reason.cloned();
+            node.kept_back = false;
             self.changed = true;
         }
         let node = &self.rollout.nodes[name];
         if reason.is_some() && node.state == State::Held {
             self.put(name, State::Pending, None);
-        } else if reason.is_some() && node.state.may_be_taken_back() {
+        } else if reason.is_some() && (node.state.may_be_taken_back() || self.rollout.never_begun(node)) {
             self.withdraw(name);
         }
     }
@@ -122,6 +123,7 @@ impl Turn<'_> {
         let node = self.rollout.nodes.get_mut(name).expect("admitted");
         node.returning = true;
         node.hold = Some(format!("{by} sent it back"));
+        node.kept_back = self.rollout.rules > 0;
         self.remind(name);
     }
 

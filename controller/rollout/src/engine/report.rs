@@ -53,7 +53,8 @@ impl Turn<'_> {
         let ours = *target == self.rollout.spec.target;
         let previous = self.rollout.spec.previous.as_ref() == Some(target);
         let current = order >= node.order;
-        let (state, returning) = (node.state, node.returning);
+        // Who is to go back has the target all the while, and says so.
+        let (state, returning) = (node.state, node.returning || node.returns);
         match step {
             // Words about an order before say nothing about the present one.
             Step::Busy { .. } if !current && self.rollout.watched => {}
@@ -80,6 +81,7 @@ impl Turn<'_> {
                     self.put(name, State::CatchingUp, None);
                 }
                 () if ours && current && matches!(state, State::Fetching | State::Trial) => self.cut(name),
+                () if ours && self.rollout.may_go_on(node) => self.idle(name),
                 () => {}
             },
             Step::Committed if ours => {
@@ -92,12 +94,17 @@ impl Turn<'_> {
                 State::Committed | State::Proving => {
                     self.went_back(name, Reason::new(Kind::OtherRelease, target.digest()));
                 }
-                State::Offered | State::Fetching if node.withdrawn && current => self.untouched(name),
+                State::Offered | State::Fetching | State::Silent | State::CatchingUp
+                    if node.withdrawn && current =>
+                {
+                    self.untouched(name);
+                }
                 State::Fetching | State::Trial if current => self.cut(name),
+                State::CatchingUp if current && self.rollout.may_go_on(node) => self.idle(name),
                 _ => {}
             },
             Step::Failed { .. } | Step::RolledBack { .. } if !current => {}
-            Step::Failed { reason } if returning => self.cannot_return(name, reason),
+            Step::Failed { reason } if node.returning => self.cannot_return(name, reason),
             Step::Failed { reason } => {
                 let about_target = if back { previous } else { ours };
                 let news = state != State::Failed && (back || state != State::RolledBack);
@@ -130,15 +137,19 @@ impl Turn<'_> {
             self.put(name, State::CatchingUp, None);
             return;
         }
-        if node.returning || !(if back { previous } else { ours }) {
+        if node.returning || node.returns || !(if back { previous } else { ours }) {
             return;
         }
         if node.busy.take().is_some() {
             self.changed = true;
         }
         if node.state != to {
+            let unheard = matches!(node.state, State::Silent | State::CatchingUp);
             self.put(name, to, None);
-            self.rollout.nodes.get_mut(name).expect("admitted").ordered = true;
+            let node = self.rollout.nodes.get_mut(name).expect("admitted");
+            (node.ordered, node.begun) = (true, to == State::Trial);
+            // It did not hear that this was taken back, and is to be told once more.
+            node.withdrawn &= !unheard;
         }
         // It goes on with what it was offered before: nobody switches while nothing is to start.
         if to == State::Fetching && !back && !self.going() {
@@ -180,7 +191,7 @@ impl Turn<'_> {
         node.attempts = node.attempts.saturating_sub(1);
         let first = node.attempts == 0 && !node.again;
         node.touched = !first;
-        node.ordered = false;
+        (node.ordered, node.begun, node.withdrawn) = (false, false, false);
         self.put(name, if first { State::Pending } else { State::CatchingUp }, None);
     }
 
@@ -191,8 +202,16 @@ impl Turn<'_> {
             self.fail(name, Reason::new(Kind::Interrupted, format!("{attempts} times")));
         } else {
             self.put(name, State::CatchingUp, Some(Reason::new(Kind::Interrupted, String::new())));
-            self.rollout.nodes.get_mut(name).expect("admitted").ordered = false;
+            let node = self.rollout.nodes.get_mut(name).expect("admitted");
+            (node.ordered, node.begun, node.withdrawn) = (false, false, false);
         }
+    }
+
+    /// It is back, and has nothing in hand.
+    fn idle(&mut self, name: &NodeName) {
+        let node = self.rollout.nodes.get_mut(name).expect("admitted");
+        (node.ordered, node.begun) = (false, false);
+        self.changed = true;
     }
 
     pub(super) fn fail(&mut self, name: &NodeName, reason: Reason) {

@@ -122,27 +122,39 @@ pub(crate) struct Tally {
 struct Used {
     in_flight: usize,
     out: usize,
+    /// Of those that are out, who waits to be told to go back: it is in nobody's way who waits for the same.
+    to_return: usize,
+    /// Who is back and may be in the middle of it: at work for all others, though not for its like, whose orders stand
+    /// as well.
+    going_on: usize,
+}
+
+/// Whether a node takes a place among those at work.
+fn in_flight(rollout: &Rollout, node: &Node) -> bool {
+    node.state.in_flight() || rollout.turns_back(node)
+}
+
+/// Whether a node failed, and what it runs is not what it ran.
+fn broken(node: &Node) -> bool {
+    node.state == State::Failed && !node.reason.as_ref().is_some_and(|r| r.kind.before_the_switch())
 }
 
 /// Whether a node is out of service, or may be before it is heard of again, through this rollout.
-fn out(node: &Node) -> bool {
-    let broken =
-        node.state == State::Failed && !node.reason.as_ref().is_some_and(|r| r.kind.before_the_switch());
-    node.state.in_flight() || (!node.forgiven && (broken || (node.state == State::Silent && node.touched)))
+fn out(rollout: &Rollout, node: &Node) -> bool {
+    in_flight(rollout, node)
+        || (!node.forgiven && (broken(node) || (node.state == State::Silent && node.touched)))
 }
 
 impl Tally {
     pub(crate) fn of(rollout: &Rollout) -> Self {
         let mut tally = Self::default();
         for node in rollout.nodes.values() {
-            if node.state.in_flight() || out(node) {
-                tally.add(node);
-            }
+            tally.count(rollout, node, |number| *number += 1);
             // Replicas do not care why a member is away, nor what an operator forgave.
-            let broken = node.state == State::Failed
-                && !node.reason.as_ref().is_some_and(|r| r.kind.before_the_switch());
+            let away = !node.connected || node.state == State::Silent;
+            let at_work = in_flight(rollout, node) || rollout.may_go_on(node);
             if let Some(cluster) = &node.member.cluster
-                && (node.state.in_flight() || broken || !node.connected || node.state == State::Silent)
+                && (at_work || broken(node) || away)
             {
                 tally.clusters.entry(cluster.clone()).or_default().push(node.member.node.clone());
             }
@@ -156,16 +168,31 @@ impl Tally {
         tally
     }
 
-    fn add(&mut self, node: &Node) {
+    fn count(&mut self, rollout: &Rollout, node: &Node, one: fn(&mut usize)) {
+        let counts = [
+            (in_flight(rollout, node), (|used| &mut used.in_flight) as fn(&mut Used) -> &mut usize),
+            (out(rollout, node), |used| &mut used.out),
+            (node.returns && out(rollout, node), |used| &mut used.to_return),
+            (rollout.may_go_on(node), |used| &mut used.going_on),
+        ];
         for used in [self.waves.entry(node.wave).or_default(), &mut self.whole] {
-            used.in_flight += usize::from(node.state.in_flight());
-            used.out += usize::from(out(node));
+            for (_, of) in counts.iter().filter(|(counts, _)| *counts) {
+                one(of(used));
+            }
         }
     }
 
-    /// Counts a node that was just started; it was out of nothing before.
-    fn started(&mut self, node: &Node) {
-        self.add(node);
+    /// Counts a node that is just being started no more as what it was.
+    fn starts(&mut self, rollout: &Rollout, node: &Node) {
+        self.count(rollout, node, |number| *number -= 1);
+        if let Some(out) = node.member.cluster.as_ref().and_then(|cluster| self.clusters.get_mut(cluster)) {
+            out.retain(|name| *name != node.member.node);
+        }
+    }
+
+    /// Counts it as what it is now.
+    fn started(&mut self, rollout: &Rollout, node: &Node) {
+        self.count(rollout, node, |number| *number += 1);
         if let Some(cluster) = &node.member.cluster {
             self.clusters.entry(cluster.clone()).or_default().push(node.member.node.clone());
         }
@@ -210,28 +237,59 @@ pub(crate) fn obstacles(rollout: &Rollout, node: &Node, tally: &Tally) -> Vec<Ob
     if !rollout.goes_back() {
         found.extend(window(rollout, node));
     }
+    found.extend(bounds(rollout, node, tally));
+    if node.member.seed && tally.before_seed > 0 {
+        found.push(Obstacle::SeedLast { waiting_for: tally.before_seed });
+    }
+    found
+}
+
+/// Everything in the way of `node`, which is to be told to go back. It is the safe direction: neither a halt nor the
+/// hour forbids it, and it is out already; but others are not to be out along with it.
+pub(crate) fn obstacles_back(rollout: &Rollout, node: &Node, tally: &Tally) -> Vec<Obstacle> {
+    let mut found = Vec::new();
+    if let Some(line) = &rollout.line {
+        found.push(Obstacle::LineStopped(format!("{}, by {}", line.reason, line.by)));
+    }
+    if !node.connected {
+        found.push(Obstacle::NoSession);
+    }
+    found.extend(bounds(rollout, node, tally));
+    found
+}
+
+/// The bounds that are reached without `node`.
+fn bounds(rollout: &Rollout, node: &Node, tally: &Tally) -> Vec<Obstacle> {
+    let mut found = Vec::new();
     let wave = tally.waves.get(&node.wave).copied().unwrap_or_default();
     let mut scopes = vec![("in all", tally.whole, rollout.limits())];
     if !rollout.goes_back() {
         scopes.push(("of its wave", wave, rollout.wave_limits(node.wave)));
     }
     for (scope, used, limits) in scopes {
-        if used.in_flight >= limits.in_flight {
-            found.push(Obstacle::InFlight { scope, now: used.in_flight, limit: limits.in_flight });
+        let going_on = if rollout.may_go_on(node) { 0 } else { used.going_on };
+        let in_flight = used.in_flight + going_on;
+        if in_flight >= limits.in_flight {
+            found.push(Obstacle::InFlight { scope, now: in_flight, limit: limits.in_flight });
         }
-        if used.out >= limits.unavailable {
-            found.push(Obstacle::Unavailable { scope, now: used.out, limit: limits.unavailable });
+        let out = used.out + going_on - if node.returns { used.to_return } else { 0 };
+        if out >= limits.unavailable {
+            found.push(Obstacle::Unavailable { scope, now: out, limit: limits.unavailable });
         }
     }
     if let Some(cluster) = &node.member.cluster {
         let spare = rollout.spec.spare.get(cluster).copied().unwrap_or(1);
-        let others: Vec<NodeName> = tally.clusters.get(cluster).into_iter().flatten().cloned().collect();
-        if others.iter().filter(|name| **name != node.member.node).count() >= spare {
+        // Of those that wait for the same one has to be the first.
+        let like = |other: &Node| {
+            (node.returns && other.returns) || (rollout.may_go_on(node) && rollout.may_go_on(other))
+        };
+        let serves = |name: &NodeName| rollout.nodes.get(name).is_some_and(|n| n.connected && like(n));
+        let out = tally.clusters.get(cluster).into_iter().flatten();
+        let others: Vec<NodeName> =
+            out.filter(|name| **name != node.member.node && !serves(name)).cloned().collect();
+        if others.len() >= spare {
             found.push(Obstacle::Cluster { cluster: cluster.clone(), out: others, spare });
         }
-    }
-    if node.member.seed && tally.before_seed > 0 {
-        found.push(Obstacle::SeedLast { waiting_for: tally.before_seed });
     }
     found
 }
@@ -250,6 +308,7 @@ fn window(rollout: &Rollout, node: &Node) -> Option<Obstacle> {
 
 impl Turn<'_> {
     pub(super) fn start(&mut self) {
+        self.start_back();
         if !self.going() {
             return;
         }
@@ -261,6 +320,15 @@ impl Turn<'_> {
                 let node = self.rollout.nodes.get_mut(&name).expect("just listed");
                 (node.withdrawn, node.ordered) = (false, true);
                 self.remind(&name);
+            }
+        }
+        // What was taken back of who is away is no more in its way: it is offered again once it is there.
+        let away = |node: &Node| matches!(node.state, State::Silent | State::CatchingUp) && node.withdrawn;
+        for name in self.names(|node| away(node) && node.hold.is_none()) {
+            let over = matches!(self.rollout.phase, Phase::Finished { finish: Finish::Superseded });
+            if !over && !self.rollout.goes_back() {
+                self.rollout.nodes.get_mut(&name).expect("just listed").withdrawn = false;
+                self.changed = true;
             }
         }
         let mut waiting = self.names(|node| node.connected && in_turn(self.rollout, node));
@@ -278,6 +346,7 @@ impl Turn<'_> {
             if !obstacles(self.rollout, &self.rollout.nodes[&name], &tally).is_empty() {
                 continue;
             }
+            tally.starts(self.rollout, &self.rollout.nodes[&name]);
             // Who is in the middle of it as far as is known is not asked whether it is well enough to begin.
             if gates && !(self.rollout.nodes[&name].ordered && self.rollout.watched) {
                 self.put(&name, State::Held, None);
@@ -285,7 +354,41 @@ impl Turn<'_> {
             } else {
                 self.offer(&name);
             }
-            tally.started(&self.rollout.nodes[&name]);
+            tally.started(self.rollout, &self.rollout.nodes[&name]);
         }
+    }
+
+    /// Tells those to go back that failed with the target, as many as may change at a time.
+    fn start_back(&mut self) {
+        let over =
+            matches!(self.rollout.phase, Phase::Draft | Phase::Finished { finish: Finish::Superseded });
+        let mut waiting = self.names(|node| node.returns && node.connected);
+        if over || waiting.is_empty() {
+            return;
+        }
+        waiting.sort_by_key(|name| {
+            let node = &self.rollout.nodes[name];
+            (node.member.seed, node.wave, node.place)
+        });
+        let mut tally = Tally::of(self.rollout);
+        for name in waiting {
+            if !obstacles_back(self.rollout, &self.rollout.nodes[&name], &tally).is_empty() {
+                continue;
+            }
+            tally.starts(self.rollout, &self.rollout.nodes[&name]);
+            self.tell_to_return(&name);
+            tally.started(self.rollout, &self.rollout.nodes[&name]);
+        }
+    }
+
+    pub(super) fn tell_to_return(&mut self, name: &NodeName) {
+        let (moment, of_now) = (self.rollout.moment, self.rollout.is_of_now());
+        self.next_order(name);
+        let node = self.rollout.nodes.get_mut(name).expect("just listed");
+        (node.returns, node.returning) = (false, true);
+        if of_now {
+            node.since = moment;
+        }
+        self.remind(name);
     }
 }

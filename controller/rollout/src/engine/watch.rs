@@ -124,13 +124,15 @@ impl Turn<'_> {
         })
     }
 
-    /// What has the target and does not work is a reason to go back, though the node says that it is done.
+    /// What has the target and does not work is a reason to go back, though the node says that it is done. That is a
+    /// change like any other: many fail at once when what they all need is gone, and they are told one after the other.
     pub(super) fn fail_and_return(&mut self, name: &NodeName, reason: Reason) {
         self.fail(name, reason);
         if self.rollout.spec.previous.is_some() && !self.rollout.goes_back() {
-            self.next_order(name);
-            self.rollout.nodes.get_mut(name).expect("just judged").returning = true;
-            self.remind(name);
+            self.rollout.nodes.get_mut(name).expect("just judged").returns = true;
+            if !self.rollout.is_of_now() {
+                self.tell_to_return(name);
+            }
         }
     }
 }

@@ -278,6 +278,41 @@ fn one_node_is_sent_back_and_stays_there_without_a_halt() {
     world.replays();
 }
 
+/// It was away, or could not go back, when an operator sent it; now all are sent.
+#[test]
+fn undo_reaches_whoever_was_sent_back_and_is_not() {
+    for cannot in [false, true] {
+        let mut world = finished();
+        if !cannot {
+            world.lose("b");
+        }
+        world.event(Event::SendBack { node: name("b"), by: "me".into() });
+        if cannot {
+            world.say("b", OLD, Step::Failed { reason: because(Kind::Other) });
+        }
+        world.event(Event::Undo);
+        for node in ["a", "c", "d"] {
+            world.wait(10);
+            world.say(node, OLD, Step::Committed);
+        }
+        if !cannot {
+            world.connect("b");
+        }
+        assert_eq!(world.state("b"), State::Offered, "it could not: {cannot}");
+        world.say("b", OLD, Step::Committed);
+        assert_eq!(world.rollout.phase, Phase::Finished { finish: Finish::Undone });
+        assert_eq!(world.rollout.outcome(&name("b")), Some(Outcome::RolledBack));
+        world.replays();
+    }
+    // What holds it for another reason holds it still.
+    let mut world = finished();
+    world.event(Event::SendBack { node: name("b"), by: "me".into() });
+    world.event(Event::Hold { node: name("b"), reason: "a doubt".into() });
+    world.event(Event::Undo);
+    world.wait(60);
+    assert_eq!(world.state("b"), State::CatchingUp);
+}
+
 #[test]
 fn a_node_that_cannot_go_back_says_why() {
     let mut world = finished();

@@ -3,6 +3,7 @@
 mod commands;
 mod faults;
 mod properties;
+mod returns;
 mod turns;
 mod watch;
 mod withdrawals;

@@ -134,6 +134,40 @@ proptest! {
         world.replays();
     }
 
+    /// Many have it and are watched, and something that all need comes and goes, with the line stopped and without.
+    #[test]
+    fn whatever_fails_of_those_that_are_watched_they_go_back_within_the_budgets(
+        steps in proptest::collection::vec(
+            prop_oneof![
+                6 => (0..NODES.len(), any::<bool>()).prop_map(|(node, passed)| Move::Answer(node, passed)),
+                2 => (0..NODES.len(), any::<bool>()).prop_map(|(node, open)| Move::Session(node, open)),
+                2 => (0..NODES.len(), Just(0), any::<bool>()).prop_map(|(n, s, new)| Move::Say(n, s, new)),
+                2 => (1..7_u8).prop_map(Move::Command),
+                1 => (10..100_u64).prop_map(Move::Wait),
+                1 => Just(Move::FailOver),
+            ],
+            1..80,
+        ),
+    ) {
+        let mut policy = Policy { windows: Default::default(), ..policy() };
+        policy.gates.retain(|gate| gate.name == "after");
+        policy.canaries.named = NODES.map(name).to_vec();
+        let mut world = World::new(policy, &NODES);
+        for node in NODES {
+            world.connect(node);
+        }
+        world.event(Event::Start);
+        for node in NODES {
+            world.say(node, NEW, Step::Committed);
+            world.answer(node, "after", true);
+        }
+        prop_assert!(NODES.iter().all(|node| world.state(node) == State::Committed));
+        for next in &steps {
+            make(&mut world, next);
+        }
+        world.replays();
+    }
+
     /// From wherever chance led, a fleet whose nodes answer comes to an end, and every node to one outcome.
     #[test]
     fn every_rollout_ends_and_every_node_in_one_outcome(

@@ -4,12 +4,14 @@ use std::{collections::BTreeMap, time::Duration};
 
 use fleet_model::Timestamp;
 use fleet_rollout::{
-    Event, Member, Obstacle, Policy, Rollout, Spec, Standing, State, Step, explain, preview,
+    Event, Member, Obstacle, Policy, Rollout, Spec, Standing, State, Step, explain,
+    policy::{Amount, Budgets, Canaries, Weekday, Window},
+    preview,
 };
 
 use crate::{
     commands::{NODES, started},
-    world::{NEW, OLD, name},
+    world::{self, NEW, OLD, World, name},
 };
 
 #[test]
@@ -84,6 +86,50 @@ fn database_nodes_go_one_by_one_and_the_seed_last() {
     assert_eq!(rollout.standing(), Standing::Finished);
     assert_eq!(order.len(), 5);
     assert_eq!(order[4], "n0");
+}
+
+/// What it was ordered before it fell silent may go on, and its place is taken as long as it has not said otherwise.
+#[test]
+fn who_is_back_in_the_middle_of_its_trial_counts_before_it_says_so() {
+    for (cluster, says) in [(true, Step::Trial), (false, Step::Trial), (false, Step::Committed)] {
+        let zone =
+            |zone: &str| Window { zone: zone.into(), days: vec![Weekday::Monday], from: 0, until: 1440 };
+        let one = Budgets { in_flight: Amount::Count(1), ..world::policy().budgets };
+        let policy = Policy {
+            gates: Vec::new(),
+            windows: BTreeMap::from([("X".into(), zone("Z"))]),
+            canaries: Canaries { named: vec![name("a"), name("b")], drawn: Amount::Count(0) },
+            canary_budgets: if cluster { Budgets { in_flight: Amount::Count(9), ..one } } else { one },
+            budgets: if cluster { Budgets { in_flight: Amount::Count(9), ..one } } else { one },
+            ..world::policy()
+        };
+        let member = |node: &str, location: &str| Member {
+            location: location.into(),
+            cluster: cluster.then(|| "todo".to_owned()),
+            ..Member::new(name(node))
+        };
+        let mut world = World::with(policy, vec![member("a", "X"), member("b", "Y")]);
+        world.window(true);
+        world.connect("a");
+        world.connect("b");
+        world.event(Event::Hold { node: name("b"), reason: "a doubt".into() });
+        world.event(Event::Start);
+        world.say("a", NEW, Step::Trial);
+        world.lose("a");
+        world.wait(400);
+        assert_eq!(world.state("a"), State::Silent);
+        world.event(Event::Offsets { seconds_ahead: BTreeMap::new() });
+        world.event(Event::StopLine { by: "me".into(), reason: "a doubt".into() });
+        world.event(Event::Release { node: name("b") });
+        world.connect("a");
+        world.event(Event::ClearLine);
+        assert_eq!((world.state("a"), world.state("b")), (State::CatchingUp, State::Pending));
+        let back = says == Step::Committed;
+        world.say("a", if back { OLD } else { NEW }, says);
+        assert_eq!(world.state("b"), if back { State::Offered } else { State::Pending });
+        assert_eq!(world.state("a"), if back { State::CatchingUp } else { State::Trial });
+        world.replays();
+    }
 }
 
 #[test]

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use fleet_rollout::{Effect, Event, Finish, Kind, Phase, Standing, State, Step};
+use fleet_rollout::{Effect, Event, Finish, Kind, Phase, Policy, Standing, State, Step};
 
 use crate::{
-    commands::{halt, started},
-    world::{NEW, OLD, World, because, name},
+    commands::{NODES, halt, started},
+    world::{NEW, OLD, World, because, name, policy},
 };
 
 /// What stops a rollout, and the event that lets it go on.
@@ -22,6 +22,11 @@ fn stops() -> [(Event, Event); 3] {
 /// The canary's effects: what it is told.
 fn withdrawn(world: &World) -> bool {
     world.last.iter().any(|effect| matches!(effect, Effect::Withdraw { .. }))
+}
+
+fn taken_from_a(world: &World) -> bool {
+    let taken = |effect: &Effect| matches!(effect, Effect::Withdraw { node, .. } if *node == name("a"));
+    world.last.iter().any(taken)
 }
 
 #[test]
@@ -101,6 +106,70 @@ fn whoever_goes_on_fetching_after_a_return_is_stopped_too() {
     world.connect("a");
     world.say("a", NEW, Step::Fetching);
     assert!(withdrawn(&world), "{:?}", world.last);
+}
+
+/// What it was offered waits for it, and so does that this was taken back.
+#[test]
+fn who_fell_silent_before_it_began_hears_that_it_is_not_to() {
+    let undo = (Event::Undo, Event::Undo);
+    let supersede = (Event::Supersede, Event::Supersede);
+    for (stop, go_on) in stops().into_iter().chain([undo, supersede]) {
+        for (said, taken) in [(None, true), (Some(Step::Fetching), true), (Some(Step::Trial), false)] {
+            let what = format!("{stop:?} after {said:?}");
+            let mut world = World::new(Policy { gates: Vec::new(), ..policy() }, &NODES);
+            world.window(true);
+            NODES.into_iter().for_each(|node| world.connect(node));
+            world.event(Event::Start);
+            if let Some(step) = said.clone() {
+                world.say("a", NEW, step);
+            }
+            world.lose("a");
+            world.wait(400);
+            assert_eq!(world.state("a"), State::Silent, "{what}");
+            let order = world.rollout.nodes[&name("a")].order;
+            world.event(stop.clone());
+            assert_eq!(taken_from_a(&world), taken, "{what}: {:?}", world.last);
+            world.fail_over(Duration::from_secs(60));
+            world.connect("a");
+            assert_eq!(taken_from_a(&world), taken, "{what}: {:?}", world.last);
+            let again = |effect: &Effect| matches!(effect, Effect::Offer { node, back: false, .. } if *node == name("a"));
+            assert!(!world.last.iter().any(again), "{what}: {:?}", world.last);
+            if !taken || matches!(stop, Event::Undo | Event::Supersede) {
+                world.replays();
+                continue;
+            }
+            // It speaks before it has heard of that.
+            world.say_of("a", order, OLD, Step::Committed);
+            assert_eq!(world.state("a"), State::CatchingUp, "{what}");
+            world.say_of("a", order, NEW, Step::Fetching);
+            assert!(!world.rollout.nodes[&name("a")].withdrawn || taken_from_a(&world), "{what}");
+            world.say("a", OLD, Step::Committed);
+            assert_eq!(world.state("a"), State::Pending, "{what}");
+            assert!(!world.rollout.nodes[&name("a")].touched, "{what}");
+            world.event(go_on.clone());
+            let next = if matches!(stop, Event::Hold { .. }) { State::Pending } else { State::Offered };
+            assert_eq!(world.state("a"), next, "{what}");
+            world.replays();
+        }
+    }
+}
+
+/// It goes on while somebody is away who had not begun: that is offered again once it is there.
+#[test]
+fn what_was_taken_back_of_somebody_who_is_away_is_not_for_ever() {
+    for (stop, go_on) in stops() {
+        let mut world = started();
+        world.answer("a", "before", true);
+        world.lose("a");
+        world.wait(400);
+        world.event(stop.clone());
+        world.event(go_on);
+        world.connect("a");
+        assert!(!taken_from_a(&world), "{stop:?}: {:?}", world.last);
+        assert_eq!(world.state("a"), State::Held, "{stop:?}");
+        world.update("a");
+        world.replays();
+    }
 }
 
 #[test]

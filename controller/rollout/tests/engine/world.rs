@@ -11,6 +11,7 @@ use fleet_rollout::{
     Step, advance,
     policy::{Amount, Budgets, Canaries, Check, Gate, Weekday, When, Window},
     replay,
+    state::Node,
 };
 
 pub const NEW: &str = "sha256:new";
@@ -70,6 +71,15 @@ impl World {
 
     pub fn of(new: &str, old: &str, policy: Policy, nodes: &[&str]) -> Self {
         let members = nodes.iter().map(|n| Member { location: "X".into(), ..Member::new(name(n)) }).collect();
+        Self::made(new, old, policy, members)
+    }
+
+    /// Of these.
+    pub fn with(policy: Policy, members: Vec<Member>) -> Self {
+        Self::made(NEW, OLD, policy, members)
+    }
+
+    fn made(new: &str, old: &str, policy: Policy, members: Vec<Member>) -> Self {
         let spec = Spec {
             id: "r".into(),
             target: new.into(),
@@ -150,16 +160,27 @@ impl World {
             self.rollout
                 .nodes
                 .values()
-                .filter(|n| n.state.in_flight() && wave.is_none_or(|wave| n.wave == wave))
+                .filter(|n| n.state.in_flight() || self.turns_back(n))
+                .filter(|n| wave.is_none_or(|wave| n.wave == wave))
                 .count()
         };
         for (name, node) in &self.rollout.nodes {
             let was = before.nodes.get(name).map_or(State::Pending, |node| node.state);
             let started = matches!(node.state, State::Held | State::Offered) && !was.in_flight();
-            if !started {
+            // Of itself: what an operator orders of one node is the operator's.
+            let told_back = node.state == State::Failed
+                && node.returning
+                && !before.nodes.get(name).is_some_and(|node| node.returning)
+                && node.reason.as_ref().is_some_and(|reason| reason.kind != Kind::SentBack);
+            if told_back {
+                assert!(self.rollout.line.is_none(), "{name} was told to go back with the line stopped");
+            } else if !started {
                 continue;
             }
-            assert!(!stood || before.standing() != Standing::Halted, "{name} was started while halted");
+            assert!(
+                told_back || !stood || before.standing() != Standing::Halted,
+                "{name} was started while halted"
+            );
             assert!(in_flight(None) <= self.rollout.limits().in_flight, "{name}: too many in flight");
             if !self.rollout.goes_back() {
                 let limits = self.rollout.wave_limits(node.wave);
@@ -169,6 +190,13 @@ impl World {
                 );
             }
         }
+    }
+
+    /// Whether a node was told to go back by itself, and may be about it.
+    fn turns_back(&self, node: &Node) -> bool {
+        let deadlines = &self.rollout.spec.policy.deadlines;
+        let since = Duration::from_millis(self.rollout.moment.0 - node.since.0);
+        node.state == State::Failed && node.returning && since < deadlines.answer + deadlines.trial
     }
 
     /// Lets time pass with a controller that listens, and nodes that are well while they have a session.

@@ -510,6 +510,44 @@ async fn a_node_that_dies_of_a_plan_passes_no_bake_however_short() {
     outside.until(&mut controller, Standing::Baking).await;
     outside.machine(&canary).dead = true;
     for _ in 0..60 {
+/// What it is to want lies ready for it and is sent as soon as it is there, whoever has stopped what meanwhile.
+#[tokio::test]
+async fn a_node_that_was_away_before_it_began_does_not_begin_once_all_is_stopped() {
+    for line in [false, true] {
+        let (mut outside, mut controller) = Outside::new(&NODES).await;
+        outside.up(&mut controller, plan(&NODES, "new")).await.expect("starts").expect("a rollout");
+        let canary = controller.canary();
+        // It is gone before it takes what was sent.
+        outside.machine(&canary).away = true;
+        controller.desk.registry.leave(&controller.lives.remove(&canary).expect("a session"));
+        let gone = BTreeMap::from([(canary.clone(), News { session: true, ..News::default() })]);
+        controller.core.news(gone).await.expect("goes on");
+        if line {
+            controller.core.stop_line("ops", "a doubt").await.expect("stops");
+        }
+        // One that is silent is too many among canaries.
+        for _ in 0..80 {
+            outside.round(&mut controller).await.expect("goes on");
+        }
+        let stands = controller.rollout();
+        assert_eq!((stands.standing(), stands.nodes[&canary].state), (Standing::Halted, State::Silent));
+        outside.machine(&canary).away = false;
+        for _ in 0..20 {
+            outside.round(&mut controller).await.expect("goes on");
+        }
+        assert_eq!(outside.works(), vec![vec!["old".to_owned()]; NODES.len()], "line stopped: {line}");
+        // It is no loss: whoever lets it go on has everybody brought there.
+        if line {
+            controller.core.clear_line("ops").await.expect("clears");
+        }
+        if controller.rollout().standing() == Standing::Halted {
+            controller.core.act("", Event::Resume { retry: false }).await.expect("goes on");
+        }
+        outside.until(&mut controller, Standing::Finished).await;
+        assert_eq!(outcomes(controller.rollout()), [Some(Outcome::Updated); NODES.len()]);
+    }
+}
+
         outside.round(&mut controller).await.expect("goes on");
     }
     assert_eq!((controller.rollout().wave, controller.rollout().standing()), (0, Standing::Baking));
