@@ -122,6 +122,12 @@ pub enum Event {
         /// Seconds ahead of UTC by zone.
         seconds_ahead: BTreeMap<String, i32>,
     },
+    /// Members of database clusters that are out of service and have no part in this rollout: nobody here waits for
+    /// them, but their replicas are missing all the same.
+    Beside {
+        /// Who, by cluster.
+        out: BTreeMap<String, BTreeSet<NodeName>>,
+    },
     /// Time passed.
     Tick,
 }

@@ -93,6 +93,9 @@ pub struct Rollout {
     pub order: u64,
     /// Seconds ahead of UTC of every zone that was told.
     pub offsets: BTreeMap<String, i32>,
+    /// Members of database clusters that are out of service and have no part in this.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub beside: BTreeMap<String, BTreeSet<NodeName>>,
     /// Everybody.
     pub nodes: BTreeMap<NodeName, Node>,
 }
@@ -460,6 +463,7 @@ impl Rollout {
             sizes,
             order: 0,
             offsets: BTreeMap::new(),
+            beside: BTreeMap::new(),
             nodes,
         })
     }

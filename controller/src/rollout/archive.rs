@@ -223,7 +223,7 @@ impl Archive {
         let old = head.notices.len().saturating_sub(NOTICES);
         head.notices.drain(..old);
         // Controllers of before read what that comes to, and cannot read the event itself.
-        let newer = matches!(entry.event, Event::Well { .. });
+        let newer = matches!(entry.event, Event::Well { .. } | Event::Beside { .. });
         head.log.push(entry);
         let large = || serde_json::to_vec(&head).is_ok_and(|bytes| bytes.len() > LARGE);
         if newer || head.log.len() > LOG || large() {

@@ -13,7 +13,7 @@ use super::{
     catalogue::Offerable,
     core::{Core, superseded},
     leave,
-    members::Members,
+    members::{Members, beside},
     note::{self, Note},
     plans,
     trouble::Trouble,
@@ -272,7 +272,12 @@ impl Core {
         let mut effects = Vec::new();
         // A plan is in force already when its rollout begins, and waits there for the line.
         let line = self.line().map(|line| Event::StopLine { by: line.by, reason: line.reason });
-        let there = [Event::Sessions { connected: connected.clone() }, Event::Offsets { seconds_ahead }];
+        let out = beside(&self.floor.members().await?.members, &rollout, &connected);
+        let there = [
+            Event::Sessions { connected: connected.clone() },
+            Event::Offsets { seconds_ahead },
+            Event::Beside { out },
+        ];
         for event in line.into_iter().chain(there) {
             effects.extend(advance(&mut rollout, event, now).map_err(Trouble::Refused)?);
         }

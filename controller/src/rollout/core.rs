@@ -7,7 +7,7 @@ use std::{
 };
 
 use fleet_model::{NodeName, Timestamp};
-use fleet_rollout::{Effect, Event, Finish, Phase, Rollout, Standing, Target, advance, outstanding};
+use fleet_rollout::{Effect, Event, Finish, Member, Phase, Rollout, Standing, Target, advance, outstanding};
 use fleet_store::{Lease, StoreError};
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
     catalogue::Catalogue,
     floor::{Floor, Heard},
     hear::matters,
-    members::Members,
+    members::{Members, beside},
     plans,
     trouble::Trouble,
     zones,
@@ -40,6 +40,8 @@ pub struct Core {
     midway: bool,
     /// The floor's epoch whose members were taken in.
     epoch: Option<u64>,
+    /// Everybody, as of that epoch.
+    members: Vec<Member>,
     /// Who was asked to say something at the end of a bake, and what had been heard of them by then.
     pub(super) called: BTreeMap<(u64, NodeName), Option<Heard>>,
     /// Counts changes worth looking at.
@@ -116,6 +118,7 @@ impl Core {
             state: None,
             midway: false,
             epoch: None,
+            members: Vec::new(),
             called: BTreeMap::new(),
             changes: 0,
         }
@@ -276,7 +279,9 @@ impl Core {
             // What failed a while ago counts by now, and says nothing new.
             let matter = rollout.nodes.values().filter(|node| moves(rollout) && matters(rollout, node));
             let heard: Vec<NodeName> = matter.map(|node| node.member.node.clone()).collect();
+            let out = beside(&self.members, rollout, &self.floor.connected());
             self.take_into(id, Event::Offsets { seconds_ahead }).await?;
+            self.take_into(id, Event::Beside { out }).await?;
             for node in heard {
                 self.hear(id, &node).await?;
             }
@@ -332,7 +337,7 @@ impl Core {
                 }
             }
         }
-        self.epoch = Some(epoch);
+        (self.epoch, self.members) = (Some(epoch), members);
         Ok(())
     }
 

@@ -1,13 +1,16 @@
 //! Who takes part, by plan and enrolments. Pure.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use fleet_model::NodeName;
 use fleet_plan::{
     ResolvedPlan,
     resolved::{Task, Work},
 };
-use fleet_rollout::Member;
+use fleet_rollout::{Member, Rollout};
 
 use crate::desired;
 
@@ -47,6 +50,27 @@ pub fn members(plan: Option<&ResolvedPlan>, works: &Works, enrolled: &BTreeMap<N
     let members: Vec<Member> = members.collect();
     let spare = spare(works);
     Members { members, spare }
+}
+
+/// Members of the clusters that `rollout` changes which have no part in it and are away: out of service, whatever took
+/// them there.
+pub fn beside(
+    members: &[Member],
+    rollout: &Rollout,
+    connected: &BTreeSet<NodeName>,
+) -> BTreeMap<String, BTreeSet<NodeName>> {
+    let changed: BTreeSet<&String> =
+        rollout.nodes.values().filter_map(|node| node.member.cluster.as_ref()).collect();
+    let away = members
+        .iter()
+        .filter(|member| !rollout.nodes.contains_key(&member.node) && !connected.contains(&member.node));
+    let mut out: BTreeMap<String, BTreeSet<NodeName>> = BTreeMap::new();
+    for member in away {
+        if let Some(cluster) = member.cluster.as_ref().filter(|cluster| changed.contains(cluster)) {
+            out.entry(cluster.clone()).or_default().insert(member.node.clone());
+        }
+    }
+    out
 }
 
 /// The seed of the cluster a node is a member of: what the cluster is called by.

@@ -91,6 +91,10 @@ impl Turn<'_> {
                 self.rollout.offsets.clone_from(seconds_ahead);
                 self.changed = true;
             }
+            Event::Beside { out } if self.rollout.beside != *out => {
+                self.rollout.beside.clone_from(out);
+                self.changed = true;
+            }
             // What is said twice, and everything that is no command: `take` sends that elsewhere.
             _ => {}
         }

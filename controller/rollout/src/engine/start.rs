@@ -148,6 +148,9 @@ fn out(rollout: &Rollout, node: &Node) -> bool {
 impl Tally {
     pub(crate) fn of(rollout: &Rollout) -> Self {
         let mut tally = Self::default();
+        for (cluster, out) in &rollout.beside {
+            tally.clusters.entry(cluster.clone()).or_default().extend(out.iter().cloned());
+        }
         for node in rollout.nodes.values() {
             tally.count(rollout, node, |number| *number += 1);
             // Replicas do not care why a member is away, nor what an operator forgave.

@@ -1,6 +1,9 @@
 //! Who may start when: windows, and members of a cluster.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use fleet_model::Timestamp;
 use fleet_rollout::{
@@ -144,4 +147,26 @@ fn no_member_starts_while_another_is_away() {
     let canary = preview(&rollout)[0].nodes[0].clone();
     let told = explain(&rollout, &canary).expect("known");
     assert!(told.obstacles.iter().any(|o| matches!(o, Obstacle::Cluster { .. })), "{told}");
+}
+
+#[test]
+fn a_member_that_has_no_part_in_it_is_missed_by_its_cluster_all_the_same() {
+    let (mut rollout, now) = reference_fleet();
+    let send = |rollout: &mut Rollout, event| fleet_rollout::advance(rollout, event, now).expect("lawful");
+    let beside = |out: &[&str]| {
+        let out = out.iter().map(|node| name(node)).collect::<BTreeSet<_>>();
+        Event::Beside { out: BTreeMap::from([("todo".to_owned(), out)]) }
+    };
+    for i in 0..5 {
+        send(&mut rollout, Event::Connected { node: name(&format!("n{i}")) });
+    }
+    send(&mut rollout, beside(&["elsewhere"]));
+    send(&mut rollout, Event::Start);
+    assert!(rollout.nodes.values().all(|node| !node.state.in_flight()));
+    let canary = preview(&rollout)[0].nodes[0].clone();
+    let told = explain(&rollout, &canary).expect("known").to_string();
+    assert!(told.contains("elsewhere is out"), "{told}");
+    send(&mut rollout, beside(&[]));
+    assert_eq!(rollout.nodes.values().filter(|node| node.state.in_flight()).count(), 1);
+    assert!(send(&mut rollout, beside(&[])).is_empty(), "said twice");
 }

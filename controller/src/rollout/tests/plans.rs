@@ -18,8 +18,17 @@ use crate::{
 /// Nodes with a task each that says which work it is.
 fn plan(nodes: &[&str], work: &str) -> Given {
     let nodes: Vec<String> = nodes.iter().map(|name| format!("{{name: {name}, image: Debian 12}}")).collect();
+    given(&format!("{{{}}}", does(work)), &nodes)
+}
+
+/// The task that says it.
+fn does(work: &str) -> String {
+    format!("tasks: [{{command: {{args: [/bin/{work}], unless: [/bin/{work}]}}}}]")
+}
+
+fn given(defaults: &str, nodes: &[String]) -> Given {
     let text = format!(
-        "fleet: Reference\nrollout: {{bake: 20s, waves: [50%]}}\ndefaults: {{tasks: [{{command: {{args: [/bin/{work}], unless: [/bin/{work}]}}}}]}}\n\
+        "fleet: Reference\nrollout: {{bake: 20s, waves: [50%]}}\ndefaults: {defaults}\n\
          locations:\n  - id: EU7\n    domain: D\n    networks:\n      - {{name: N, subnet: 10.0.0.0/24, nodes: [{}]}}\n",
         nodes.join(", ")
     );
@@ -206,8 +215,11 @@ impl Outside {
             .nodes()
             .zip(1_u8..)
             .map(|(placed, number)| {
-                let addresses =
-                    Addresses { private_ipv4: Some([10, 0, 0, number].into()), ..Addresses::default() };
+                let addresses = Addresses {
+                    private_ipv4: Some([10, 0, 0, number].into()),
+                    ipv6: Some([0xfd00, 0, 0, 0, 0, 0, 0, number.into()].into()),
+                    ..Addresses::default()
+                };
                 (placed.node.name.clone(), addresses)
             })
             .collect();
@@ -501,15 +513,6 @@ async fn a_plan_waits_for_no_release_that_is_over_and_for_every_one_under_way() 
     assert_eq!(controller.core.act("", Event::Resume { retry: false }).await.expect("goes on"), 1);
 }
 
-/// It does what it was given, says so, and dies of it before anybody looks again.
-#[tokio::test]
-async fn a_node_that_dies_of_a_plan_passes_no_bake_however_short() {
-    let (mut outside, mut controller) = Outside::new(&NODES).await;
-    outside.up(&mut controller, plan(&NODES, "new")).await.expect("starts").expect("a rollout");
-    let canary = controller.canary();
-    outside.until(&mut controller, Standing::Baking).await;
-    outside.machine(&canary).dead = true;
-    for _ in 0..60 {
 /// What it is to want lies ready for it and is sent as soon as it is there, whoever has stopped what meanwhile.
 #[tokio::test]
 async fn a_node_that_was_away_before_it_began_does_not_begin_once_all_is_stopped() {
@@ -548,6 +551,15 @@ async fn a_node_that_was_away_before_it_began_does_not_begin_once_all_is_stopped
     }
 }
 
+/// It does what it was given, says so, and dies of it before anybody looks again.
+#[tokio::test]
+async fn a_node_that_dies_of_a_plan_passes_no_bake_however_short() {
+    let (mut outside, mut controller) = Outside::new(&NODES).await;
+    outside.up(&mut controller, plan(&NODES, "new")).await.expect("starts").expect("a rollout");
+    let canary = controller.canary();
+    outside.until(&mut controller, Standing::Baking).await;
+    outside.machine(&canary).dead = true;
+    for _ in 0..60 {
         outside.round(&mut controller).await.expect("goes on");
     }
     assert_eq!((controller.rollout().wave, controller.rollout().standing()), (0, Standing::Baking));

@@ -43,3 +43,29 @@ async fn a_halted_release_goes_on_or_back_only_when_the_plan_is_through() {
     outside.until(&mut controller, Standing::Finished).await;
     controller.core.act("1", Event::Resume { retry: false }).await.expect("goes on");
 }
+
+/// It is in the way of the others of its cluster, whether or not it has anything to do with what is rolled out.
+#[tokio::test]
+async fn a_member_that_is_off_counts_for_its_cluster_even_if_it_has_no_part_in_it() {
+    let cluster = |work: &str| {
+        let nodes = NODES.map(|name| {
+            let work = if name == "b" { work } else { "old" };
+            format!("{{name: {name}, image: Debian 12, {}}}", does(work))
+        });
+        given("{tasks: [{rethinkdb: {seed: a}}]}", &nodes)
+    };
+    let (mut outside, mut controller) = Outside::new(&NODES).await;
+    // What founds a database goes to all at once.
+    assert_eq!(outside.up(&mut controller, cluster("old")).await.expect("founds"), None);
+    outside.machine(&node("c")).away = true;
+    outside.round(&mut controller).await.expect("goes on");
+    outside.up(&mut controller, cluster("new")).await.expect("starts").expect("a rollout");
+    for _ in 0..20 {
+        outside.round(&mut controller).await.expect("goes on");
+    }
+    assert_eq!(controller.rollout().nodes.keys().collect::<Vec<_>>(), [&node("b")]);
+    assert_eq!(outside.machine(&node("b")).works, ["old"]);
+    outside.machine(&node("c")).away = false;
+    outside.until(&mut controller, Standing::Finished).await;
+    assert_eq!(outside.machine(&node("b")).works, ["old", "new"]);
+}
