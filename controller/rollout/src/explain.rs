@@ -36,11 +36,18 @@ impl fmt::Display for Explanation {
 /// Why `node` is not updated yet; none if it is no node of this rollout.
 pub fn explain(rollout: &Rollout, name: &NodeName) -> Option<Explanation> {
     let node = rollout.nodes.get(name)?;
-    let waits = matches!(node.state, State::Pending | State::CatchingUp | State::Silent);
-    let obstacles = match () {
-        () if node.returns => obstacles_back(rollout, node, &Tally::of(rollout)),
-        () if waits => obstacles(rollout, node, &Tally::of(rollout)),
-        () => Vec::new(),
+    let waits = matches!(node.state, State::Pending | State::CatchingUp);
+    // Who is silent would catch up if it were heard of: the rest is what else is in its way.
+    let heard = (node.state == State::Silent).then(|| {
+        let mut heard = rollout.clone();
+        heard.nodes.entry(name.clone()).and_modify(|node| node.state = State::CatchingUp);
+        heard
+    });
+    let obstacles = match &heard {
+        Some(heard) => obstacles(heard, &heard.nodes[name], &Tally::of(heard)),
+        None if node.returns => obstacles_back(rollout, node, &Tally::of(rollout)),
+        None if waits => obstacles(rollout, node, &Tally::of(rollout)),
+        None => Vec::new(),
     };
     let mut notes: Vec<String> = node.reason.iter().map(ToString::to_string).collect();
     let when = match node.state {
@@ -56,6 +63,9 @@ pub fn explain(rollout: &Rollout, name: &NodeName) -> Option<Explanation> {
             None => "no answer yet".into(),
         };
         notes.push(format!("gate {} waits until {}: {said}", gate.name, gate.check));
+    }
+    if node.state == State::Silent && node.connected {
+        notes.push("it has a session, and catches up once it says where it stands".into());
     }
     if node.withdrawn && node.state.may_be_taken_back() {
         notes.push("its offer was taken back; waiting to hear that it has not begun".into());

@@ -101,6 +101,12 @@ impl Turn<'_> {
                 }
                 State::Fetching | State::Trial if current => self.cut(name),
                 State::CatchingUp if current && self.rollout.may_go_on(node) => self.idle(name),
+                // Its session was open all the time: this word is its return.
+                State::Silent if current && self.rollout.is_of_now() => {
+                    let reason = node.reason.clone();
+                    self.put(name, State::CatchingUp, reason);
+                    self.idle(name);
+                }
                 _ => {}
             },
             Step::Failed { .. } | Step::RolledBack { .. } if !current => {}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fleet_rollout::{Effect, Event, Finish, Kind, Phase, Policy, Standing, State, Step};
+use fleet_rollout::{Effect, Event, Finish, Kind, Phase, Policy, Standing, State, Step, explain};
 
 use crate::{
     commands::{NODES, halt, started},
@@ -180,6 +180,37 @@ fn who_never_answers_a_withdrawal_is_silent_not_failed() {
     halt(&mut world);
     world.wait(600);
     assert_eq!(world.state("a"), State::Silent);
+    // It comes to itself, and its session was never lost.
+    world.say("a", OLD, Step::Committed);
+    world.event(Event::Resume { retry: false });
+    world.update("a");
+    world.replays();
+}
+
+/// Of what it was offered it says nothing, as long as it is stuck.
+#[test]
+fn who_is_silent_with_a_session_is_offered_it_again_once_it_speaks() {
+    let mut world = World::new(Policy { gates: Vec::new(), ..policy() }, &NODES);
+    world.window(true);
+    NODES.into_iter().for_each(|node| world.connect(node));
+    world.event(Event::Start);
+    world.wait(130);
+    assert_eq!((world.state("a"), world.rollout.standing()), (State::Silent, Standing::Running));
+    let told = explain(&world.rollout, &name("a")).expect("known").to_string();
+    assert!(!told.contains("over"), "{told}");
+    assert!(told.contains("it has a session, and catches up"), "{told}");
+    let order = world.rollout.nodes[&name("a")].order;
+    // Of before the offer: it may take that still.
+    world.say_of("a", order - 1, OLD, Step::Committed);
+    assert_eq!(world.state("a"), State::Silent);
+    world.say("a", OLD, Step::Committed);
+    let again = |effect: &Effect| matches!(effect, Effect::Offer { node, .. } if *node == name("a"));
+    assert!(world.state("a") == State::CatchingUp || world.last.iter().any(again), "{:?}", world.last);
+    let next = NODES.into_iter().find(|node| *node != "a" && world.state(node) == State::Offered);
+    world.say(next.expect("another canary"), NEW, Step::Committed);
+    world.wait(20);
+    assert_eq!(world.state("a"), State::Offered);
+    world.replays();
 }
 
 #[test]
