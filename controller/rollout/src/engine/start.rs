@@ -309,6 +309,38 @@ fn window(rollout: &Rollout, node: &Node) -> Option<Obstacle> {
     })
 }
 
+/// That nobody is at work, and whoever waits does so for nodes that failed or fell silent, though these are not yet too
+/// many: nothing would ever happen any more. Why, and which.
+fn stuck(rollout: &Rollout) -> Option<(String, Vec<NodeName>)> {
+    let under_way = matches!(rollout.phase, Phase::Running | Phase::Baking { .. } | Phase::Undoing);
+    let mut nodes = rollout.nodes.values();
+    if !rollout.is_of_now() || !under_way || nodes.any(|n| in_flight(rollout, n) || n.returns) {
+        return None;
+    }
+    let blamed: Vec<NodeName> = rollout
+        .nodes
+        .values()
+        .filter(|node| broken(node) || out(rollout, node))
+        .map(|node| node.member.node.clone())
+        .collect();
+    if blamed.is_empty() {
+        return None;
+    }
+    let tally = Tally::of(rollout);
+    let only_them = |obstacle: &Obstacle| match obstacle {
+        Obstacle::Unavailable { .. } => true,
+        Obstacle::Cluster { out, .. } => out.iter().all(|name| blamed.contains(name)),
+        _ => false,
+    };
+    let mut waiting = rollout.nodes.values().filter(|node| node.connected && in_turn(rollout, node));
+    let obstacles = waiting.find_map(|node| {
+        let found = obstacles(rollout, node, &tally);
+        (!found.is_empty() && found.iter().all(only_them)).then_some(found)
+    })?;
+    let why: Vec<String> = obstacles.iter().map(ToString::to_string).collect();
+    Some((format!("nobody else can start any more, for {}", why.join("; ")), blamed))
+}
+
 impl Turn<'_> {
     pub(super) fn start(&mut self) {
         self.start_back();
@@ -358,6 +390,9 @@ impl Turn<'_> {
                 self.offer(&name);
             }
             tally.started(self.rollout, &self.rollout.nodes[&name]);
+        }
+        if let Some((reason, nodes)) = stuck(self.rollout) {
+            self.halt(reason, nodes);
         }
     }
 

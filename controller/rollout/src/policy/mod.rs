@@ -210,6 +210,20 @@ impl Policy {
                 tell(field, format!("{share} % is more than everybody; say 100 at most"));
             }
         }
+        for (field, budgets) in [
+            ("canary_budgets", &self.canary_budgets),
+            ("wave_budgets", &self.wave_budgets),
+            ("budgets", &self.budgets),
+        ] {
+            if budgets.in_flight.is_zero() {
+                tell(field, "with nobody in flight nobody is ever changed; say inFlight: 1 at least".into());
+            }
+            if budgets.unavailable.is_zero() {
+                let why =
+                    "whoever changes may become unavailable, so nobody would; say unavailable: 1 at least";
+                tell(field, why.into());
+            }
+        }
         if self.waves.iter().any(Amount::is_zero) {
             tell("waves", "a wave of nobody is no wave; remove it".into());
         }

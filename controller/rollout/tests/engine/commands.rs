@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, time::Duration};
 use fleet_model::Timestamp;
 use fleet_rollout::{
     Effect, Event, Finish, Kind, Member, Outcome, Phase, Policy, Reason, Rollout, Spec, Standing, State,
-    Step, Target, explain, preview,
+    Step, Target, explain,
+    policy::{Amount, Budgets},
+    preview,
 };
 use serde_json::json;
 
@@ -461,6 +463,53 @@ fn how_long_it_is_watched_is_told_by_the_wave() {
     assert_eq!(world.rollout.bake_left(), Some(Duration::from_secs(100)), "of the canaries' two minutes");
     world.wait(110);
     assert_eq!(world.rollout.bake_left(), None);
+}
+
+/// Two may fail, and one that is out is one too many for anybody else to start: it cannot go on, and says so.
+#[test]
+fn a_rollout_that_can_never_go_on_halts_with_list_and_reason() {
+    for cluster in [None, Some("todo".to_owned())] {
+        let two = Budgets { failed: Amount::Count(2), ..Budgets::default() };
+        let policy = Policy {
+            canaries: fleet_rollout::policy::Canaries { named: vec![name("a")], drawn: Amount::Count(0) },
+            waves: Vec::new(),
+            canary_budgets: two,
+            wave_budgets: two,
+            budgets: two,
+            ..Policy::of_plans()
+        };
+        let member = |node| Member { cluster: cluster.clone(), ..Member::new(name(node)) };
+        let nodes = ["a", "b", "c", "d", "e"];
+        let mut world = World::with(policy, nodes.map(member).to_vec());
+        nodes.into_iter().for_each(|node| world.connect(node));
+        world.event(Event::Start);
+        world.say("a", NEW, Step::Committed);
+        world.wait(60);
+        let next = nodes.into_iter().find(|node| world.state(node) == State::Offered).expect("the next");
+        world.say(next, NEW, Step::Failed { reason: because(Kind::Work) });
+        world.wait(60);
+        assert_eq!(world.rollout.standing(), Standing::Halted);
+        let halt = world.rollout.halt.clone().expect("halted");
+        assert_eq!(halt.nodes, [name(next)]);
+        assert!(halt.reason.contains("nobody else can start any more"), "{}", halt.reason);
+        assert!(halt.reason.contains("at most 1 may be"), "{}", halt.reason);
+        // Once more, and it goes on.
+        world.event(Event::Resume { retry: true });
+        assert_eq!(world.rollout.standing(), Standing::Running);
+        world.replays();
+    }
+}
+
+#[test]
+fn bounds_by_which_nobody_could_ever_start_are_refused() {
+    let none = Budgets { in_flight: Amount::Count(0), unavailable: Amount::Percent(0), ..Budgets::default() };
+    let policy = Policy { canary_budgets: none, wave_budgets: none, budgets: none, ..Policy::default() };
+    let problems = policy.problems(&[Member::new(name("a"))]);
+    let fields: Vec<_> = problems.iter().map(|problem| problem.field.as_str()).collect();
+    let (canary, wave) = ("canary_budgets", "wave_budgets");
+    assert_eq!(fields, [canary, canary, wave, wave, "budgets", "budgets"]);
+    assert!(problems[0].message.contains("inFlight: 1"), "{}", problems[0]);
+    assert!(problems[1].message.contains("unavailable: 1"), "{}", problems[1]);
 }
 
 #[test]
