@@ -129,6 +129,7 @@ impl Turn<'_> {
             if again {
                 node.attempts = 0;
                 node.withdrawn = false;
+                node.crashed_before = None;
                 node.again = true;
                 node.returning = false;
             } else {

@@ -48,9 +48,12 @@ impl Turn<'_> {
     }
 
     fn says(&mut self, name: &NodeName, order: u64, target: &Target, step: &Step) {
+        let ours = *target == self.rollout.spec.target;
+        if *step == Step::Committed && !ours {
+            self.has_it_not(name);
+        }
         let node = &self.rollout.nodes[name];
         let back = self.rollout.goes_back();
-        let ours = *target == self.rollout.spec.target;
         let previous = self.rollout.spec.previous.as_ref() == Some(target);
         let current = order >= node.order;
         // Who is to go back has the target all the while, and says so.
@@ -136,6 +139,9 @@ impl Turn<'_> {
         if ours {
             self.touch(name);
         }
+        if !ours || !self.rollout.spec.target.is_plan() {
+            self.has_it_not(name);
+        }
         let back = self.rollout.goes_back();
         let node = self.rollout.nodes.get_mut(name).expect("admitted");
         if back && ours && matches!(node.state, State::Pending | State::RolledBack) {
@@ -172,8 +178,11 @@ impl Turn<'_> {
     }
 
     fn committed(&mut self, name: &NodeName) {
-        // What its agent suffered until now is not held against what it has from here on.
-        self.rollout.nodes.get_mut(name).expect("admitted").crashed_before = None;
+        // What its agent suffered until now is not held against what it has from here on; but who had it already, and was
+        // away for long, may have crashed of it.
+        if !self.rollout.is_of_now() {
+            self.rollout.nodes.get_mut(name).expect("admitted").crashed_before = None;
+        }
         if self.has_gates(When::After) {
             self.put(name, State::Proving, None);
             self.ask(name, When::After);
@@ -213,6 +222,15 @@ impl Turn<'_> {
         }
     }
 
+    /// It has something else, so that its crashes are counted anew once it has the target.
+    fn has_it_not(&mut self, name: &NodeName) {
+        let of_now = self.rollout.is_of_now();
+        let node = self.rollout.nodes.get_mut(name).expect("admitted");
+        if of_now && node.crashed_before.take().is_some() {
+            self.changed = true;
+        }
+    }
+
     /// It is back, and has nothing in hand.
     fn idle(&mut self, name: &NodeName) {
         let node = self.rollout.nodes.get_mut(name).expect("admitted");
@@ -243,6 +261,7 @@ impl Turn<'_> {
         }
         self.remember(name, &reason);
         self.put(name, State::RolledBack, Some(reason));
+        self.has_it_not(name);
         self.rollout.nodes.get_mut(name).expect("admitted").returning = false;
     }
 

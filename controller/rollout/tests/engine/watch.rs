@@ -259,6 +259,26 @@ fn a_version_that_crashes_now_and_then_does_not_outlive_a_long_watch() {
     stopped(&world, Kind::Crashed);
 }
 
+/// It takes the machine along, which is away for longer than it takes to count as silent.
+#[test]
+fn a_crash_is_held_against_the_version_however_long_the_node_is_away() {
+    for (says, wanted) in [(NEW, State::Failed), (OLD, State::Committed)] {
+        let mut world = baking(false);
+        world.wait(130);
+        let next = NODES.into_iter().find(|node| world.state(node) == State::Offered).expect("the next");
+        world.say_how(next, NEW, Step::Committed, health(&[], 7));
+        world.lose(next);
+        world.wait(400);
+        assert_eq!(world.state(next), State::Silent);
+        world.connect(next);
+        // Or it lost what it was brought, and is brought it once more: nothing of before counts then.
+        world.say_how(next, says, Step::Committed, health(&[], 8));
+        world.say_how(next, NEW, Step::Committed, health(&[], 8));
+        assert_eq!(world.state(next), wanted, "{says}");
+        world.replays();
+    }
+}
+
 #[test]
 fn an_agent_that_does_not_count_its_crashes_is_not_blamed_for_them() {
     let mut world = baking(false);
