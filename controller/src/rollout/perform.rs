@@ -71,8 +71,9 @@ impl Core {
         back: bool,
         again: bool,
     ) -> Result<Option<Event>, Trouble> {
-        if self.floor.wanted().as_deref() != Some(rollout.spec.target.digest()) {
-            // Another plan came into force; its rollout is about to take the place of this one.
+        if !back && self.floor.wanted().as_deref() != Some(rollout.spec.target.digest()) {
+            // Another plan came into force; its rollout is about to take the place of this one. What this one gave and
+            // nobody began is taken back all the same, else whoever is away would begin it on its return.
             return Ok(None);
         }
         let unproved = self.unproved(id, &node);

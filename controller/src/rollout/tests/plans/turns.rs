@@ -69,3 +69,21 @@ async fn a_member_that_is_off_counts_for_its_cluster_even_if_it_has_no_part_in_i
     outside.until(&mut controller, Standing::Finished).await;
     assert_eq!(outside.machine(&node("b")).works, ["old", "new"]);
 }
+
+/// Its work lies ready for it and is sent as soon as it is there, whatever is planned by then.
+#[tokio::test]
+async fn who_was_away_never_begins_what_another_plan_took_the_place_of() {
+    let (mut outside, mut controller) = Outside::new(&NODES).await;
+    outside.up(&mut controller, plan(&NODES, "mistaken")).await.expect("starts").expect("a rollout");
+    let canary = controller.canary();
+    // It is gone before it takes what was sent.
+    outside.machine(&canary).away = true;
+    controller.desk.registry.leave(&controller.lives.remove(&canary).expect("a session"));
+    let gone = BTreeMap::from([(canary.clone(), News { session: true, ..News::default() })]);
+    controller.core.news(gone).await.expect("goes on");
+    outside.up(&mut controller, plan(&NODES, "right")).await.expect("starts").expect("a rollout");
+    outside.machine(&canary).away = false;
+    outside.until(&mut controller, Standing::Finished).await;
+    assert_eq!(outcomes(controller.rollout()), [Some(Outcome::Updated); NODES.len()]);
+    assert_eq!(outside.machine(&canary).works, ["old", "right"]);
+}
